@@ -1,0 +1,189 @@
+"""params.json: the schema of an experiment, and how values in it are named.
+
+This file knows the form (which keys, which types); what a network's or a loss's own options may be is known by its
+function's signature (model/registry.py), checked in model/build.py.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from model.legacy import is_flat, nested_from_flat
+from utils import OptionError, UserError, nearest, read_json
+
+ROOT = Path(__file__).resolve().parent.parent
+PARAMS_FILE = "params.json"
+
+# Keys that say how a run is done, not what it computes: they may change between stopping and going on.
+FREE_TO_CHANGE = ("description", "checkpoint_minutes")
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Component(Strict):
+    """A function by its name, with every other key one of its keyword arguments."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.__pydantic_extra__ or {})
+
+
+class Teacher(Strict):
+    """The folder or folders that teach."""
+
+    model_dir: Annotated[list[str], Field(min_length=1)]
+    weights: Literal["best", "last"] = "best"
+
+
+def _teacher(value: Any) -> Any:
+    if isinstance(value, str):
+        return {"model_dir": [value]}
+    if isinstance(value, list):
+        return {"model_dir": value}
+    if isinstance(value, dict) and isinstance(value.get("model_dir"), str):
+        return value | {"model_dir": [value["model_dir"]]}
+    return value
+
+
+class Params(Strict):
+    """One experiment. Every default is filled in; a run never changes it."""
+
+    description: str = ""
+    dataset: Component
+    student: Component
+    teacher: Annotated[Teacher | None, BeforeValidator(_teacher)] = None
+    loss: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] = {"ce": {}}
+    optimizer: Component = Component(name="sgd")
+    schedule: Component = Component(name="constant")
+    batch_size: Annotated[int, Field(ge=1)] = 128
+    num_epochs: Annotated[int, Field(ge=1)] = 30
+    gradient_clip: Annotated[float, Field(gt=0)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    checkpoint_minutes: Annotated[float, Field(ge=0)] = 5.0
+
+
+def load_params(model_dir: Path) -> Params:
+    """Read a folder's params.json, in our form or in the seeds' flat one.
+
+    Raises:
+        UserError: No folder, no file, no JSON, an unknown key or a value of the wrong type.
+    """
+    if not model_dir.is_dir():
+        raise UserError(f"{model_dir}: no such folder{_nearest_folder(model_dir)}")
+    path = model_dir / PARAMS_FILE
+    if not path.exists():
+        raise UserError(f"{model_dir}: the folder holds no {PARAMS_FILE}")
+    return parse_params(read_json(path), path)
+
+
+def parse_params(raw: Any, path: Path) -> Params:
+    """Check a parsed params.json; `path` is named in messages."""
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: must be a JSON object, got {type(raw).__name__}")
+    try:
+        return Params.model_validate(nested_from_flat(raw) if is_flat(raw) else raw)
+    except ValidationError as error:
+        raise UserError(f"{path}: {_first(error)}") from None
+    except OptionError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _first(error: ValidationError) -> str:
+    """The first of pydantic's errors as one line: key, what came, what is allowed."""
+    details = error.errors()
+    first = details[0]
+    key = ".".join(str(part) for part in first["loc"])
+    more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
+    if first["type"] == "extra_forbidden":
+        known = list((Teacher if first["loc"][0] == "teacher" else Params).model_fields)
+        return f"{key}: unknown key{nearest(str(first['loc'][-1]), known)}; known: {', '.join(known)}{more}"
+    if first["type"] == "missing":
+        return f"{key}: this key is needed{more}"
+    message = first["msg"].removeprefix("Input ")
+    return f"{key}: {message[0].lower()}{message[1:]}, got {first['input']!r}{more}"
+
+
+def _nearest_folder(path: Path) -> str:
+    if not path.parent.is_dir():
+        return ""
+    return nearest(path.name, [entry.name for entry in path.parent.iterdir() if entry.is_dir()])
+
+
+def find_folder(name: str, relative_to: Path) -> Path:
+    """The folder that a params.json names: relative to the repository's root, then to the folder itself.
+
+    Raises:
+        OptionError: There is no such folder.
+    """
+    for base in (ROOT, relative_to):
+        if (base / name).is_dir():
+            return (base / name).resolve()
+    near = _nearest_folder(ROOT / name)
+    raise OptionError("teacher", f'no folder "{name}" under {ROOT} or {relative_to}{near}')
+
+
+# Names of values ----------------------------------------------------------------------------------------------------
+
+
+def leaves(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Every value of a nested object under its dotted path: {"loss.kd.alpha": 0.9, ...}; lists are values."""
+    found: dict[str, Any] = {}
+    for key, child in value.items():
+        path = f"{prefix}{key}"
+        if isinstance(child, dict) and child:
+            found |= leaves(child, f"{path}.")
+        else:
+            found[path] = child
+    return found
+
+
+def full_path(params: dict[str, Any], name: str) -> str:
+    """The dotted path that a name stands for: itself, or the only path that ends in it.
+
+    A top-level key of the schema may be named though the file leaves it out.
+
+    Raises:
+        OptionError: Nothing has this name, or several do.
+    """
+    paths = _paths(params)
+    if name in paths or name in Params.model_fields:
+        return name
+    ending = [path for path in paths if path.endswith(f".{name}")]
+    if len(ending) == 1:
+        return ending[0]
+    if ending:
+        raise OptionError(name, f"stands for several values: {', '.join(ending)}; write one of these")
+    known = sorted({path.rpartition(".")[2] for path in paths} | set(paths) | set(Params.model_fields))
+    raise OptionError(name, f"no value of {PARAMS_FILE} has this name{nearest(name, known)}")
+
+
+def _paths(value: dict[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key, child in value.items():
+        found.append(f"{prefix}{key}")
+        if isinstance(child, dict):
+            found += _paths(child, f"{prefix}{key}.")
+    return found
+
+
+def with_values(params: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a params.json object with the named values (dotted paths or unique leaf names) replaced."""
+    changed = copy.deepcopy(params)
+    for name, value in values.items():
+        *parents, leaf = full_path(params, name).split(".")
+        place = changed
+        for parent in parents:
+            place = place[parent]
+        place[leaf] = copy.deepcopy(value)
+    return changed

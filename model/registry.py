@@ -1,0 +1,141 @@
+"""Name -> function. The function's signature is the schema of its options in params.json.
+
+Positional arguments are what the program supplies (classes, channels, parameters); keyword-only arguments are what a
+user may set. Options are checked against the type hints before anything is built, and an unknown one is answered with
+the nearest name.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any, Generic, TypeVar, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from model.types import ScheduleOptions, SplitOptions, TermOptions
+from utils import OptionError, nearest
+
+F = TypeVar("F", bound=Callable[..., Any])
+Common = TypeVar("Common")
+
+
+class Registry(Generic[Common]):
+    """A table of functions of one kind.
+
+    Args:
+        kind: What the functions make, for messages: "loss".
+        common: A dataclass of the options that every function of this kind has beside its own, or None.
+    """
+
+    def __init__(self, kind: str, common: type[Common] | None = None) -> None:
+        self.kind = kind
+        self.common = common
+        self._functions: dict[str, Callable[..., Any]] = {}
+
+    def register(self, name: str | F) -> Any:
+        """Use as `@NETS.register` (the function's own name) or `@LOSSES.register("kd")`."""
+        if not isinstance(name, str):
+            return self.register(name.__name__)(name)
+
+        def add(function: F) -> F:
+            assert name not in self._functions, f"two {self.kind}s named {name}"
+            self._functions[name] = function
+            return function
+
+        return add
+
+    def names(self) -> list[str]:
+        return sorted(self._functions)
+
+    def __getitem__(self, name: str) -> Callable[..., Any]:
+        if name not in self._functions:
+            known = ", ".join(self.names())
+            raise OptionError("name", f'no {self.kind} is named "{name}"{nearest(name, self.names())}; known: {known}')
+        return self._functions[name]
+
+    def options(self, name: str) -> dict[str, inspect.Parameter]:
+        """What a user may set: the function's keyword-only arguments, then the common ones."""
+        own = _settable(self[name])
+        return own if self.common is None else own | _settable(self.common)
+
+    def resolve(self, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Check options against the signature and fill in every default.
+
+        Raises:
+            OptionError: An unknown option, a value of the wrong type, or a missing one.
+        """
+        allowed = self.options(name)
+        for key in options:
+            if key not in allowed:
+                listed = f"{name} has {', '.join(allowed)}" if allowed else f"{name} has no options"
+                raise OptionError(key, f"unknown option of {self.kind} {name}{nearest(key, list(allowed))}; {listed}")
+        resolved = {}
+        for key, parameter in allowed.items():
+            if key in options:
+                resolved[key] = _checked(key, options[key], parameter.annotation)
+            elif parameter.default is inspect.Parameter.empty:
+                raise OptionError(key, f"{self.kind} {name} needs this option")
+            else:
+                resolved[key] = parameter.default
+        return resolved
+
+    def build(self, name: str, *supplied: Any, **options: Any) -> Any:
+        """Call the function with what the program supplies and its own options; common options are left out.
+
+        Raises:
+            OptionError: An option does not fit the signature, or the function refuses its value.
+        """
+        resolved = self.resolve(name, options)
+        own = {key: resolved[key] for key in _settable(self[name])}
+        try:
+            return self[name](*supplied, **own)
+        except ValueError as error:
+            raise OptionError("", str(error)) from error
+
+    def common_options(self, name: str, options: Mapping[str, Any]) -> Common:
+        """The common options alone, as their dataclass.
+
+        Raises:
+            OptionError: An option does not fit the signature, or its value is refused.
+        """
+        assert self.common is not None
+        resolved = self.resolve(name, options)
+        try:
+            return self.common(**{key: resolved[key] for key in _settable(self.common)})
+        except ValueError as error:
+            raise OptionError("", str(error)) from error
+
+
+def defaults_of(common: Any) -> dict[str, Any]:
+    """The values of a dataclass of common options as a plain dictionary."""
+    return asdict(common)
+
+
+def _settable(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    # A class's hints live on its __init__; `from __future__ import annotations` makes them strings until resolved.
+    target = function.__init__ if inspect.isclass(function) else function
+    hints = get_type_hints(target)
+    return {
+        key: parameter.replace(annotation=hints.get(key, Any))
+        for key, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+
+
+def _checked(key: str, value: Any, annotation: Any) -> Any:
+    if isinstance(value, list):
+        value = tuple(value) if "tuple" in str(annotation) else value
+    try:
+        return TypeAdapter(annotation, config=ConfigDict(strict=True, allow_inf_nan=False)).validate_python(value)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"].removeprefix("Input ").lower()
+        raise OptionError(key, f"{message}, got {value!r}") from error
+
+
+NETS: Registry[None] = Registry("network")
+LOSSES: Registry[TermOptions] = Registry("loss", common=TermOptions)
+DATASETS: Registry[SplitOptions] = Registry("data set", common=SplitOptions)
+OPTIMIZERS: Registry[None] = Registry("optimizer")
+SCHEDULES: Registry[ScheduleOptions] = Registry("schedule", common=ScheduleOptions)

@@ -1,0 +1,138 @@
+"""The nouns everybody shares: what a network returns, what a step sees, what a data set offers.
+
+Shapes: N batch, K classes, D embedding, C H W of an image or a map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+Split = Literal["train", "val", "test"]
+
+
+class Output(NamedTuple):
+    """What every network returns, side by side with what distillation needs from it."""
+
+    logits: Tensor  # (N, K)
+    embedding: Tensor  # (N, D), what the classifier reads
+    maps: tuple[Tensor, ...] = ()  # (N, Ci, Hi, Wi), what stage i hands on, shallow to deep, after its ReLU
+    preacts: tuple[Tensor, ...] = ()  # the same before the ReLU
+    exits: tuple[Output, ...] = ()  # early exits, shallow to deep
+
+
+class Batch(NamedTuple):
+    """What one step sees: images and which images they are."""
+
+    images: Tensor  # (N, C, H, W) float, normalised, channels-last
+    labels: Tensor  # (N,) int64
+    index: Tensor  # (N,) int64, the sample's place in the data set's training or test images
+    view: Tensor  # (N,) int64, which augmentation of the sample this is
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalisation:
+    """Channel statistics of images in [0, 1]: a network is fed (image - mean) / std."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitOptions:
+    """Options that every data set has, beside its own.
+
+    Args:
+        val_size: Images held out of the training images, stratified by class; a tenth of them where not given.
+        train_fraction: Share of the remaining training images that is used, stratified by class.
+        split_seed: Draws the split; apart from the run's seed, so that all runs and their teachers share one split.
+        augment: Random crop and flip, as the data set declares them.
+    """
+
+    val_size: int | None = None
+    train_fraction: float = 1.0
+    split_seed: int = 0
+    augment: bool = True
+
+    def __post_init__(self) -> None:
+        if self.val_size is not None and self.val_size < 0:
+            raise ValueError(f"val_size must be 0 or more, got {self.val_size}")
+        if not 0 < self.train_fraction <= 1:
+            raise ValueError(f"train_fraction must be above 0 and at most 1, got {self.train_fraction}")
+        if self.split_seed < 0:
+            raise ValueError(f"split_seed must be 0 or more, got {self.split_seed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TermOptions:
+    """Options that every loss term has, beside its own.
+
+    Args:
+        weight: Factor of the term in the objective; a term of weight 0 is not computed.
+        warmup_epochs: Epochs over which the factor rises linearly from 0.
+    """
+
+    weight: float = 1.0
+    warmup_epochs: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.weight < 0:
+            raise ValueError(f"weight must be 0 or more, got {self.weight}")
+        if self.warmup_epochs < 0:
+            raise ValueError(f"warmup_epochs must be 0 or more, got {self.warmup_epochs}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleOptions:
+    """Options that every learning-rate schedule has, beside its own.
+
+    Args:
+        warmup_epochs: Epochs over which the learning rate rises linearly to what the schedule asks for.
+    """
+
+    warmup_epochs: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.warmup_epochs < 0:
+            raise ValueError(f"warmup_epochs must be 0 or more, got {self.warmup_epochs}")
+
+
+class Pipeline(Protocol):
+    """A data set that is open: batches of it, on the device that trains."""
+
+    def size(self, split: Split) -> int:
+        """Number of samples of the split."""
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """Number of batches that one epoch of `train_batches` gives."""
+
+    def train_batches(self, epoch: int, batch_size: int, first_step: int = 0) -> Iterator[Batch]:
+        """Shuffled, augmented batches: order f(seed, epoch), views f(seed, epoch, index), from `first_step` on."""
+
+    def eval_batches(self, split: Split, batch_size: int) -> Iterator[Batch]:
+        """All samples of the split in the data set's order, not augmented."""
+
+
+class DataSource(Protocol):
+    """A data set as it declares itself, before any image is read."""
+
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]  # C, H, W
+    normalisation: Normalisation
+
+    def is_ready(self) -> bool:
+        """Whether `open` needs nothing from the network."""
+
+    def open(self, options: SplitOptions, *, seed: int, device: torch.device) -> Pipeline:
+        """Read the data set, fetching and verifying what is missing."""
+
+
+class DatasetFunction(Protocol):
+    """What is registered in DATASETS."""
+
+    def __call__(self, data_dir: Path) -> DataSource: ...

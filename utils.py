@@ -1,0 +1,221 @@
+"""What every part needs and no model knows: users' errors, JSON files, logs, locks, checkpoint files.
+
+Nothing here imports torch until a checkpoint is written or read, so that tools which only look at folders start at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+EXIT_DONE, EXIT_FAILED, EXIT_USER, EXIT_STOPPED = 0, 1, 2, 75  # 75 is EX_TEMPFAIL: run the same command to go on
+
+log = logging.getLogger("retort")
+
+
+# Errors -------------------------------------------------------------------------------------------------------------
+
+
+class UserError(Exception):
+    """The user's mistake: shown as one line, exit status 2."""
+
+
+class OptionError(UserError):
+    """A wrong value in params.json; `key` is its dotted path, completed by whoever knows more of it."""
+
+    def __init__(self, key: str, message: str) -> None:
+        self.key, self.message = key, message
+        super().__init__(f"{key}: {message}" if key else message)
+
+    def under(self, parent: str) -> OptionError:
+        """The same error with the path's parent put before it."""
+        return OptionError(f"{parent}.{self.key}" if self.key else parent, self.message)
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop; everything is saved. Exit status 75."""
+
+
+class RunFailed(Exception):
+    """A run broke for a reason that one line explains, such as a loss that is not finite. Exit status 1."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for a message: `, did you mean "kd"?`, or nothing where no known name is near."""
+    match = difflib.get_close_matches(name, list(known), n=1)
+    return f', did you mean "{match[0]}"?' if match else ""
+
+
+def run_script(main: Callable[[], int]) -> NoReturn:
+    """Run a script's main function and turn its exceptions into messages and exit statuses."""
+    try:
+        status = main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = EXIT_USER
+    except RunFailed as error:
+        print(f"failed: {error}", file=sys.stderr)
+        status = EXIT_FAILED
+    except (Stopped, KeyboardInterrupt) as error:
+        print(f"stopped: {error or 'run the same command to go on'}", file=sys.stderr)
+        status = EXIT_STOPPED
+    except BrokenPipeError:  # the reader of a table, such as `head`, went away
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = EXIT_DONE
+    sys.exit(status)
+
+
+# Files --------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, moved over it when the block ends well, so that no reader sees half a file."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp's 0600 would hide results from a group that shares a cluster
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        UserError: The file is missing, unreadable or no JSON; the message has the line and column.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: line {error.lineno}, column {error.colno}: {error.msg}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _no_duplicates(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise ValueError(f'the key "{key}" stands twice')
+        result[key] = value
+    return result
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number that JSON has")
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """All whole rows of a JSON-lines file; a last line that is cut short is left out; no file is no rows."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+# Checkpoint files ---------------------------------------------------------------------------------------------------
+
+
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write tensors and plain values so that a reader never sees half a file."""
+    import torch
+
+    with replacing(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU without running any code from it.
+
+    Raises:
+        UserError: The file is missing, cut short, or holds more than tensors and plain values.
+    """
+    import pickle
+
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except pickle.UnpicklingError:
+        raise UserError(f"{path}: holds more than tensors and plain values, or is no checkpoint: not loaded") from None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: cannot be read, it may be cut short ({reason})") from None
+
+
+# Logs ---------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def logging_to(path: Path | None) -> Iterator[None]:
+    """Send the log to the terminal and append it to a file; both end with the block.
+
+    Nested blocks write to their own file only: a teacher that is trained first does not fill its student's log.
+    """
+    handlers: list[logging.Handler] = [_TerminalHandler()]
+    if path is not None:
+        handlers.append(logging.FileHandler(path, mode="a", encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
+    outer, log.handlers = log.handlers, handlers
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.handlers = outer
+        for handler in handlers:
+            handler.close()
+
+
+class _TerminalHandler(logging.Handler):
+    """Writes through tqdm, so that a log line does not break a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: "45 s", "12 min", "1 h 32 min"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
