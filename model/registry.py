@@ -8,8 +8,8 @@ the nearest name.
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import Any, Generic, TypeVar, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -108,11 +108,6 @@ class Registry(Generic[Common]):
             raise OptionError("", str(error)) from error
 
 
-def defaults_of(common: Any) -> dict[str, Any]:
-    """The values of a dataclass of common options as a plain dictionary."""
-    return asdict(common)
-
-
 def _settable(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     # A class's hints live on its __init__; `from __future__ import annotations` makes them strings until resolved.
     target = function.__init__ if inspect.isclass(function) else function
@@ -125,10 +120,9 @@ def _settable(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 
 def _checked(key: str, value: Any, annotation: Any) -> Any:
-    if isinstance(value, list):
-        value = tuple(value) if "tuple" in str(annotation) else value
+    adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=ConfigDict(strict=True, allow_inf_nan=False))
     try:
-        return TypeAdapter(annotation, config=ConfigDict(strict=True, allow_inf_nan=False)).validate_python(value)
+        return adapter.validate_json(json.dumps(value))  # as JSON, whose arrays may be tuples
     except ValidationError as error:
         message = error.errors()[0]["msg"].removeprefix("Input ").lower()
         raise OptionError(key, f"{message}, got {value!r}") from error

@@ -1,0 +1,5 @@
+"""Networks, one file an architecture. Importing this package imports every file below, which registers it in NETS."""
+
+from model.nets import cnn as cnn
+from model.nets import resnet as resnet
+from model.nets import resnet_cifar as resnet_cifar

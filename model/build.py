@@ -1,0 +1,275 @@
+"""From params.json to objects: the one place that knows both the file's form and the parts it names."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+import model.data
+import model.engine
+import model.losses
+import model.nets  # noqa: F401  importing the packages fills the registries
+from model.engine.precision import resolve_precision
+from model.engine.schedules import Schedule, warmed_up
+from model.engine.teachers import EnsembleTeacher, LiveTeacher, Teacher
+from model.folder import Folder
+from model.losses.objective import Objective
+from model.params import Component, Params, find_folder, load_params
+from model.registry import DATASETS, LOSSES, NETS, OPTIMIZERS, SCHEDULES, Registry
+from model.types import DataSource, Normalisation, SplitOptions
+from utils import OptionError, UserError, load_checkpoint, nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a run computes and where its data lie; not part of the experiment."""
+
+    device: torch.device
+    data_dir: Path
+
+
+def find_device(name: str) -> torch.device:
+    """The device of `--device`: auto, cpu, cuda or cuda:1.
+
+    Raises:
+        UserError: There is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f'--device {name}: {str(error).splitlines()[0]}; "auto" takes what is there') from None
+    return device
+
+
+# Checking, before any data is read ----------------------------------------------------------------------------------
+
+
+def resolve_params(params: Params, path: Path) -> Params:
+    """The same experiment with every default filled in.
+
+    Raises:
+        UserError: An option of a data set, network, loss, optimizer or schedule is wrong; names file and key.
+    """
+    try:
+        return params.model_copy(
+            update={
+                "dataset": _resolved("dataset", DATASETS, params.dataset),
+                "student": _resolved("student", NETS, params.student),
+                "loss": {name: _resolve_term(name, options) for name, options in params.loss.items()},
+                "optimizer": _resolved("optimizer", OPTIMIZERS, params.optimizer),
+                "schedule": _resolved("schedule", SCHEDULES, params.schedule),
+            }
+        )
+    except OptionError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _resolved(key: str, registry: Registry[Any], component: Component) -> Component:
+    try:
+        return Component(name=component.name, **registry.resolve(component.name, component.options))
+    except OptionError as error:
+        raise error.under(key) from None
+
+
+def _resolve_term(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    if name not in LOSSES.names():
+        known = ", ".join(LOSSES.names())
+        raise OptionError("loss", f'no loss is named "{name}"{nearest(name, LOSSES.names())}; known: {known}')
+    try:
+        return LOSSES.resolve(name, options)
+    except OptionError as error:
+        raise error.under(f"loss.{name}") from None
+
+
+def check_params(params: Params, path: Path, place: Place | None = None) -> Params:
+    """Resolve an experiment and try out all that can be tried without data, its teachers' folders included.
+
+    Args:
+        path: The params.json, named in messages; teachers are looked for relative to its folder.
+
+    Returns:
+        The resolved params.
+
+    Raises:
+        UserError: Whatever is wrong, in one line.
+    """
+    place = place or Place(device=torch.device("cpu"), data_dir=Path("data"))
+    resolved = resolve_params(params, path)
+    try:
+        source = build_source(resolved, place)
+        split_options(resolved)
+        with torch.device("meta"):  # shapes only: nothing is allocated, no random number is drawn
+            student = build_student(resolved, source)
+        build_optimizer(resolved, [nn.Parameter(torch.zeros(1))])
+        build_schedule(resolved)
+        objective = build_objective(resolved)
+        if resolved.gradient_clip is None and not any(p.requires_grad for p in student.parameters()):
+            raise OptionError("student", "has nothing to train")
+        if objective.needs_teacher:
+            if resolved.teacher is None:
+                needing = ", ".join(name for name in objective.names if objective.losses[name].needs_teacher)
+                raise OptionError("teacher", f"the loss {needing} needs one, and none is given")
+            for folder in teacher_folders(resolved, path):
+                _check_teacher(folder, source, path, place)
+    except OptionError as error:
+        raise UserError(f"{path}: {error}") from None
+    return resolved
+
+
+def _check_teacher(folder: Folder, source: DataSource, path: Path, place: Place) -> None:
+    params = resolve_params(load_params(folder.path), folder.params)
+    theirs = build_source(params, place)
+    if len(theirs.class_names) != len(source.class_names):
+        raise OptionError(
+            "teacher",
+            f"{folder.name} tells {len(theirs.class_names)} classes apart ({params.dataset.name}), "
+            f"the student {len(source.class_names)}",
+        )
+    if theirs.image_shape != source.image_shape:
+        raise OptionError(
+            "teacher", f"{folder.name} is fed images of shape {theirs.image_shape}, the student {source.image_shape}"
+        )
+    _refuse_cycles(folder, [path.parent.resolve()])
+
+
+def _refuse_cycles(folder: Folder, above: list[Path]) -> None:
+    chain = [*above, folder.path.resolve()]
+    if folder.path.resolve() in above:
+        raise OptionError("teacher", f"a cycle: {' -> '.join(Folder(path).name for path in chain)}")
+    for teacher in teacher_folders(load_params(folder.path), folder.params):
+        _refuse_cycles(teacher, chain)
+
+
+# Building -----------------------------------------------------------------------------------------------------------
+
+
+def teacher_folders(params: Params, path: Path) -> list[Folder]:
+    """The folders that teach, found; none where the params name none."""
+    if params.teacher is None:
+        return []
+    return [Folder(find_folder(name, path.parent)) for name in params.teacher.model_dir]
+
+
+def build_source(params: Params, place: Place) -> DataSource:
+    try:
+        source: DataSource = DATASETS.build(params.dataset.name, place.data_dir, **params.dataset.options)
+    except OptionError as error:
+        raise error.under("dataset") from None
+    return source
+
+
+def split_options(params: Params) -> SplitOptions:
+    try:
+        return DATASETS.common_options(params.dataset.name, params.dataset.options)
+    except OptionError as error:
+        raise error.under("dataset") from None
+
+
+def build_student(params: Params, source: DataSource) -> nn.Module:
+    """A fresh network with the data set's number of classes and channels; weights as drawn by torch's generator."""
+    channels, height, _ = source.image_shape
+    options = dict(params.student.options)
+    if "image_size" in inspect.signature(NETS[params.student.name]).parameters:
+        options["image_size"] = height
+    try:
+        return cast(nn.Module, NETS.build(params.student.name, len(source.class_names), channels, **options))
+    except OptionError as error:
+        raise error.under("student") from None
+
+
+def build_objective(params: Params) -> Objective:
+    terms = {}
+    for name, options in params.loss.items():
+        try:
+            terms[name] = (LOSSES.build(name, **options), LOSSES.common_options(name, options))
+        except OptionError as error:
+            raise error.under(f"loss.{name}") from None
+    try:
+        return Objective(terms)
+    except ValueError as error:
+        raise OptionError("loss", str(error)) from None
+
+
+def build_optimizer(params: Params, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+    try:
+        return cast(
+            torch.optim.Optimizer, OPTIMIZERS.build(params.optimizer.name, parameters, **params.optimizer.options)
+        )
+    except OptionError as error:
+        raise error.under("optimizer") from None
+
+
+def build_schedule(params: Params) -> Schedule:
+    name, options = params.schedule.name, params.schedule.options
+    try:
+        schedule: Schedule = SCHEDULES.build(name, params.num_epochs, **options)
+        return warmed_up(schedule, SCHEDULES.common_options(name, options))
+    except OptionError as error:
+        raise error.under("schedule") from None
+
+
+def build_teacher(params: Params, path: Path, source: DataSource, place: Place, *, untrained: bool = False) -> Teacher:
+    """The trained teacher of an experiment; `untrained` gives one of the same shape, for a dry run."""
+    assert params.teacher is not None
+    dtype = resolve_precision(params.precision, place.device)
+    members: list[Teacher] = []
+    for folder in teacher_folders(params, path):
+        theirs = resolve_params(load_params(folder.path), folder.params)
+        their_source = build_source(theirs, place)
+        net = build_student(theirs, their_source)
+        trained_on = their_source.normalisation
+        if not untrained:
+            content = load_checkpoint(folder.checkpoint(params.teacher.weights))
+            load_weights(net, content, folder.checkpoint(params.teacher.weights))
+            trained_on = normalisation_of(content, trained_on)
+        members.append(
+            LiveTeacher(net, trained_on=trained_on, fed_with=source.normalisation, dtype=dtype, device=place.device)
+        )
+    return members[0] if len(members) == 1 else EnsembleTeacher(members)
+
+
+def describe(params: Params, source: DataSource) -> dict[str, Any]:
+    """What goes into a weights file beside the weights, so that it can be used without its folder."""
+    return {
+        "student": params.student.model_dump(),
+        "dataset": params.dataset.name,
+        "num_classes": len(source.class_names),
+        "image_shape": list(source.image_shape),
+        "mean": list(source.normalisation.mean),
+        "std": list(source.normalisation.std),
+    }
+
+
+def normalisation_of(content: dict[str, Any], otherwise: Normalisation) -> Normalisation:
+    """The normalisation that a weights file says it was trained with."""
+    if "mean" not in content:
+        return otherwise
+    return Normalisation(mean=tuple(content["mean"]), std=tuple(content["std"]))
+
+
+def load_weights(net: nn.Module, content: dict[str, Any], path: Path) -> None:
+    """Put a checkpoint's weights into a network, strictly.
+
+    Raises:
+        UserError: A name is missing or too many, or a shape differs; the first of them is named.
+    """
+    state = content.get("state_dict")
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: holds no state_dict, but {', '.join(map(str, content)) or 'nothing'}")
+    own = net.state_dict()
+    for problem, names in (("lacks", [n for n in own if n not in state]), ("has unknown", [n for n in state if n not in own])):
+        if names:
+            raise UserError(f"{path}: {problem} {names[0]} (and {len(names) - 1} more): not this network's weights")
+    for name, tensor in own.items():
+        if tensor.shape != state[name].shape:
+            raise UserError(f"{path}: {name} has shape {tuple(state[name].shape)}, the network {tuple(tensor.shape)}")
+    net.load_state_dict(state)

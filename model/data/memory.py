@@ -1,0 +1,162 @@
+"""The in-memory pipeline: uint8 images on the device, augmented a batch at a time.
+
+A sample's view is a number: which crop offset and whether flipped. It is a function of (seed, epoch, index), and the
+augmented image is a function of (index, view), so whatever is known of a view can be kept and used again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.data.split import split_indices
+from model.randomness import ORDER, VIEW, permutation, random_bits
+from model.types import Batch, Normalisation, Split, SplitOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrays:
+    """A whole data set: images (N, H, W, C) uint8, labels (N,) integers."""
+
+    train_images: NDArray[np.uint8]
+    train_labels: NDArray[np.integer]
+    test_images: NDArray[np.uint8]
+    test_labels: NDArray[np.integer]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Random crop out of the zero-padded image, and horizontal flip.
+
+    Views are numbered ((row offset) * (2 * pad + 1) + column offset) * flips + flipped.
+    """
+
+    pad: int = 0
+    flip: bool = False
+
+    @property
+    def offsets(self) -> int:
+        return 2 * self.pad + 1
+
+    @property
+    def flips(self) -> int:
+        return 2 if self.flip else 1
+
+    @property
+    def num_views(self) -> int:
+        return self.offsets**2 * self.flips
+
+    @property
+    def identity(self) -> int:
+        """The view that leaves the image as it is."""
+        return (self.pad * self.offsets + self.pad) * self.flips
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemorySource:
+    """A data set small enough to live in memory.
+
+    Args:
+        load: Reads the arrays, fetching and verifying what is missing.
+        ready: Whether `load` needs nothing from the network.
+    """
+
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    normalisation: Normalisation
+    augmentation: Augmentation
+    load: Callable[[], Arrays]
+    ready: Callable[[], bool] = lambda: True
+
+    def is_ready(self) -> bool:
+        return self.ready()
+
+    def open(self, options: SplitOptions, *, seed: int, device: torch.device) -> MemoryPipeline:
+        augmentation = self.augmentation if options.augment else Augmentation()
+        return MemoryPipeline(self.load(), options, self.normalisation, augmentation, seed=seed, device=device)
+
+
+class MemoryPipeline:
+    """Batches of a data set in memory; see `model.types.Pipeline`."""
+
+    def __init__(
+        self,
+        arrays: Arrays,
+        options: SplitOptions,
+        normalisation: Normalisation,
+        augmentation: Augmentation,
+        *,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.seed, self.device, self.augmentation = seed, device, augmentation
+        train, val = split_indices(np.asarray(arrays.train_labels), options)
+        self.indices: dict[Split, NDArray[np.int64]] = {
+            "train": train,
+            "val": val,
+            "test": np.arange(len(arrays.test_labels)),
+        }
+        training = (_tensor(arrays.train_images, device), _tensor(arrays.train_labels, device).long())
+        testing = (_tensor(arrays.test_images, device), _tensor(arrays.test_labels, device).long())
+        self._images = {"train": training[0], "val": training[0], "test": testing[0]}
+        self._labels = {"train": training[1], "val": training[1], "test": testing[1]}
+        mean, std = (torch.tensor(values, device=device) for values in (normalisation.mean, normalisation.std))
+        self._scale_C, self._shift_C = 1 / (255 * std), -mean / std
+
+    def size(self, split: Split) -> int:
+        return len(self.indices[split])
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        return len(_bounds(self.size("train"), batch_size)) - 1
+
+    def train_batches(self, epoch: int, batch_size: int, first_step: int = 0) -> Iterator[Batch]:
+        order = permutation(self.seed, ORDER, epoch, index=self.indices["train"])
+        views = random_bits(self.seed, VIEW, epoch, index=order) % np.uint64(self.augmentation.num_views)
+        order_N, views_N = _tensor(order, self.device), _tensor(views.astype(np.int64), self.device)
+        bounds = _bounds(len(order), batch_size)
+        for start, stop in list(zip(bounds, bounds[1:], strict=False))[first_step:]:
+            yield self._batch("train", order_N[start:stop], views_N[start:stop], self.augmentation)
+
+    def eval_batches(self, split: Split, batch_size: int) -> Iterator[Batch]:
+        indices = _tensor(self.indices[split], self.device)
+        for index_N in indices.split(batch_size):
+            yield self._batch(split, index_N, torch.zeros_like(index_N), Augmentation())
+
+    def _batch(self, split: Split, index_N: Tensor, view_N: Tensor, augmentation: Augmentation) -> Batch:
+        pixels_NHWC = augmented(self._images[split][index_N], view_N, augmentation)
+        images_NHWC = pixels_NHWC.float().mul_(self._scale_C).add_(self._shift_C)
+        # Seen as NCHW this is the channels-last layout that convolutions are fastest on.
+        return Batch(images_NHWC.permute(0, 3, 1, 2), self._labels[split][index_N], index_N, view_N)
+
+
+def augmented(images_NHWC: Tensor, view_N: Tensor, augmentation: Augmentation) -> Tensor:
+    """The images as their views show them: (N, H, W, C) of any type to the same."""
+    if augmentation.num_views == 1:
+        return images_NHWC
+    N, H, W, C = images_NHWC.shape
+    pad, device = augmentation.pad, images_NHWC.device
+    flipped_N, offset_N = view_N % augmentation.flips == 1, view_N // augmentation.flips
+    columns_NW = torch.arange(W, device=device).expand(N, W)
+    columns_NW = torch.where(flipped_N[:, None], W - 1 - columns_NW, columns_NW)
+    columns_NW = columns_NW + (offset_N % augmentation.offsets)[:, None]
+    rows_NH = torch.arange(H, device=device) + (offset_N // augmentation.offsets)[:, None]
+    padded = F.pad(images_NHWC, (0, 0, pad, pad, pad, pad))
+    return padded[torch.arange(N, device=device)[:, None, None], rows_NH[:, :, None], columns_NW[:, None, :]]
+
+
+def _bounds(size: int, batch_size: int) -> list[int]:
+    """Where batches begin and end; a last batch of one image joins the one before, for batch norm needs two."""
+    bounds = [*range(0, size, batch_size), size]
+    if len(bounds) > 2 and size - bounds[-2] == 1 and batch_size > 1:
+        del bounds[-2]
+    return bounds
+
+
+def _tensor(array: NDArray[np.generic], device: torch.device) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array) if not array.flags.c_contiguous else array).to(device)

@@ -1,0 +1,32 @@
+"""Which number format the networks compute in."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Literal
+
+import torch
+
+PrecisionName = Literal["auto", "float32", "bfloat16"]
+
+
+def resolve_precision(name: PrecisionName, device: torch.device) -> torch.dtype:
+    """The dtype of the networks' arithmetic: `auto` is bfloat16 where the hardware has it."""
+    if name == "auto":
+        return torch.bfloat16 if _has_bfloat16(device) else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
+def autocast(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[None]:
+    """Run matrix products and convolutions in `dtype`; parameters, batch statistics and losses stay in float32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16)
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        # oneDNN also "supports" bfloat16 on CPUs without the instructions, more slowly than float32.
+        flags = torch.cpu.get_capabilities()
+        return any(flags.get(name, False) for name in ("avx512_bf16", "amx_bf16", "amx_tile", "bf16"))
+    return False

@@ -1,0 +1,81 @@
+"""Teachers: whatever teaches answers `teacher(batch) -> Output`, in eval mode, without gradient, never changed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from model.engine.precision import autocast
+from model.types import Batch, Normalisation, Output
+
+
+class Teacher(Protocol):
+    """What the trainer asks."""
+
+    def __call__(self, batch: Batch) -> Output: ...
+
+
+class LiveTeacher:
+    """A network that is run on every batch.
+
+    Args:
+        net: The trained network; it is put into eval mode and its parameters are frozen.
+        trained_on: The normalisation that the network was trained with.
+        fed_with: The normalisation of the images that it will be given; where it differs, images are mended.
+        dtype: The number format of its arithmetic.
+    """
+
+    def __init__(
+        self, net: nn.Module, *, trained_on: Normalisation, fed_with: Normalisation, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.net = net.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self.dtype, self.device = dtype, device
+        self._mend = _between(fed_with, trained_on, device)
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> Output:
+        images = batch.images
+        if self._mend is not None:
+            scale, shift = self._mend
+            images = images * scale + shift
+        with autocast(self.dtype, self.device):
+            output: Output = self.net(images)
+        return output
+
+
+class EnsembleTeacher:
+    """Several teachers that speak as one: the mean of their probabilities, as log-probabilities in `logits`."""
+
+    def __init__(self, members: Sequence[Teacher]) -> None:
+        self.members = members
+
+    def __call__(self, batch: Batch) -> Output:
+        outputs = [member(batch) for member in self.members]
+        log_p_MNK = torch.stack([output.logits.float().log_softmax(dim=1) for output in outputs])
+        logits_NK = log_p_MNK.logsumexp(dim=0) - torch.tensor(float(len(outputs))).log()
+        return Output(logits=logits_NK, embedding=torch.cat([output.embedding for output in outputs], dim=1))
+
+
+def digest(state: dict[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and values of a state dict, in order of the names."""
+    total = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def _between(given: Normalisation, wanted: Normalisation, device: torch.device) -> tuple[Tensor, Tensor] | None:
+    """Scale and shift, (C, 1, 1) each, that turn one normalisation into another; None where they are equal."""
+    if given == wanted:
+        return None
+    mean_given, std_given, mean_wanted, std_wanted = (
+        torch.tensor(values, device=device).view(-1, 1, 1)
+        for values in (given.mean, given.std, wanted.mean, wanted.std)
+    )
+    return std_given / std_wanted, (mean_given - mean_wanted) / std_wanted

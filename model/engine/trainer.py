@@ -1,0 +1,266 @@
+"""The training loop: one step for every method, exact resume, a checkpoint when time or the epoch is up.
+
+The state of a run is its weights, its optimizer and its step. Order, views, dropout and learning rate are functions
+of the step and the seed, so a run that goes on from a checkpoint is the run that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from model.engine.precision import autocast
+from model.engine.recorder import Recorder
+from model.engine.schedules import Schedule
+from model.engine.teachers import Teacher
+from model.folder import Folder
+from model.randomness import step_seed
+from model.types import Batch, Output, Pipeline, Split
+from utils import RunFailed, Stopped, save_checkpoint, write_json
+
+
+class ObjectiveLike(Protocol):
+    """What the trainer asks of an objective; see `model.losses.objective.Objective`."""
+
+    names: list[str]
+
+    def __call__(
+        self, student: Output, teacher: Output | None, batch: Batch, epoch: float
+    ) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+
+Evaluate = Callable[[nn.Module, Split], dict[str, float]]
+
+
+@dataclass(kw_only=True)
+class Trainer:
+    """Everything that one run needs, and where it stands.
+
+    Args:
+        objective: The weighted sum of loss terms; a module, as terms may own parameters.
+        teacher: Asked on every batch; None where no term uses one.
+        schedule: Epochs done, part epochs included -> factor of the optimizer's learning rates.
+        evaluate: Metrics of a network on a split; `accuracy` and `loss` among them.
+        describe: Plain values that go into the weights file beside the weights: the network, the data set.
+        should_stop: Asked after every step; True saves and raises Stopped.
+    """
+
+    student: nn.Module
+    teacher: Teacher | None
+    objective: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    data: Pipeline
+    evaluate: Evaluate
+    folder: Folder
+    describe: dict[str, Any]
+    batch_size: int
+    num_epochs: int
+    seed: int
+    device: torch.device
+    dtype: torch.dtype
+    gradient_clip: float | None = None
+    checkpoint_minutes: float = 5.0
+    should_stop: Callable[[], bool] = lambda: False
+
+    def __post_init__(self) -> None:
+        self.step = 0  # finished steps of the whole run
+        self.seconds = 0.0  # spent in training and validation, interruptions left out
+        self.best: dict[str, float] | None = None  # metrics on val of the best weights so far
+        self.steps_per_epoch = self.data.steps_per_epoch(self.batch_size)
+        self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
+        self._parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self._totals = Totals(self.objective.names, self.device)
+
+    @property
+    def total_steps(self) -> int:
+        return self.num_epochs * self.steps_per_epoch
+
+    def fit(self) -> None:
+        """Train from where the run stands to its end.
+
+        Raises:
+            Stopped: `should_stop` said so; everything is saved.
+            RunFailed: The loss is no longer finite.
+        """
+        recorder = Recorder(
+            self.folder, num_epochs=self.num_epochs, steps_per_epoch=self.steps_per_epoch, first_step=self.step
+        )
+        try:
+            while self.step < self.total_steps:
+                self._train_epoch(recorder)
+        finally:
+            recorder.close()
+
+    def _train_epoch(self, recorder: Recorder) -> None:
+        epoch, first_step = divmod(self.step, self.steps_per_epoch)
+        clock = Clock(self.seconds)
+        last_saved = time.monotonic()
+        self.student.train()
+        with recorder.progress(epoch + 1, self.step):
+            for batch in self.data.train_batches(epoch, self.batch_size, first_step):
+                self.train_step(batch)
+                if recorder.is_due():
+                    means = self._totals.means()
+                    self._check_finite(means)
+                    speed = (self.step - epoch * self.steps_per_epoch - first_step) * self.batch_size / clock.elapsed()
+                    recorder.sign_of_life(
+                        self.step, loss=means["loss"], accuracy=means["accuracy"], images_per_second=speed
+                    )
+                if self.step % self.steps_per_epoch:  # the epoch's last step is saved below, with its metrics
+                    stop = self.should_stop()
+                    if stop or time.monotonic() - last_saved > 60 * self.checkpoint_minutes:
+                        self.seconds = clock.total()
+                        self.save()
+                        last_saved = time.monotonic()
+                    if stop:
+                        raise Stopped(f"{self.folder.name}: saved at step {self.step} of {self.total_steps}")
+        steps_here = self.step - epoch * self.steps_per_epoch - first_step
+        self._finish_epoch(epoch + 1, recorder, clock, speed=steps_here * self.batch_size / clock.elapsed())
+        if self.should_stop() and self.step < self.total_steps:
+            raise Stopped(f"{self.folder.name}: saved after epoch {epoch + 1} of {self.num_epochs}")
+
+    def train_step(self, batch: Batch) -> None:
+        """One step of the optimizer on one batch."""
+        torch.manual_seed(step_seed(self.seed, self.step))  # for dropout, so that no generator's state is to be saved
+        epoch = self.step / self.steps_per_epoch
+        for group, base in zip(self.optimizer.param_groups, self._base_rates, strict=True):
+            group["lr"] = base * self.schedule(epoch)
+        loss, terms, output = self.compute_loss(self.student, batch, epoch)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(self._parameters, self.gradient_clip)
+        self.optimizer.step()
+        self.step += 1
+        self._totals.add(loss, terms, output, batch)
+
+    def compute_loss(self, student: nn.Module, batch: Batch, epoch: float) -> tuple[Tensor, dict[str, Tensor], Output]:
+        """The objective of one batch, its terms, and what the student said."""
+        with autocast(self.dtype, self.device):
+            output: Output = student(batch.images)
+        guide = None if self.teacher is None else self.teacher(batch)
+        loss, terms = self.objective(output, guide, batch, epoch)
+        return loss, terms, output
+
+    def _finish_epoch(self, epoch: int, recorder: Recorder, clock: Clock, speed: float) -> None:
+        means = self._totals.means()
+        self._check_finite(means)
+        row: dict[str, Any] = {"epoch": epoch, "train_loss": means.pop("loss"), "train_accuracy": means.pop("accuracy")}
+        row |= means
+        if self.data.size("val"):
+            val = self.evaluate(self.student, "val")
+            row |= {"val_loss": val["loss"], "val_accuracy": val["accuracy"]}
+            val = {**val, "epoch": epoch}
+            write_json(self.folder.metrics("val", "last"), val)
+            if self.best is None or val["accuracy"] > self.best["accuracy"]:
+                self.best = val
+                write_json(self.folder.metrics("val", "best"), val)
+                self.save_weights()
+        elif epoch == self.num_epochs:
+            self.save_weights()
+        self.seconds = clock.total()
+        row["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        row["seconds"] = round(self.seconds, 3)
+        row["images_per_second"] = round(speed, 1)
+        self._totals.reset()
+        recorder.epoch(row, self.step)
+        self.save()
+        self.folder.update_run(
+            epoch=epoch,
+            seconds=round(self.seconds, 3),
+            progress=self.step / self.total_steps,
+            images_per_second=row["images_per_second"],
+        )
+
+    def _check_finite(self, means: dict[str, float]) -> None:
+        broken = [name for name, value in means.items() if value != value or abs(value) == float("inf")]
+        if broken:
+            raise RunFailed(
+                f"{self.folder.name}: {', '.join(broken)} is not finite in epoch {1 + self.step // self.steps_per_epoch} "
+                f"(learning rate {self.optimizer.param_groups[0]['lr']:.3g}); try a smaller one, or gradient_clip"
+            )
+
+    def save_weights(self) -> None:
+        """Write best.pth.tar: the student's weights and what is needed to build it again."""
+        content = {"state_dict": self.student.state_dict(), "epoch": -(-self.step // self.steps_per_epoch)}
+        save_checkpoint(self.folder.checkpoint("best"), content | self.describe)
+
+    def save(self) -> None:
+        """Write last.pth.tar: all that going on needs."""
+        content = {
+            "state_dict": self.student.state_dict(),
+            "epoch": self.step // self.steps_per_epoch,
+            "step": self.step,
+            "steps_per_epoch": self.steps_per_epoch,
+            "seconds": self.seconds,
+            "best": self.best,
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "totals": self._totals.sums,
+        }
+        save_checkpoint(self.folder.checkpoint("last"), content | self.describe)
+
+    def load(self, content: dict[str, Any]) -> None:
+        """Stand where a last.pth.tar stood."""
+        self.student.load_state_dict(content["state_dict"])
+        self.objective.load_state_dict(content["objective"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.step, self.seconds, self.best = content["step"], content["seconds"], content["best"]
+        self._totals.sums.copy_(content["totals"])
+
+    def estimate_seconds(self, batch: Batch, steps: int = 3) -> float:
+        """About how long the rest of the run takes, from a few steps on a copy; the run itself is left as it is."""
+        student = copy.deepcopy(self.student).train()
+        began = 0.0
+        for step in range(steps + 1):
+            if step == 1:  # the first step also pays for warming up
+                began = time.perf_counter()
+            loss, _, _ = self.compute_loss(student, batch, epoch=0.0)
+            torch.autograd.grad(loss, [p for p in student.parameters() if p.requires_grad], allow_unused=True)
+        loss.item()  # waits for the device
+        seconds = (time.perf_counter() - began) / steps
+        return seconds * (self.total_steps - self.step)
+
+
+class Totals:
+    """Sums over the samples of an epoch, kept on the device: loss, correct answers, every term, samples."""
+
+    def __init__(self, terms: list[str], device: torch.device) -> None:
+        self.names = ["loss", "accuracy", *(f"loss_{name}" for name in terms)]
+        self.sums = torch.zeros(len(self.names) + 1, dtype=torch.float64, device=device)
+
+    @torch.no_grad()
+    def add(self, loss: Tensor, terms: dict[str, Tensor], output: Output, batch: Batch) -> None:
+        size = len(batch.labels)
+        correct = (output.logits.argmax(dim=1) == batch.labels).sum()
+        values = [loss.detach() * size, correct, *(value.detach() * size for value in terms.values())]
+        self.sums[:-1] += torch.stack([value.double() for value in values])
+        self.sums[-1] += size
+
+    def means(self) -> dict[str, float]:
+        """Per-sample means; waits for the device."""
+        *sums, samples = self.sums.tolist()
+        return {name: value / max(samples, 1) for name, value in zip(self.names, sums, strict=True)}
+
+    def reset(self) -> None:
+        self.sums.zero_()
+
+
+class Clock:
+    """Seconds of a run: those before this process took over, and those since."""
+
+    def __init__(self, before: float) -> None:
+        self.before, self._start = before, time.monotonic()
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self._start
+
+    def total(self) -> float:
+        return self.before + self.elapsed()

@@ -1,0 +1,79 @@
+"""Knowledge distillation: learn from the teacher's softened probabilities and from the labels.
+
+Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015, sec. 2.
+https://arxiv.org/abs/1503.02531
+    (1 - alpha) * CE(student, labels) + alpha * T^2 * KL(teacher_T || student_T), both means over the batch.
+
+Published code weights the two parts in other ways under the same names; the options below give each of them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.losses.base import DistillLoss
+from model.registry import LOSSES
+from model.types import Batch, Output
+
+
+@LOSSES.register("kd")
+class KnowledgeDistillation(DistillLoss):
+    """Hinton's objective, labels included.
+
+    Args:
+        alpha: Share of the soft part, in [0, 1]. At 1 no labels are used, at 0 no teacher.
+        temperature: Divides the logits of both networks in the soft part; above 0.
+        hard_weight: Factor of the cross-entropy with the labels; 1 - alpha where not given.
+        soft_scale: A further factor of the soft part; some code has 2.
+        reduction: "batchmean" sums the divergence over classes; "mean" averages over them, so that alpha weighs
+            the number of classes times less (PyTorch's KLDivLoss() as many projects called it).
+        t_squared: Whether the soft part carries T^2, which keeps its gradient's size independent of T.
+        divergence: "kl", or "cross_entropy": the same gradients, the value larger by the teacher's entropy.
+    """
+
+    def __init__(
+        self,
+        *,
+        alpha: float = 0.9,
+        temperature: float = 4.0,
+        hard_weight: float | None = None,
+        soft_scale: float = 1.0,
+        reduction: Literal["batchmean", "mean"] = "batchmean",
+        t_squared: bool = True,
+        divergence: Literal["kl", "cross_entropy"] = "kl",
+    ) -> None:
+        super().__init__()
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"alpha must be in [0, 1], got {alpha}")
+        if temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
+        if hard_weight is not None and hard_weight < 0:
+            raise ValueError(f"hard_weight must be 0 or more, got {hard_weight}")
+        if soft_scale <= 0:
+            raise ValueError(f"soft_scale must be positive, got {soft_scale}")
+        self.temperature = temperature
+        self.soft_weight = soft_scale * alpha * (temperature**2 if t_squared else 1.0)
+        self.hard_weight = 1 - alpha if hard_weight is None else hard_weight
+        self.reduction, self.divergence = reduction, divergence
+        self.needs_teacher = self.soft_weight > 0
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        loss = student.logits.new_zeros(())
+        if self.hard_weight:
+            loss = loss + self.hard_weight * F.cross_entropy(student.logits, batch.labels)
+        if self.soft_weight:
+            loss = loss + self.soft_weight * self.soft(student.logits, teacher.logits)
+        return loss
+
+    def soft(self, student_NK: Tensor, teacher_NK: Tensor) -> Tensor:
+        """Divergence of the softened distributions: (N, K) twice to a scalar."""
+        log_p_student_NK = F.log_softmax(student_NK / self.temperature, dim=1)
+        log_p_teacher_NK = F.log_softmax(teacher_NK / self.temperature, dim=1)
+        if self.divergence == "kl":
+            each_NK = F.kl_div(log_p_student_NK, log_p_teacher_NK, log_target=True, reduction="none")
+        else:
+            each_NK = -log_p_teacher_NK.exp() * log_p_student_NK
+        return each_NK.sum(dim=1).mean() if self.reduction == "batchmean" else each_NK.mean()

@@ -1,0 +1,26 @@
+"""Regression of logits: match the teacher's scores before the softmax.
+
+Ba and Caruana, "Do Deep Nets Really Need to be Deep?", NeurIPS 2014, eq. 1. https://arxiv.org/abs/1312.6184
+The paper sums over classes and halves; here the squared error is a mean over classes too, so that its size does not
+depend on their number. Give `weight` K / 2 for the paper's scale.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.losses.base import DistillLoss
+from model.registry import LOSSES
+from model.types import Batch, Output
+
+
+@LOSSES.register("logits")
+class LogitRegression(DistillLoss):
+    """Mean squared difference of the logits; uses no labels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:  # noqa: ARG002
+        return F.mse_loss(student.logits, teacher.logits)

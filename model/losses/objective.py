@@ -1,0 +1,62 @@
+"""The objective: a weighted sum of terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from model.losses.base import DistillLoss
+from model.types import Batch, Output, TermOptions
+
+
+class Objective(nn.Module):
+    """Sum of terms, each with its weight and warm-up; terms of weight 0 are left out altogether.
+
+    Args:
+        terms: Name of a term -> the loss and its common options.
+
+    Raises:
+        ValueError: No term has a weight above 0.
+    """
+
+    def __init__(self, terms: Mapping[str, tuple[DistillLoss, TermOptions]]) -> None:
+        super().__init__()
+        active = {name: term for name, term in terms.items() if term[1].weight > 0}
+        if not active:
+            raise ValueError("every term has weight 0: there is nothing to learn from")
+        self.losses = nn.ModuleDict({name: loss for name, (loss, _) in active.items()})
+        self.options = {name: options for name, (_, options) in active.items()}
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.options)
+
+    @property
+    def needs_teacher(self) -> bool:
+        return any(cast(DistillLoss, loss).needs_teacher for loss in self.losses.values())
+
+    def forward(
+        self, student: Output, teacher: Output | None, batch: Batch, epoch: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The total to minimise, and every term before its weight. `epoch` counts whole and part epochs from 0."""
+        with torch.autocast(student.logits.device.type, enabled=False):
+            student = _in_float32(student)
+            # A teacher is None only where needs_teacher is False, and then no term looks at it.
+            guide = cast(Output, None if teacher is None else _in_float32(teacher))
+            values = {name: loss(student, guide, batch) for name, loss in self.losses.items()}
+            factors = {name: self._factor(name, epoch) for name in values}
+            total = sum((factors[name] * value for name, value in values.items()), torch.zeros(()).to(batch.labels.device))
+        return total, values
+
+    def _factor(self, name: str, epoch: float) -> float:
+        options = self.options[name]
+        return options.weight * (min(1.0, epoch / options.warmup_epochs) if options.warmup_epochs else 1.0)
+
+
+def _in_float32(output: Output) -> Output:
+    exits = tuple(_in_float32(exit_) for exit_ in output.exits)
+    at_least = torch.promote_types(output.logits.dtype, torch.float32)  # float64, as in gradient checks, stays
+    return output._replace(logits=output.logits.to(at_least), embedding=output.embedding.to(at_least), exits=exits)

@@ -1,0 +1,359 @@
+"""Train a folder: begin, go on, or say that it is done; train its teachers first where they are missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import nn
+
+from model import build
+from model.build import Place
+from model.engine.precision import resolve_precision
+from model.engine.teachers import digest
+from model.engine.trainer import Trainer
+from model.evaluation.metrics import metrics_of, predictions
+from model.folder import Folder
+from model.params import FREE_TO_CHANGE, ROOT, Params, leaves, load_params
+from model.types import DataSource, Pipeline, Split
+from utils import RunFailed, Stopped, UserError, duration, load_checkpoint, log, logging_to, read_json, write_json
+
+EVAL_BATCH_SIZE = 1000
+WRITTEN_BY_A_RUN = (
+    "params_resolved.json",
+    "run.json",
+    "metrics.jsonl",
+    "train.log",
+    "tensorboard",
+    "evaluation",
+    *(f"metrics_{split}_{weights}_weights.json" for split in ("val", "test") for weights in ("best", "last")),
+    "best.pth.tar",
+    "last.pth.tar",
+)
+
+
+def train_folder(
+    folder: Folder, place: Place, *, restart: bool = False, train_teachers: bool = True, wait: bool = False
+) -> None:
+    """Bring a folder's run to its end, whatever state it is in.
+
+    Args:
+        restart: Throw the folder's earlier run away.
+        train_teachers: Whether a teacher without a finished run is trained first; else it is an error.
+        wait: Whether to wait for another process that works in the folder, as for a teacher that two runs need.
+
+    Raises:
+        UserError: Something in the folder or its params.json is wrong; nothing was changed.
+        Stopped: A signal came; all is saved.
+        RunFailed: The run broke; run.json says why.
+    """
+    params = build.check_params(load_params(folder.path), folder.params, place)
+    if not train_teachers:
+        require_trained_teachers(params, folder)
+    with folder.locked(wait=wait), stop_signals() as should_stop, logging_to(folder.log):
+        if restart:
+            remove_run(folder)
+        refuse_changed_params(folder, params)
+        if folder.state() == "finished":
+            log.info("%s is finished: %s", folder.name, summary(folder))
+            return
+        write_json(folder.resolved, params.model_dump(mode="json"))
+        folder.update_run(**provenance(params, place), state="running", error=None)
+        with recording_the_end(folder):
+            train_missing_teachers(params, folder, place)
+            run(folder, params, place, should_stop)
+
+
+def run(folder: Folder, params: Params, place: Place, should_stop: Callable[[], bool]) -> None:
+    source = build.build_source(params, place)
+    data = open_data(params, folder, source, place)
+    trainer = build_trainer(folder, params, place, source, data, should_stop)
+    if folder.checkpoint("last").exists():
+        trainer.load(checked_state(folder, trainer))
+        log.info("%s: going on at step %d of %d", folder.name, trainer.step, trainer.total_steps)
+    batch = next(iter(data.train_batches(0, params.batch_size)))
+    log.info("%s: %s", folder.name, plan(trainer, trainer.estimate_seconds(batch)))
+    trainer.fit()
+    finish(folder, trainer, place)
+
+
+def build_trainer(
+    folder: Folder,
+    params: Params,
+    place: Place,
+    source: DataSource,
+    data: Pipeline,
+    should_stop: Callable[[], bool] = lambda: False,
+    *,
+    untrained_teacher: bool = False,
+) -> Trainer:
+    """Everything that a run needs, at step 0."""
+    device, dtype = place.device, resolve_precision(params.precision, place.device)
+    torch.manual_seed(params.seed)
+    student = build.build_student(params, source).to(device, memory_format=torch.channels_last)
+    objective = build.build_objective(params).to(device)
+    teacher = None
+    if objective.needs_teacher:
+        teacher = build.build_teacher(params, folder.params, source, place, untrained=untrained_teacher)
+    parameters = [p for module in (student, objective) for p in module.parameters() if p.requires_grad]
+
+    def evaluate(net: nn.Module, split: Split) -> dict[str, float]:
+        batches = data.eval_batches(split, EVAL_BATCH_SIZE)
+        return metrics_of(*predictions(net, batches, dtype=dtype, device=device))
+
+    return Trainer(
+        student=student,
+        teacher=teacher,
+        objective=objective,
+        optimizer=build.build_optimizer(params, parameters),
+        schedule=build.build_schedule(params),
+        data=data,
+        evaluate=evaluate,
+        folder=folder,
+        describe=build.describe(params, source),
+        batch_size=params.batch_size,
+        num_epochs=params.num_epochs,
+        seed=params.seed,
+        device=device,
+        dtype=dtype,
+        gradient_clip=params.gradient_clip,
+        checkpoint_minutes=params.checkpoint_minutes,
+        should_stop=should_stop,
+    )
+
+
+def open_data(params: Params, folder: Folder, source: DataSource, place: Place) -> Pipeline:
+    options = build.split_options(params)
+    try:
+        return source.open(options, seed=params.seed, device=place.device)
+    except ValueError as error:
+        raise UserError(f"{folder.params}: dataset: {error}") from None
+
+
+def finish(folder: Folder, trainer: Trainer, place: Place) -> None:
+    """Read the test split, once, with the best and the last weights."""
+    last = trainer.evaluate(trainer.student, "test") | {"epoch": trainer.num_epochs}
+    write_json(folder.metrics("test", "last"), last)
+    best = load_checkpoint(folder.checkpoint("best"))
+    trainer.student.load_state_dict(best["state_dict"])
+    write_json(folder.metrics("test", "best"), trainer.evaluate(trainer.student, "test") | {"epoch": best["epoch"]})
+    folder.update_run(
+        state="finished", weights_digest=digest(best["state_dict"]), peak_memory_bytes=peak_memory(place.device)
+    )
+    log.info("%s is finished: %s", folder.name, summary(folder))
+
+
+# Teachers -----------------------------------------------------------------------------------------------------------
+
+
+def is_trained(folder: Folder) -> bool:
+    """A finished run, or weights that were put there by hand, without a run of ours."""
+    return folder.checkpoint("best").exists() and folder.state() in ("finished", "new")
+
+
+def missing_teachers(params: Params, folder: Folder) -> list[Folder]:
+    if not build.build_objective(params).needs_teacher:
+        return []
+    return [teacher for teacher in build.teacher_folders(params, folder.params) if not is_trained(teacher)]
+
+
+def require_trained_teachers(params: Params, folder: Folder) -> None:
+    for teacher in missing_teachers(params, folder):
+        raise UserError(
+            f"{folder.params}: teacher: {teacher.name} is not trained (its run is {teacher.state()}); "
+            f"python train.py --model_dir {teacher.name}"
+        )
+
+
+def train_missing_teachers(params: Params, folder: Folder, place: Place) -> None:
+    for teacher in missing_teachers(params, folder):
+        log.info("%s: its teacher %s is not trained, it is trained first", folder.name, teacher.name)
+        train_folder(teacher, place, wait=True)
+        log.info("%s: its teacher %s is trained: %s", folder.name, teacher.name, summary(teacher))
+    digests = {
+        teacher.name: teacher.read_run().get("weights_digest")
+        for teacher in build.teacher_folders(params, folder.params)
+    }
+    if digests:
+        folder.update_run(teacher=digests)
+
+
+# The folder's state -------------------------------------------------------------------------------------------------
+
+
+def refuse_changed_params(folder: Folder, params: Params) -> None:
+    """A run goes on only with the parameters that it began with.
+
+    Raises:
+        UserError: Some differ; they are listed with both values.
+    """
+    if not folder.resolved.exists():
+        return
+    before, now = leaves(read_json(folder.resolved)), leaves(params.model_dump(mode="json"))
+    changed = [
+        f"{key} was {json.dumps(before.get(key))}, is {json.dumps(now.get(key))}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and key not in FREE_TO_CHANGE
+    ]
+    if changed:
+        raise UserError(
+            f"{folder.params}: changed since the run began: {'; '.join(changed)}; "
+            "put it back, use another folder, or throw the run away with --restart"
+        )
+
+
+def remove_run(folder: Folder) -> None:
+    for name in WRITTEN_BY_A_RUN:
+        path = folder.path / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def checked_state(folder: Folder, trainer: Trainer) -> dict[str, Any]:
+    """last.pth.tar, if it is this run's.
+
+    Raises:
+        UserError: The file is cut short or of another run.
+    """
+    path = folder.checkpoint("last")
+    content = load_checkpoint(path)
+    if "step" not in content or content.get("steps_per_epoch") != trainer.steps_per_epoch:
+        raise UserError(
+            f"{path}: is not this run's checkpoint (steps per epoch: {content.get('steps_per_epoch')} there, "
+            f"{trainer.steps_per_epoch} here); --restart begins anew"
+        )
+    return content
+
+
+@contextmanager
+def recording_the_end(folder: Folder) -> Iterator[None]:
+    """Write into run.json how the block ended, and turn what the machine did to us into one line."""
+    try:
+        yield
+    except Stopped:
+        folder.update_run(state="stopped")
+        log.info("%s: stopped and saved; run the same command to go on", folder.name)
+        raise
+    except KeyboardInterrupt:
+        folder.update_run(state="stopped")
+        raise
+    except (UserError, RunFailed) as error:
+        record_failure(folder, str(error))
+        raise
+    except (OSError, torch.OutOfMemoryError) as error:  # a full disk, no memory
+        record_failure(folder, str(error).splitlines()[0])
+        raise RunFailed(f"{folder.name}: {str(error).splitlines()[0]}") from error
+    except Exception as error:
+        log.error("%s", traceback.format_exc())
+        record_failure(folder, f"{type(error).__name__}: {error}".splitlines()[0])
+        raise
+
+
+def record_failure(folder: Folder, reason: str) -> None:
+    log.error("%s: failed: %s", folder.name, reason)
+    folder.update_run(state="failed", error=reason)
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Turn SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 into a flag that the loop asks for; a second one interrupts at once."""
+    received: list[int] = []
+
+    def receive(number: int, _: FrameType | None) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+        log.info("%s: saving, then stopping", signal.Signals(number).name)
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+    before = {number: signal.signal(number, receive) for number in numbers}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# What is told of a run ----------------------------------------------------------------------------------------------
+
+
+def plan(trainer: Trainer, seconds: float) -> str:
+    """One line: what will be done and how long that takes about."""
+    epochs = "epoch" if trainer.num_epochs == 1 else "epochs"
+    return (
+        f"{trainer.num_epochs} {epochs} of {trainer.steps_per_epoch} steps, batch size {trainer.batch_size}, "
+        f"{str(trainer.dtype).removeprefix('torch.')} on {trainer.device.type}: about {duration(seconds)} left"
+    )
+
+
+def summary(folder: Folder) -> str:
+    """One line: accuracies of the best weights."""
+    parts = []
+    for split in ("val", "test"):
+        path = folder.metrics(split, "best")
+        if path.exists():
+            metrics = read_json(path)
+            parts.append(f"{split} accuracy {100 * metrics['accuracy']:.2f} % (epoch {metrics.get('epoch', '-')})")
+    return ", ".join(parts) or "no metrics"
+
+
+def provenance(params: Params, place: Place) -> dict[str, Any]:
+    """Who runs this, with what, since when."""
+    return {
+        "process": os.getpid(),
+        "host": socket.gethostname(),
+        "began": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "num_epochs": params.num_epochs,
+        "device": torch.cuda.get_device_name(place.device) if place.device.type == "cuda" else _processor(),
+        "threads": torch.get_num_threads(),
+        "precision": str(resolve_precision(params.precision, place.device)).removeprefix("torch."),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "git_commit": _git_commit(),
+    }
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the device's where it has memory of its own, else the process's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _git_commit() -> str | None:
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()

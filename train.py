@@ -1,0 +1,35 @@
+"""Train the experiment of a folder, go on with it, or say that it is done.
+
+    python train.py --model_dir experiments/cnn_distill
+
+Exit status: 0 done, 1 the run failed, 2 a mistake in what was asked, 75 stopped by a signal after saving.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from utils import EXIT_DONE, run_script
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Train the experiment of a folder, or go on with it.")
+    parser.add_argument("--model_dir", type=Path, required=True, help="folder with params.json")
+    parser.add_argument("--data_dir", type=Path, default=Path("data"), help="where data sets lie (default: data)")
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
+    parser.add_argument("--restart", action="store_true", help="throw the folder's earlier run away")
+    parser.add_argument("--no_train_teacher", action="store_true", help="an untrained teacher is an error")
+    parser.add_argument("--dry_run", action="store_true", help="build everything, run one batch, write nothing")
+    args = parser.parse_args()
+
+    from model import build, run  # after the options: --help need not wait for torch
+    from model.folder import Folder
+
+    place = build.Place(device=build.find_device(args.device), data_dir=args.data_dir)
+    run.train_folder(Folder(args.model_dir), place, restart=args.restart, train_teachers=not args.no_train_teacher)
+    return EXIT_DONE
+
+
+if __name__ == "__main__":
+    run_script(main)
