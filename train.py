@@ -23,11 +23,16 @@ def main() -> int:
     parser.add_argument("--dry_run", action="store_true", help="build everything, run one batch, write nothing")
     args = parser.parse_args()
 
-    from model import build, run  # after the options: --help need not wait for torch
+    from model.build import Place, find_device  # after the options: --help need not wait for torch
+    from model.dry_run import dry_run
     from model.folder import Folder
+    from model.run import train_folder
 
-    place = build.Place(device=build.find_device(args.device), data_dir=args.data_dir)
-    run.train_folder(Folder(args.model_dir), place, restart=args.restart, train_teachers=not args.no_train_teacher)
+    folder, place = Folder(args.model_dir), Place(device=find_device(args.device), data_dir=args.data_dir)
+    if args.dry_run:
+        print(dry_run(folder, place))
+    else:
+        train_folder(folder, place, restart=args.restart, train_teachers=not args.no_train_teacher)
     return EXIT_DONE
 
 

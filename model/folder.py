@@ -115,6 +115,6 @@ def _is_gone(run: dict[str, Any]) -> bool:
         os.kill(int(run["process"]), 0)
     except ProcessLookupError:
         return True
-    except (PermissionError, KeyError, ValueError):
+    except (PermissionError, KeyError, TypeError, ValueError):
         return False
     return False

@@ -7,7 +7,7 @@ mean over images and classes. All of it is written out here, so that its files t
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -97,8 +97,8 @@ def _parse(raw: dict[str, Any]) -> Flat:
     if first["type"] == "missing":
         raise OptionError(key, "this key is needed")
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    hint = nearest(str(came), first["ctx"]["expected"].split("'")[1::2]) if first["type"] == "literal_error" else ""
-    raise OptionError(key, f"{message}, got {came!r}{hint}")
+    choices = get_args(Flat.model_fields[key].annotation) if first["type"] == "literal_error" else ()
+    raise OptionError(key, f"{message}, got {came!r}{nearest(str(came), choices)}")
 
 
 def _cnn(flat: Flat) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def _sgd(flat: Flat) -> dict[str, Any]:
 
 def _distillation(flat: Flat) -> dict[str, Any]:
     if flat.teacher == "none":
-        raise OptionError("teacher", f"{flat.model_version} needs a teacher, got 'none'; known: {', '.join(TEACHERS)}")
+        raise OptionError("teacher", f"{flat.model_version} needs one, not 'none'; known: {', '.join(TEACHERS)}")
     return {
         "teacher": TEACHERS[flat.teacher],
         "loss": {

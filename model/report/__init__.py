@@ -1,0 +1,1 @@
+"""What came out of many runs: collected from their folders, without torch."""

@@ -1,0 +1,154 @@
+"""The user's own images in one .npz file, small enough for memory."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model.data.location import located
+from model.data.memory import Arrays, Augmentation, MemoryPipeline
+from model.registry import DATASETS
+from model.types import Normalisation, SplitOptions
+from utils import OptionError
+
+CHUNK = 1000  # images whose pixels are counted at once
+
+
+@DATASETS.register
+def arrays(data_dir: Path, *, path: str, pad: int = 4, flip: bool = True) -> ArraysSource:
+    """Your own images and labels, from a .npz file.
+
+    It holds `train_images` and `test_images`, uint8 of shape (N, H, W, C) or (N, H, W); `train_labels` and
+    `test_labels`, integers from 0; and, if you like, `class_names`. The normalisation is that of the training images.
+
+    Args:
+        data_dir: Where data sets lie.
+        path: The file, relative to the data folder or to the repository's root, or absolute.
+        pad: Pixels of zeros around an image, out of which the random crop is taken.
+        flip: Whether an image may be flipped.
+    """
+    if pad < 0:
+        raise ValueError(f"pad must be 0 or more, got {pad}")
+    file = located(path, data_dir)
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            image_shape = _image_shape(archive)
+            class_names = _class_names(archive)
+    except OptionError as error:
+        raise OptionError("path", f"{file}: {error.message}") from None
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise OptionError("path", f"{file} is no .npz file of arrays ({error})") from None
+    return ArraysSource(
+        file=file, class_names=class_names, image_shape=image_shape, augmentation=Augmentation(pad=pad, flip=flip)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArraysSource:
+    """A .npz file whose form has been checked; its images are read when they are first needed."""
+
+    file: Path
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    augmentation: Augmentation
+
+    def is_ready(self) -> bool:
+        return True
+
+    @cached_property
+    def arrays(self) -> Arrays:
+        C, H, W = self.image_shape
+        with np.load(self.file, allow_pickle=False) as archive:
+            return Arrays(
+                train_images=archive["train_images"].reshape(-1, H, W, C),
+                train_labels=archive["train_labels"].astype(np.int64),
+                test_images=archive["test_images"].reshape(-1, H, W, C),
+                test_labels=archive["test_labels"].astype(np.int64),
+            )
+
+    @cached_property
+    def normalisation(self) -> Normalisation:
+        mean, std = channel_statistics(self.arrays.train_images)
+        if 0 in std:
+            raise OptionError("path", f"{self.file}: channel {std.index(0)} of train_images is the same everywhere")
+        return Normalisation(mean=mean, std=std)
+
+    def open(self, options: SplitOptions, *, seed: int, device: torch.device) -> MemoryPipeline:
+        augmentation = self.augmentation if options.augment else Augmentation()
+        return MemoryPipeline(self.arrays, options, self.normalisation, augmentation, seed=seed, device=device)
+
+
+def channel_statistics(images_NHWC: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of every channel over all pixels, scaled to [0, 1]; exact, by counting values."""
+    num_channels = images_NHWC.shape[-1]
+    counts = np.zeros((num_channels, 256), np.int64)
+    for start in range(0, len(images_NHWC), CHUNK):
+        for channel in range(num_channels):
+            counts[channel] += np.bincount(images_NHWC[start : start + CHUNK, ..., channel].ravel(), minlength=256)
+    values = np.arange(256) / 255
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    mean = shares @ values
+    std = np.sqrt((shares * (values - mean[:, None]) ** 2).sum(axis=1))
+    return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def _image_shape(archive: np.lib.npyio.NpzFile) -> tuple[int, int, int]:
+    """C, H, W of all images, from the arrays' headers: no image is read."""
+    shapes = {}
+    for key in ("train_images", "test_images"):
+        shape, dtype = _header(archive, key)
+        if dtype != np.uint8:
+            raise OptionError("", f"{key} must be uint8, got {dtype}")
+        if len(shape) not in (3, 4):
+            raise OptionError("", f"{key} must have the shape (N, H, W, C) or (N, H, W), got {shape}")
+        if 0 in shape:
+            raise OptionError("", f"{key} is empty: its shape is {shape}")
+        num_labels = len(_labels(archive, key.replace("images", "labels")))
+        if shape[0] != num_labels:
+            raise OptionError("", f"{key} has {shape[0]} images, {key.replace('images', 'labels')} {num_labels} labels")
+        shapes[key] = shape[1:] if len(shape) == 4 else (*shape[1:], 1)
+    if shapes["train_images"] != shapes["test_images"]:
+        raise OptionError("", f"train_images are {shapes['train_images']}, test_images {shapes['test_images']}")
+    height, width, channels = shapes["train_images"]
+    return channels, height, width
+
+
+def _class_names(archive: np.lib.npyio.NpzFile) -> tuple[str, ...]:
+    """Names as the file gives them, or numbers as far as the training labels go."""
+    train, test = _labels(archive, "train_labels"), _labels(archive, "test_labels")
+    if "class_names" in archive:
+        names = tuple(str(name) for name in archive["class_names"].ravel())
+    else:
+        names = tuple(str(label) for label in range(train.max() + 1))
+        if missing := sorted(set(range(len(names))) - set(train.tolist())):
+            raise OptionError("", f"no training image has the label {missing[0]}; labels count from 0")
+    for key, labels in (("train_labels", train), ("test_labels", test)):
+        if labels.min() < 0 or labels.max() >= len(names):
+            wrong = labels.min() if labels.min() < 0 else labels.max()
+            raise OptionError("", f"{key} must be from 0 to {len(names) - 1}, got {wrong}")
+    return names
+
+
+def _labels(archive: np.lib.npyio.NpzFile, key: str) -> NDArray[np.int64]:
+    shape, dtype = _header(archive, key)
+    if not np.issubdtype(dtype, np.integer):
+        raise OptionError("", f"{key} must be integers, got {dtype}")
+    if len(shape) != 1:
+        raise OptionError("", f"{key} must have the shape (N,), got {shape}")
+    labels: NDArray[np.int64] = archive[key].astype(np.int64)
+    return labels
+
+
+def _header(archive: np.lib.npyio.NpzFile, key: str) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
+    if key not in archive:
+        raise OptionError("", f"has no array {key}; it has {', '.join(archive.files) or 'none'}")
+    with archive.zip.open(f"{key}.npy") as member:
+        np.lib.format.read_magic(member)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+    return shape, dtype

@@ -1,0 +1,24 @@
+"""Where a user's own data lie: the path in params.json, found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from utils import OptionError, nearest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def located(path: str, data_dir: Path) -> Path:
+    """An absolute path as it is; any other relative to the data folder, then to the repository's root.
+
+    Raises:
+        OptionError: Nothing lies there.
+    """
+    candidates = [data_dir / Path(path).expanduser(), ROOT / Path(path).expanduser()]
+    for candidate in candidates:
+        if candidate.exists():
+            return candidate
+    beside = {entry.name for candidate in candidates if candidate.parent.is_dir() for entry in candidate.parent.iterdir()}
+    hint = nearest(Path(path).name, beside)
+    raise OptionError("path", f'no "{path}" under {data_dir} or {ROOT}{hint}')

@@ -1,0 +1,118 @@
+"""`--dry_run`: build everything, run one batch, tell what a run would do, write nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from model import build
+from model.build import Place
+from model.engine.trainer import Trainer
+from model.folder import Folder
+from model.params import Params, load_params
+from model.run import build_trainer, missing_teachers, open_data
+from model.types import Batch, DataSource, Pipeline, Split
+from utils import duration
+
+
+def dry_run(folder: Folder, place: Place) -> str:
+    """What `train.py` would do with this folder, several lines.
+
+    Raises:
+        UserError: As `train_folder` would.
+    """
+    params = build.check_params(load_params(folder.path), folder.params, place)
+    source = build.build_source(params, place)
+    ready = source.is_ready()
+    data = open_data(params, folder, source, place) if ready else StandIn(source, place.device)
+    trainer = build_trainer(folder, params, place, source, data, untrained_teacher=True)
+    batch = next(iter(data.train_batches(0, params.batch_size)))
+    loss, terms, _ = trainer.compute_loss(trainer.student, batch, epoch=0.0)
+    seconds = trainer.estimate_seconds(batch)
+    first = [(teacher, _estimate(teacher, place, data)) for teacher in _to_train(params, folder)]
+
+    lines = [
+        f"{folder.name}: {folder.state()}",
+        "",
+        json.dumps(params.model_dump(mode="json"), indent=2),
+        "",
+        f"student   {params.student.name}, {_count(trainer.student)} parameters",
+        *_teacher_lines(trainer, params, folder, place),
+        f"data      {_sizes(data) if ready else 'not here yet: it will be fetched first; random images stand in for it'}",
+        f"one batch loss {loss.item():.4f} ({', '.join(f'{name} {value.item():.4f}' for name, value in terms.items())})",
+    ]
+    if ready:
+        lines += [
+            f"steps     {trainer.num_epochs} epochs of {trainer.steps_per_epoch}, {trainer.total_steps} in all",
+            f"time      about {duration(seconds)} on {place.device.type}, {str(trainer.dtype).removeprefix('torch.')}",
+        ]
+    for teacher, estimate in first:
+        about = f", about {duration(estimate)}" if estimate is not None and ready else ""
+        lines.append(f"first     {teacher.name} is trained{about}")
+    return "\n".join([*lines, "", "Nothing was written."])
+
+
+def _teacher_lines(trainer: Trainer, params: Params, folder: Folder, place: Place) -> list[str]:
+    teachers = build.teacher_folders(params, folder.params)
+    if trainer.teacher is None:
+        return [f"teacher   {teacher.name} is named, but no loss term uses it" for teacher in teachers]
+    lines = []
+    for teacher in teachers:
+        theirs = build.resolve_params(load_params(teacher.path), teacher.params)
+        with torch.device("meta"):
+            net = build.build_student(theirs, build.build_source(theirs, place))
+        lines.append(f"teacher   {teacher.name}: {theirs.student.name}, {_count(net)} parameters, {teacher.state()}")
+    return lines
+
+
+def _to_train(params: Params, folder: Folder) -> list[Folder]:
+    """Untrained teachers, those of teachers first."""
+    found = []
+    for teacher in missing_teachers(params, folder):
+        theirs = build.resolve_params(load_params(teacher.path), teacher.params)
+        found += [*_to_train(theirs, teacher), teacher]
+    return found
+
+
+def _estimate(folder: Folder, place: Place, data: Pipeline) -> float | None:
+    """Seconds that a teacher's training takes about, timed on the student's images; None where its own differ."""
+    params = build.resolve_params(load_params(folder.path), folder.params)
+    source = build.build_source(params, place)
+    own = open_data(params, folder, source, place) if source.is_ready() else data
+    trainer = build_trainer(folder, params, place, source, own, untrained_teacher=True)
+    return trainer.estimate_seconds(next(iter(own.train_batches(0, params.batch_size))), steps=1)
+
+
+def _count(net: nn.Module) -> str:
+    return f"{sum(p.numel() for p in net.parameters()):,}"
+
+
+def _sizes(data: Pipeline) -> str:
+    return ", ".join(f"{data.size(split):,} {split}" for split in ("train", "val", "test"))  # type: ignore[arg-type]
+
+
+@dataclass
+class StandIn:
+    """Random images in the place of a data set that is not here yet."""
+
+    source: DataSource
+    device: torch.device
+
+    def size(self, split: Split) -> int:  # noqa: ARG002
+        return 0
+
+    def steps_per_epoch(self, batch_size: int) -> int:  # noqa: ARG002
+        return 1
+
+    def train_batches(self, epoch: int, batch_size: int, first_step: int = 0) -> Iterator[Batch]:  # noqa: ARG002
+        index_N = torch.arange(batch_size, device=self.device)
+        images = torch.randn(batch_size, *self.source.image_shape, device=self.device)
+        images = images.contiguous(memory_format=torch.channels_last)
+        yield Batch(images, index_N % len(self.source.class_names), index_N, torch.zeros_like(index_N))
+
+    def eval_batches(self, split: Split, batch_size: int) -> Iterator[Batch]:  # noqa: ARG002
+        yield from self.train_batches(0, batch_size)

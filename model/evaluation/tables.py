@@ -1,0 +1,63 @@
+"""What evaluate.py prints and writes: overall metrics and a row for every class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tabulate import tabulate
+from torch import Tensor
+
+
+def per_class(confusion_KK: Tensor, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """One row a class: images, accuracy (recall), precision, and the class it is most often taken for.
+
+    A value that has no samples to rest on is None.
+    """
+    rows = []
+    for k, name in enumerate(class_names):
+        correct = int(confusion_KK[k, k])
+        images, predicted = int(confusion_KK[k].sum()), int(confusion_KK[:, k].sum())
+        mistakes_K = confusion_KK[k].clone()
+        mistakes_K[k] = 0
+        worst = int(mistakes_K.argmax())
+        rows.append(
+            {
+                "class": name,
+                "images": images,
+                "accuracy": correct / images if images else None,
+                "precision": correct / predicted if predicted else None,
+                "taken_for": class_names[worst] if mistakes_K[worst] else None,
+                "times": int(mistakes_K[worst]),
+            }
+        )
+    return rows
+
+
+def markdown(title: str, metrics: dict[str, float], rows: list[dict[str, Any]]) -> str:
+    """The page that evaluate.py prints: one line of metrics, one table of classes."""
+    overall = [f"accuracy {100 * metrics['accuracy']:.2f} %"]
+    if "top5_accuracy" in metrics:
+        overall.append(f"top-5 {100 * metrics['top5_accuracy']:.2f} %")
+    overall += [f"loss {metrics['loss']:.4f}", f"{metrics['num_samples']:,} images"]
+    table = tabulate(
+        [
+            (
+                row["class"],
+                row["images"],
+                _percent(row["accuracy"]),
+                _percent(row["precision"]),
+                f"{row['taken_for']} ({row['times']})" if row["taken_for"] else "-",
+            )
+            for row in rows
+        ],
+        headers=("class", "images", "accuracy %", "precision %", "most often taken for"),
+        tablefmt="pipe",
+        colalign=("left", "right", "right", "right", "left"),
+        disable_numparse=True,
+    )
+    return f"# {title}\n\n{', '.join(overall)}\n\n{table}\n"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"

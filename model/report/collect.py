@@ -1,0 +1,185 @@
+"""Find every run below a folder and read what its files say.
+
+A file that cannot be read costs its own values and leaves a note on its run; the others are read all the same.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model.folder import Folder, Weights
+from model.legacy import is_flat
+from model.params import leaves, load_params
+from utils import UserError, nearest
+
+SPLITS = ("val", "test")
+WEIGHTS: tuple[Weights, ...] = ("best", "last")
+SEARCH_FILE = "search.json"
+NO_RUNS_INSIDE = ("tensorboard", "evaluation")
+
+ANCESTOR = "val is the test set (ancestor)"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One experiment folder, as its files describe it.
+
+    Args:
+        path: Relative to the folder that was searched.
+        params: Every value under its dotted path. A component's name and a teacher's folder stand under the component's
+            own key ("student": "cnn"), the terms of the objective under "loss".
+        written: Which of these paths params.json names itself; the others are defaults.
+        state: As `Folder.state`; None where there are results, but nothing that says how the run ended.
+        metrics: (split, weights) -> the finite numbers of that metrics file.
+        epochs: Epochs done.
+        notes: What a reader of the numbers must know.
+    """
+
+    path: str
+    params: dict[str, Any]
+    written: frozenset[str]
+    state: str | None
+    metrics: dict[tuple[str, Weights], dict[str, float]]
+    epochs: float | None
+    seconds: float | None
+    notes: tuple[str, ...]
+
+
+def collect_runs(parent_dir: Path) -> list[Run]:
+    """All runs in and below a folder, in natural order of their paths: run_2 before run_10.
+
+    A run is a folder with params.json or with results; a search's folder is one only if it has results of its own.
+
+    Raises:
+        UserError: There is no such folder, or no run in it.
+    """
+    if not parent_dir.is_dir():
+        siblings = [entry.name for entry in parent_dir.parent.glob("*") if entry.is_dir()]
+        raise UserError(f"{parent_dir}: no such folder{nearest(parent_dir.name, siblings)}")
+    runs = []
+    for path, children, _ in os.walk(parent_dir):
+        children[:] = [child for child in children if not child.startswith(".") and child not in NO_RUNS_INSIDE]
+        folder = Folder(Path(path))
+        if _has_results(folder) or (folder.params.exists() and not (folder.path / SEARCH_FILE).exists()):
+            runs.append(_read_run(folder, parent_dir))
+    if not runs:
+        raise UserError(f"no runs under {parent_dir}: no folder in it holds a params.json or metrics")
+    return sorted(runs, key=lambda run: natural_order(run.path))
+
+
+def natural_order(path: str) -> list[tuple[str, int]]:
+    """A sort key in which numbers count as numbers."""
+    return [(text, int(number or -1)) for text, number in re.findall(r"(\D*)(\d*)", path)]
+
+
+def _has_results(folder: Folder) -> bool:
+    files = [folder.metrics(split, weights) for split in SPLITS for weights in WEIGHTS]
+    return any(file.exists() for file in [folder.run, folder.history, *files])
+
+
+def _read_run(folder: Folder, parent_dir: Path) -> Run:
+    notes: list[str] = []
+    run = _read_object(folder.run, notes)
+    if run.get("error"):
+        notes.append(str(run["error"]))
+    metrics = {
+        (split, weights): _numbers(_read_object(folder.metrics(split, weights), notes))
+        for split in SPLITS
+        for weights in WEIGHTS
+    }
+    params, written = _read_params(folder, notes)
+    if _is_ancestors(folder, metrics["val", "best"] or metrics["val", "last"]):
+        notes.append(ANCESTOR)
+    return Run(
+        path=folder.path.relative_to(parent_dir).as_posix(),
+        params=params,
+        written=written,
+        state=_state(folder, run),
+        metrics=metrics,
+        epochs=_epochs(folder, run, notes),
+        seconds=_numbers(run).get("seconds"),
+        notes=tuple(notes),
+    )
+
+
+def _read_object(path: Path, notes: list[str]) -> dict[str, Any]:
+    # Not utils.read_json: NaN, which it refuses, is what a run that diverged may have written.
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        notes.append(f"{path.name}: {error}")
+        return {}
+    if not isinstance(value, dict):
+        notes.append(f"{path.name}: must be a JSON object, got {type(value).__name__}")
+        return {}
+    return value
+
+
+def _numbers(values: dict[str, Any]) -> dict[str, float]:
+    return {
+        key: value
+        for key, value in values.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }
+
+
+def _read_params(folder: Folder, notes: list[str]) -> tuple[dict[str, Any], frozenset[str]]:
+    resolved = _read_object(folder.resolved, notes)
+    try:
+        params = load_params(folder.path)
+    except UserError as error:
+        if folder.params.exists():
+            notes.append(str(error).removeprefix(f"{folder.path}/"))
+        values = _by_path(resolved)
+        return values, frozenset(values)
+    written = _by_path(params.model_dump(exclude_unset=True))
+    return _by_path(resolved or params.model_dump()), frozenset(written)
+
+
+def _by_path(params: dict[str, Any]) -> dict[str, Any]:
+    terms = params.get("loss")
+    if isinstance(terms, dict):
+        params = params | {"loss": {"name": " + ".join(sorted(terms)), **terms}}
+    return {
+        path.removesuffix(".name").removesuffix(".model_dir"): value
+        for path, value in leaves(params).items()
+        if value not in (None, {})
+    }
+
+
+def _is_ancestors(folder: Folder, val_metrics: dict[str, float]) -> bool:
+    """Whether these results were written by the ancestor, which chose its best epoch on the test set.
+
+    Ours always say how many samples they count.
+    """
+    params = _read_object(folder.params, [])
+    return (
+        bool(val_metrics)
+        and "num_samples" not in val_metrics
+        and not folder.run.exists()
+        and (is_flat(params) or not params)
+    )
+
+
+def _state(folder: Folder, run: dict[str, Any]) -> str | None:
+    if run:
+        return folder.state()
+    return None if _has_results(folder) else "new"
+
+
+def _epochs(folder: Folder, run: dict[str, Any], notes: list[str]) -> float | None:
+    try:
+        history = folder.read_history()
+    except (OSError, ValueError) as error:
+        notes.append(f"{folder.history.name}: {error}")
+        history = []
+    last = history[-1] if history and isinstance(history[-1], dict) else run
+    return _numbers(last).get("epoch")

@@ -1,0 +1,258 @@
+"""One table of all runs below a folder: what differs between them, and what came out.
+
+Rows are sorted by the validation accuracy of the best weights. Rows without one (`"val_size": 0`, or not far enough)
+come last, in the order of their paths: no row is ever ranked by a test accuracy.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import statistics
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tabulate import tabulate
+
+from model.folder import Weights
+from model.params import FREE_TO_CHANGE, Params
+from model.report.collect import SPLITS, WEIGHTS, Run, collect_runs, natural_order
+from utils import UserError, write_text
+
+MISSING = "-"
+NOT_A_RESULT = ("accuracy", "epoch", "num_samples")  # keys of a metrics file that get no column of their own
+
+Group = list[Run]  # the runs of one row: one, or those that differ in their seed only
+
+
+class Column(NamedTuple):
+    """One column: its cells in the Markdown table (None: in the CSV file only), and in the CSV file."""
+
+    header: str
+    markdown: list[str] | None
+    csv: Sequence[str | float | None]
+    align: str = "left"
+
+
+def results_table(parent_dir: Path, *, group_by_seed: bool = False) -> str:
+    """All runs in and below a folder as a Markdown table; accuracies in percent.
+
+    Args:
+        parent_dir: Where to look for runs.
+        group_by_seed: Make one row of the finished runs that differ in `seed` only: mean ± sample standard deviation.
+
+    Raises:
+        UserError: There is no such folder, or no run in it.
+    """
+    return _markdown(_columns(parent_dir, group_by_seed))
+
+
+def write_results(parent_dir: Path, *, group_by_seed: bool = False) -> str:
+    """Write results.md and results.csv into the folder and return the Markdown table.
+
+    The CSV file has the same columns with unrounded values, accuracies in [0, 1] and empty cells for what is missing;
+    a standard deviation has a column of its own.
+
+    Raises:
+        UserError: There is no such folder, no run in it, or it cannot be written to.
+    """
+    columns = _columns(parent_dir, group_by_seed)
+    table = _markdown(columns)
+    try:
+        write_text(parent_dir / "results.md", table + "\n")
+        write_text(parent_dir / "results.csv", _csv(columns))
+    except OSError as error:
+        raise UserError(f"{parent_dir}: cannot write the results here ({error.strerror})") from None
+    return table
+
+
+def _markdown(columns: list[Column]) -> str:
+    shown = [(column.header, column.markdown, column.align) for column in columns if column.markdown is not None]
+    headers, cells, aligns = zip(*shown, strict=True)
+    rows = [[_escaped(cell) for cell in row] for row in zip(*cells, strict=True)]
+    table: str = tabulate(
+        rows, headers=[_escaped(header) for header in headers], tablefmt="pipe", colalign=aligns, disable_numparse=True
+    )
+    return table
+
+
+def _escaped(cell: str) -> str:
+    return " ".join(cell.split()).replace("|", "\\|")
+
+
+def _csv(columns: list[Column]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(column.header for column in columns)
+    writer.writerows(zip(*(column.csv for column in columns), strict=True))
+    return text.getvalue()
+
+
+def _columns(parent_dir: Path, group_by_seed: bool) -> list[Column]:
+    runs = collect_runs(parent_dir)
+    groups = sorted(_by_seed(runs) if group_by_seed else [[run] for run in runs], key=_rank)
+    hidden = (*FREE_TO_CHANGE, "seed") if group_by_seed else FREE_TO_CHANGE
+    states = [group[0].state for group in groups]
+    notes = ["; ".join(_notes(group)) or None for group in groups]
+
+    columns = [_text_column("path", [_common_path(group) for group in groups])]
+    columns += _params_columns(runs, groups, hidden)
+    if any(state not in ("finished", None) for state in states):
+        columns.append(_text_column("state", states))
+    if group_by_seed:
+        counts = [len(group) for group in groups]
+        columns.append(Column("n", [str(count) for count in counts], counts, "right"))
+    columns += _metrics_columns(groups, with_spread=group_by_seed)
+    columns += _number_columns("epochs", [[run.epochs for run in group] for group in groups], _whole)
+    columns += _number_columns("seconds", [[run.seconds for run in group] for group in groups], _whole)
+    if any(notes):
+        columns.append(_text_column("note", notes))
+    return columns
+
+
+def _rank(group: Group) -> tuple[float, list[tuple[str, int]]]:
+    values = [run.metrics["val", "best"].get("accuracy") for run in group]
+    known = [value for value in values if value is not None]
+    return -statistics.mean(known) if known else math.inf, natural_order(group[0].path)
+
+
+# Seeds --------------------------------------------------------------------------------------------------------------
+
+
+def _by_seed(runs: list[Run]) -> list[Group]:
+    """Put finished runs together that differ in their seed only; every other run stays alone."""
+    groups: dict[str, Group] = {}
+    for run in runs:
+        same = {path: _text(value) for path, value in run.params.items() if path not in (*FREE_TO_CHANGE, "seed")}
+        is_comparable = run.params and run.state in ("finished", None)
+        key = json.dumps([run.state, same], sort_keys=True) if is_comparable else run.path
+        groups.setdefault(key, []).append(run)
+    return list(groups.values())
+
+
+def _common_path(group: Group) -> str:
+    """The path of a group: what all paths begin and end with, and a star for what lies between."""
+    paths = [run.path for run in group]
+    start = _common_start(paths)
+    end = _common_start([path[len(start) :][::-1] for path in paths])[::-1]
+    if len(paths) == 1 or not start + end:
+        return ", ".join(paths)
+    return f"{start}*{end}"
+
+
+def _common_start(texts: list[str]) -> str:
+    start = min(texts, key=len)
+    while not all(text.startswith(start) for text in texts):
+        start = start[:-1]
+    return start
+
+
+def _notes(group: Group) -> list[str]:
+    notes = list(dict.fromkeys(note for run in group for note in run.notes))
+    if len({run.params.get("seed") for run in group}) < len(group):
+        notes.append("several runs of one seed")
+    return notes
+
+
+# Columns ------------------------------------------------------------------------------------------------------------
+
+
+def _text_column(header: str, values: Sequence[str | None]) -> Column:
+    return Column(header, [MISSING if value is None else value for value in values], values)
+
+
+def _params_columns(runs: list[Run], groups: list[Group], hidden: Sequence[str]) -> list[Column]:
+    """The parameters that differ, under the shortest name that says which: the leaf's, where no other leaf has it.
+
+    A value that only some rows have counts as a difference if a params.json names it. The defaults of an option that
+    the other rows do not have tell nothing more than that.
+    """
+    known = [run for run in runs if run.params]
+    paths = dict.fromkeys(path for run in known for path in run.params if path not in hidden)
+    times = Counter(_leaf(path) for path in paths)
+    columns = []
+    for path in sorted(paths, key=_place_in_schema):
+        texts = {_text(run.params[path]) for run in known if path in run.params}
+        is_lacking = any(path not in run.params for run in known)
+        is_written = any(path in run.written for run in known)
+        if len(texts) > 1 or (is_lacking and is_written):
+            header = _leaf(path) if times[_leaf(path)] == 1 else path
+            values = [_text(group[0].params[path]) if path in group[0].params else None for group in groups]
+            columns.append(_text_column(header, values))
+    return columns
+
+
+def _place_in_schema(path: str) -> int:
+    top, keys = path.partition(".")[0], list(Params.model_fields)
+    return keys.index(top) if top in keys else len(keys)
+
+
+def _leaf(path: str) -> str:
+    return path.rpartition(".")[2]
+
+
+def _text(value: Any) -> str:
+    """A parameter as a user would type it; 4.0 and 4 are the same."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return ", ".join(value)
+    return json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
+def _metrics_columns(groups: list[Group], *, with_spread: bool) -> list[Column]:
+    """Accuracy of the best and the last weights; then the best weights' loss and whatever else was measured."""
+
+    def column(header: str, split: str, weights: Weights, key: str) -> list[Column]:
+        values = [[run.metrics[split, weights].get(key) for run in group] for group in groups]
+        return _number_columns(header, values, _percent if key.endswith("accuracy") else _decimals, with_spread)
+
+    columns = []
+    for split in SPLITS:
+        for weights in WEIGHTS:
+            columns += column(f"{split} {weights}", split, weights, "accuracy")
+    for split in SPLITS:
+        found = {key for group in groups for run in group for key in run.metrics[split, "best"]}
+        for key in sorted(found.difference(NOT_A_RESULT), key=lambda key: (key != "loss", natural_order(key))):
+            columns += column(f"{split} {key}", split, "best", key)
+    return columns
+
+
+def _number_columns(
+    header: str,
+    values: list[list[float | None]],
+    written: Callable[[float], str],
+    with_spread: bool = False,
+) -> list[Column]:
+    """A column of means over each group's runs; `with_spread`, the standard deviations follow in the CSV file."""
+    markdown, means, deviations = [], [], []
+    for group in values:
+        numbers = [value for value in group if value is not None]
+        mean = statistics.mean(numbers) if numbers else None
+        deviation = statistics.stdev(numbers) if with_spread and len(numbers) > 1 else None
+        cell = MISSING if mean is None else written(mean)
+        if deviation is not None:
+            cell += f" ± {written(deviation)}"
+        if numbers and len(numbers) < len(group):
+            cell += f" (n={len(numbers)})"
+        markdown.append(cell)
+        means.append(mean)
+        deviations.append(deviation)
+    columns = [Column(header, markdown, means, "right")]
+    return [*columns, Column(f"{header} std", None, deviations)] if with_spread else columns
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f}"
+
+
+def _decimals(value: float) -> str:
+    return f"{value:.4f}"
+
+
+def _whole(value: float) -> str:
+    return f"{value:.0f}"

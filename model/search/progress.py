@@ -1,0 +1,167 @@
+"""What a search shows while it goes: on a terminal a line for all runs and one for each that is running, else a log."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tqdm import tqdm
+
+from model.folder import Folder
+from model.search.plan import Run
+from model.search.space import Metric
+from utils import duration, log
+
+SECONDS_BETWEEN_LOOKS = 0.5
+
+
+class Bar(tqdm):  # type: ignore[misc]
+    """One line at a fixed place."""
+
+    monitor_interval = 0  # no thread of its own: the driver starts processes
+
+
+@dataclass
+class Line:
+    """A run that is running, and its place on the terminal, counted from 1."""
+
+    run: Run
+    place: int
+    first: float  # share of the run that was done before
+    bar: Bar
+    began: float = field(default_factory=time.monotonic)
+
+
+class Progress:
+    """Follows the runs of one phase by what they write into their folders.
+
+    Args:
+        runs: All runs of the phase, the finished ones too.
+        to_do: Those that will begin.
+        metric: What the best run so far is the best in.
+    """
+
+    def __init__(self, runs: Sequence[Run], to_do: Sequence[Run], metric: Metric) -> None:
+        self.metric = metric
+        self.num_runs, self.num_finished, self.num_failed = len(runs), len(runs) - len(to_do), 0
+        self.is_live = sys.stderr.isatty()
+        self._waiting = len(to_do)
+        self._lines: dict[Run, Line] = {}
+        self._best: tuple[float, str] | None = None
+        self._began, self._work, self._next_look = time.monotonic(), 0.0, 0.0
+        self._bar = Bar(
+            total=self.num_runs,
+            position=0,
+            disable=not self.is_live,
+            dynamic_ncols=True,
+            bar_format="{n_fmt}/{total_fmt} runs |{bar:20}|{postfix}",
+        )
+        for run in runs:
+            self._note_best(run)
+
+    def begin(self, run: Run) -> None:
+        place = next(
+            n for n in range(1, len(self._lines) + 2) if n not in {line.place for line in self._lines.values()}
+        )
+        bar = Bar(
+            desc=run.name,
+            total=1.0,
+            position=place,
+            leave=False,
+            disable=not self.is_live,
+            dynamic_ncols=True,
+            bar_format="  {desc:.50} {percentage:3.0f}%|{bar:20}|{postfix}",
+        )
+        self._lines[run] = Line(run, place, share_done(run.folder), bar)
+        self._waiting -= 1
+        if not self.is_live:
+            log.info("%s: begins", run.name)
+
+    def end(self, run: Run, told: str, *, finished: bool = False, failed: bool = False) -> None:
+        """Note how a run ended and log it in words."""
+        line = self._lines.pop(run)
+        line.bar.close()
+        self.num_finished += finished
+        self.num_failed += failed
+        self._work += (1.0 if finished else share_done(run.folder)) - line.first
+        self._note_best(run)
+        value = best_value(run.folder, self.metric)
+        reached = "" if value is None else f", {self.metric.name} {shown(self.metric.name, value)}"
+        log.info(
+            "%s: %s after %s%s; %s", run.name, told, duration(time.monotonic() - line.began), reached, self._state()
+        )
+        self._next_look = 0.0
+
+    def look(self) -> None:
+        """Draw anew, not more often than people read."""
+        if not self.is_live or time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + SECONDS_BETWEEN_LOOKS
+        for line in self._lines.values():
+            self._note_best(line.run)
+            line.bar.n = share_done(line.run.folder)
+            line.bar.set_postfix_str(self._told_by(line.run.folder))
+        self._bar.n = self.num_finished
+        self._bar.set_postfix_str(self._state())
+
+    def close(self) -> None:
+        for line in self._lines.values():
+            line.bar.close()
+        self._bar.close()
+
+    def _state(self) -> str:
+        parts = [f"{self.num_finished} of {self.num_runs} finished"] if not self.is_live else []
+        parts += [f"{self.num_failed} failed"] if self.num_failed else []
+        if self._best is not None:
+            parts.append(f"best {shown(self.metric.name, self._best[0])} ({self._best[1]})")
+        seconds = self._seconds_left()
+        if seconds:
+            parts.append(f"about {duration(seconds)} left")
+        return ", ".join(parts)
+
+    def _seconds_left(self) -> float | None:
+        """From the work that was done since the phase began, in runs."""
+        shares = {run: share_done(run.folder) for run in self._lines}
+        work = self._work + sum(shares[run] - line.first for run, line in self._lines.items())
+        left = self._waiting + sum(1 - share for share in shares.values())
+        return (time.monotonic() - self._began) / work * left if work > 0 else None
+
+    def _told_by(self, folder: Folder) -> str:
+        run, parts = folder.read_run(), []
+        if run.get("epoch") is not None:
+            parts.append(f"epoch {run['epoch']}/{run.get('num_epochs', '?')}")
+        if (value := best_value(folder, self.metric)) is not None:
+            parts.append(f"{self.metric.name} {shown(self.metric.name, value)}")
+        if run.get("images_per_second"):
+            parts.append(f"{run['images_per_second']:,.0f} images/s")
+        return ", ".join(parts)
+
+    def _note_best(self, run: Run) -> None:
+        value = best_value(run.folder, self.metric)
+        if value is None:
+            return
+        if self._best is None or self.metric.best((value, self._best[0])) != self._best[0]:
+            self._best = value, run.name
+
+
+def share_done(folder: Folder) -> float:
+    """How much of a run is done, in [0, 1], as far as its run.json says."""
+    run = folder.read_run()
+    share = run.get("progress")
+    if share is None and run.get("num_epochs"):
+        share = run.get("epoch", 0) / run["num_epochs"]
+    return min(1.0, max(0.0, share or 0.0))
+
+
+def best_value(folder: Folder, metric: Metric) -> float | None:
+    """The best epoch's value, None before there is one."""
+    values: list[Any] = [row.get(metric.name) for row in folder.read_history()]
+    return metric.best(value for value in values if isinstance(value, int | float) and math.isfinite(value))
+
+
+def shown(name: str, value: float) -> str:
+    return f"{100 * value:.2f} %" if name.endswith("accuracy") else f"{value:.4g}"

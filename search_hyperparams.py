@@ -1,0 +1,53 @@
+"""Train one run for each combination of values, several at once, and print the table of what came out.
+
+    python search_hyperparams.py --parent_dir experiments/cnn_distill_alpha_temp
+
+The folder holds params.json, the base of all runs, and search.json, the values to try. The same command goes on after
+any end. Exit status: 0 all runs are finished, 1 some failed, 2 a mistake in what was asked, 75 stopped, all is saved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from functools import partial
+from pathlib import Path
+
+from model.params import ROOT
+from model.search.driver import search
+from model.search.local import LocalEngine
+from model.search.plan import listing, make_plan, summary
+from utils import EXIT_DONE, EXIT_STOPPED, run_script
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Train one run for each combination of values in search.json.")
+    parser.add_argument("--parent_dir", type=Path, required=True, help="folder with params.json and search.json")
+    parser.add_argument("--jobs", type=int, help="runs at once (default: one a GPU, else one a core)")
+    parser.add_argument("--data_dir", type=Path, help="where data sets lie (default: data)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--restart", action="store_true", help="begin every run anew, finished ones too")
+    parser.add_argument("--dry_run", action="store_true", help="print the plan and write nothing")
+    args = parser.parse_args()
+
+    from model.build import check_params  # after the options: --help need not wait for torch
+    from model.report.tables import results_table
+
+    command = [sys.executable, str(ROOT / "train.py"), "--device", args.device]
+    command += ["--data_dir", str(args.data_dir.absolute())] if args.data_dir else []
+    make_engine = partial(LocalEngine.for_runs, jobs=args.jobs, device=args.device)
+    if args.dry_run:
+        plan = make_plan(args.parent_dir, check=check_params, restart=args.restart)
+        print(summary(plan))
+        print(f"{make_engine(len(plan.to_do)).describe()}: {shlex.join(command)} --model_dir RUN")
+        print(listing(plan))
+        return EXIT_DONE
+    status = search(args.parent_dir, command=command, make_engine=make_engine, check=check_params, restart=args.restart)
+    if status != EXIT_STOPPED:
+        print(results_table(args.parent_dir))
+    return status
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,28 @@
+"""Table of every run below a folder: printed, and written there as results.md and results.csv.
+
+python synthesize_results.py --parent_dir experiments [--group_by_seed]
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from model.report.tables import write_results
+from utils import EXIT_DONE, run_script
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Table of every run below a folder, sorted by validation accuracy.")
+    parser.add_argument("--parent_dir", type=Path, default=Path("experiments"), help="where to look for runs")
+    parser.add_argument(
+        "--group_by_seed", action="store_true", help="one row for runs that differ in their seed only: mean ± std"
+    )
+    arguments = parser.parse_args()
+    print(write_results(arguments.parent_dir, group_by_seed=arguments.group_by_seed))
+    print(f"\nwritten to {arguments.parent_dir / 'results.md'} and {arguments.parent_dir / 'results.csv'}")
+    return EXIT_DONE
+
+
+if __name__ == "__main__":
+    run_script(main)

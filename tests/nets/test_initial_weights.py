@@ -1,0 +1,72 @@
+"""Every network starts from the weights that its file's head comment promises."""
+
+import math
+from typing import TypeVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import model.nets  # noqa: F401 (registers the networks)
+from model.registry import NETS
+
+Layer = TypeVar("Layer", bound=nn.Module)
+
+PYTORCH_CONVS = ["cnn", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
+FAN_OUT_NORMAL_CONVS = ["resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110"]
+TAIL = 6  # standard errors, so far out that the hundreds of layers checked here stay inside
+
+
+def layers_of(name: str, kind: type[Layer]) -> list[Layer]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = NETS.build(name, 10)
+    return [module for module in net.modules() if isinstance(module, kind)]
+
+
+def assert_is_normal(weights: Tensor, std: float) -> None:
+    count = weights.numel()
+    assert weights.mean().item() == pytest.approx(0, abs=TAIL * std / math.sqrt(count))
+    assert weights.std().item() == pytest.approx(std, rel=TAIL / math.sqrt(2 * count))
+    beyond_two = (weights.abs() > 2 * std).double().mean().item()
+    assert beyond_two == pytest.approx(0.0455, abs=TAIL * math.sqrt(0.0455 * 0.9545 / count))
+
+
+def assert_is_uniform(weights: Tensor, bound: float) -> None:
+    count = weights.numel()
+    assert weights.abs().max().item() <= bound * (1 + 1e-6)
+    assert weights.mean().item() == pytest.approx(0, abs=TAIL * bound / math.sqrt(3 * count))
+    # The variance of u^2 is 4/45 for u uniform in [-1, 1].
+    assert (weights / bound).square().mean().item() == pytest.approx(1 / 3, abs=TAIL * math.sqrt(4 / 45 / count))
+
+
+@pytest.mark.parametrize("name", FAN_OUT_NORMAL_CONVS)
+def test_convolutions_are_normal_with_variance_two_over_fan_out(name: str) -> None:
+    for conv in layers_of(name, nn.Conv2d):
+        height, width = conv.kernel_size
+        assert_is_normal(conv.weight, math.sqrt(2 / (height * width * conv.out_channels)))
+
+
+@pytest.mark.parametrize("name", PYTORCH_CONVS)
+def test_convolutions_are_uniform_within_one_over_root_fan_in(name: str) -> None:
+    for conv in layers_of(name, nn.Conv2d):
+        height, width = conv.kernel_size
+        assert_is_uniform(conv.weight, 1 / math.sqrt(height * width * conv.in_channels))
+
+
+@pytest.mark.parametrize("name", NETS.names())
+def test_linear_layers_are_uniform_within_one_over_root_fan_in(name: str) -> None:
+    for linear in layers_of(name, nn.Linear):
+        assert_is_uniform(linear.weight, 1 / math.sqrt(linear.in_features))
+        assert_is_uniform(linear.bias, 1 / math.sqrt(linear.in_features))
+
+
+@pytest.mark.parametrize("name", NETS.names())
+def test_batch_norms_start_as_the_identity(name: str) -> None:
+    for norm in [*layers_of(name, nn.BatchNorm1d), *layers_of(name, nn.BatchNorm2d)]:
+        assert (norm.weight == 1).all()
+        assert (norm.bias == 0).all()
+
+
+def test_every_network_is_listed_with_its_convolutions() -> None:
+    assert sorted(PYTORCH_CONVS + FAN_OUT_NORMAL_CONVS) == NETS.names()

@@ -1,0 +1,168 @@
+"""One suite over every registered network: what a training step and a distillation loss rely on."""
+
+import copy
+from collections.abc import Callable, Iterator
+from itertools import chain
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import model.nets  # noqa: F401 (registers the networks)
+from model.registry import NETS
+from model.types import Output
+
+
+def num_parameters(name: str) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in NETS.build(name, 10).parameters())
+
+
+def smallest_of_each_file() -> list[str]:
+    by_size = sorted(NETS.names(), key=num_parameters, reverse=True)
+    return sorted({NETS[name].__module__: name for name in by_size}.values())
+
+
+def images(num_images: int) -> Tensor:
+    return torch.randn(num_images, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def all_tensors(output: Output) -> Iterator[Tensor]:
+    yield from (output.logits, output.embedding, *output.maps, *output.preacts)
+    for early in output.exits:
+        yield from all_tensors(early)
+
+
+@pytest.fixture(scope="module", params=NETS.names())
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def net(name: str) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net: nn.Module = NETS.build(name, 10)
+    return net.eval()
+
+
+def test_output_has_a_row_for_every_image(net: nn.Module) -> None:
+    with torch.no_grad():
+        output = net(images(2))
+    assert isinstance(output, Output)
+    assert output.logits.shape == (2, 10)
+    assert output.embedding.ndim == 2
+    assert all(tensor.ndim == 4 for tensor in output.maps + output.preacts)
+    assert all(len(tensor) == 2 for tensor in all_tensors(output))
+
+
+def test_output_keeps_the_dtype_of_the_images(net: nn.Module) -> None:
+    with torch.no_grad():
+        assert {tensor.dtype for tensor in all_tensors(net(images(1)))} == {torch.float32}
+
+
+def test_embedding_is_what_the_classifier_reads(net: nn.Module) -> None:
+    calls: list[tuple[Tensor, Tensor]] = []
+    hooks = [
+        module.register_forward_hook(lambda module, inputs, result: calls.append((inputs[0], result)))
+        for module in net.modules()
+        if isinstance(module, nn.Linear)
+    ]
+    with torch.no_grad():
+        output = net(images(2))
+    for hook in hooks:
+        hook.remove()
+    assert any(read is output.embedding and result is output.logits for read, result in calls)
+
+
+def test_map_is_the_relu_of_its_preact(net: nn.Module) -> None:
+    with torch.no_grad():
+        output = net(images(2))
+    assert len(output.maps) == len(output.preacts)
+    assert all(torch.equal(after, F.relu(before)) for after, before in zip(output.maps, output.preacts, strict=True))
+
+
+def test_preact_has_negative_values(net: nn.Module) -> None:
+    with torch.no_grad():
+        assert all((before < 0).any() for before in net(images(2)).preacts)
+
+
+def test_maps_lie_on_the_way_to_the_logits(net: nn.Module) -> None:
+    output = net(images(1))
+    gradients = torch.autograd.grad(output.logits[0, 0], output.maps)
+    assert all(gradient.any() for gradient in gradients)
+
+
+def test_every_parameter_gets_a_gradient(net: nn.Module) -> None:
+    # In eval mode: behind a BatchNorm in training mode, the gradient of a convolution's bias is truly zero.
+    output = net(images(2))
+    classes = torch.randn(10, generator=torch.Generator().manual_seed(2))
+    loss = sum(exit_output.logits @ classes for exit_output in (output, *output.exits)).sum()
+    parameters = dict(net.named_parameters())
+    gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    reached = [
+        key for key, gradient in zip(parameters, gradients, strict=True) if gradient is not None and gradient.any()
+    ]
+    assert reached == list(parameters)
+
+
+def test_eval_is_deterministic(net: nn.Module) -> None:
+    with torch.no_grad():
+        first, second = net(images(2)), net(images(2))
+    assert all(torch.equal(a, b) for a, b in zip(all_tensors(first), all_tensors(second), strict=True))
+
+
+def test_eval_sees_each_image_alone(net: nn.Module) -> None:
+    with torch.no_grad():
+        together, alone = net(images(2)).logits[0], net(images(2)[:1]).logits[0]
+    assert (together - alone).abs().max() <= 1e-5 * together.abs().max()
+
+
+def test_eval_changes_no_buffer(net: nn.Module) -> None:
+    before = {key: buffer.clone() for key, buffer in net.named_buffers()}
+    with torch.no_grad():
+        net(images(2))
+    assert all(torch.equal(buffer, before[key]) for key, buffer in net.named_buffers())
+
+
+def test_training_takes_a_short_last_batch(net: nn.Module) -> None:
+    student = copy.deepcopy(net).train()
+    for num_images in (4, 3):
+        loss = F.cross_entropy(student(images(num_images)).logits, torch.arange(num_images))
+        gradients = torch.autograd.grad(loss, list(student.parameters()))
+        assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_maps_stay_channels_last_under_bfloat16(net: nn.Module) -> None:
+    student = copy.deepcopy(net).to(memory_format=torch.channels_last)
+    batch = images(2).to(memory_format=torch.channels_last)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        output = student(batch)
+    assert all(tensor.isfinite().all() for tensor in all_tensors(output))
+    for tensor in output.maps + output.preacts:
+        assert tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_two_builds_share_no_storage(name: str, net: nn.Module) -> None:
+    other = NETS.build(name, 10)
+    ours, theirs = (
+        {tensor.untyped_storage().data_ptr() for tensor in chain(build.parameters(), build.buffers())}
+        for build in (net, other)
+    )
+    assert ours.isdisjoint(theirs)
+
+
+def test_channels_and_classes_are_those_asked_for(name: str) -> None:
+    with torch.device("meta"):
+        output = NETS.build(name, 7, 1)(torch.empty(2, 1, 32, 32))
+    assert output.logits.shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", smallest_of_each_file())
+def test_compiles_into_one_graph(name: str) -> None:
+    net = NETS.build(name, 10).eval()
+    torch.compiler.reset()
+    compiled: Callable[[Tensor], Output] = torch.compile(net, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        assert torch.equal(compiled(images(2)).logits, net(images(2)).logits)

@@ -1,0 +1,207 @@
+"""Every network against numbers taken from the original one: float64, weights drawn from a fixed stream.
+
+`state_dicts/` lists the original's state dict, one `name shape` per line, in order.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import model.nets  # noqa: F401 (registers the networks)
+from model.registry import NETS
+from model.types import Output
+
+
+class Vector(NamedTuple):
+    """What the original network answers to the fixed images; features and preacts as means of absolute values."""
+
+    name: str
+    file: str
+    num_classes: int
+    logits: tuple[float, float, float]  # the first three of the first image
+    features: tuple[float, ...] = ()  # the stages after their ReLU, then the embedding
+    preacts: tuple[float, ...] = ()
+
+
+VECTORS = [
+    Vector("cnn", "seed1_cnn", 10, (-0.96695481, 1.4728958, -2.9719412)),
+    Vector("resnet18", "seed1_ResNet18", 10, (-1.4159314, 3.7491193, -1.0560084)),
+    Vector("resnet34", "seed1_ResNet34", 10, (-20.214152, 3.1724728, -10.320736)),
+    Vector("resnet50", "seed1_ResNet50", 10, (-2.4200079, 5.020243, -4.200313)),
+    Vector(
+        "resnet50",
+        "zoo_ResNet50",
+        100,
+        (-2.5642354, 5.2419452, -4.2360107),
+        (0.5942178, 0.9249494, 1.791174, 2.055619, 2.055619),
+        (0.7159209, 1.14269, 2.023971, 2.401305),
+    ),
+    Vector(
+        "resnet8",
+        "zoo_resnet8",
+        100,
+        (0.57643341, 0.49102242, -1.133068),
+        (0.5830825, 0.4634801, 0.5390791, 0.5390791),
+        (0.7589291, 0.9763532, 0.9322788),
+    ),
+    Vector(
+        "resnet14",
+        "zoo_resnet14",
+        100,
+        (1.4181542, 1.7005527, 4.9700949),
+        (0.4904478, 0.6831354, 1.192673, 1.192673),
+        (0.7740662, 0.8954699, 1.472608),
+    ),
+    Vector(
+        "resnet20",
+        "zoo_resnet20",
+        100,
+        (2.285698, -2.0731755, -0.24340876),
+        (0.6185846, 1.029138, 1.464282, 1.464282),
+        (0.8062374, 1.229503, 1.703688),
+    ),
+    Vector(
+        "resnet32",
+        "zoo_resnet32",
+        100,
+        (4.8610577, 6.6729691, 0.10259268),
+        (1.331542, 4.01832, 5.998403, 5.998403),
+        (1.503116, 4.809005, 6.812228),
+    ),
+    Vector(
+        "resnet44",
+        "zoo_resnet44",
+        100,
+        (39.447433, -40.202978, 67.461863),
+        (1.508536, 19.69879, 76.34755, 76.34755),
+        (1.999552, 22.79738, 93.65733),
+    ),
+    Vector(
+        "resnet56",
+        "zoo_resnet56",
+        100,
+        (115.949, -50.328102, -47.096439),
+        (1.87628, 16.4685, 72.96817, 72.96817),
+        (2.531883, 19.65794, 90.26792),
+    ),
+    Vector(
+        "resnet110",
+        "zoo_resnet110",
+        100,
+        (-16992.999, -33129.684, 16.346275),
+        (17.33309, 669.4201, 17723.99, 17723.99),
+        (19.65982, 747.2374, 22751.07),
+    ),
+]
+WITH_FEATURES = [vector for vector in VECTORS if vector.features]  # not every original gives them out
+WITHOUT_VECTOR = {"resnet101", "resnet152"}  # their parameter counts are checked
+
+NUM_PARAMETERS = [
+    ("cnn", 10, 357_514),
+    ("resnet18", 10, 11_173_962),
+    ("resnet34", 10, 21_282_122),
+    ("resnet50", 10, 23_520_842),
+    ("resnet101", 10, 42_512_970),
+    ("resnet152", 10, 58_156_618),
+    ("resnet18", 100, 11_220_132),
+    ("resnet50", 100, 23_705_252),
+    ("resnet8", 100, 83_892),
+    ("resnet14", 100, 181_108),
+    ("resnet20", 100, 278_324),
+    ("resnet32", 100, 472_756),
+    ("resnet44", 100, 667_188),
+    ("resnet56", 100, 861_620),
+    ("resnet110", 100, 1_736_564),
+]
+
+
+def file_of(vector: Vector) -> str:
+    return vector.file
+
+
+def listing(file: str) -> list[tuple[str, tuple[int, ...]]]:
+    lines = (Path(__file__).parent / "state_dicts" / f"{file}.txt").read_text().splitlines()
+    pairs = (line.split() for line in lines)
+    return [(key, () if shape == "scalar" else tuple(map(int, shape.split("x")))) for key, shape in pairs]
+
+
+def drawn_weights(file: str) -> dict[str, Tensor]:
+    random = np.random.RandomState(0)
+    weights = {}
+    for key, shape in listing(file):
+        kind = key.rpartition(".")[2]
+        if kind == "num_batches_tracked":
+            weights[key] = torch.tensor(0)
+        elif kind in ("running_mean", "bias"):
+            weights[key] = torch.from_numpy(0.1 * random.standard_normal(shape))
+        elif kind == "running_var":
+            weights[key] = torch.from_numpy(0.5 + random.random_sample(shape))
+        elif len(shape) == 1:
+            weights[key] = torch.from_numpy(0.5 + 0.5 * random.random_sample(shape))
+        else:
+            weights[key] = torch.from_numpy(random.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:])))
+    return weights
+
+
+def empty_net(name: str, num_classes: int) -> nn.Module:
+    with torch.device("meta"):
+        net: nn.Module = NETS.build(name, num_classes)
+    return net
+
+
+def mean_abs(tensors: tuple[Tensor, ...]) -> list[float]:
+    return [tensor.abs().mean().item() for tensor in tensors]
+
+
+@pytest.fixture(scope="module", params=VECTORS, ids=file_of)
+def vector(request: pytest.FixtureRequest) -> Vector:
+    found: Vector = request.param
+    return found
+
+
+@pytest.fixture(scope="module")
+def output(vector: Vector) -> Output:
+    net = empty_net(vector.name, vector.num_classes).eval()
+    net.load_state_dict(drawn_weights(vector.file), assign=True)
+    images = torch.from_numpy(np.random.RandomState(1).standard_normal((2, 3, 32, 32)))
+    with torch.no_grad():
+        output: Output = net(images)
+    return output
+
+
+def test_state_dict_has_the_originals_names_shapes_and_order(vector: Vector) -> None:
+    state_dict = empty_net(vector.name, vector.num_classes).state_dict()
+    assert [(key, tuple(value.shape)) for key, value in state_dict.items()] == listing(vector.file)
+
+
+def test_logits_equal_the_originals(vector: Vector, output: Output) -> None:
+    tolerance = 1e-6 * output.logits.abs().max().item()
+    assert output.logits[0, :3].tolist() == pytest.approx(vector.logits, rel=0, abs=tolerance)
+
+
+@pytest.mark.parametrize("vector", WITH_FEATURES, indirect=True, ids=file_of)
+def test_features_equal_the_originals(vector: Vector, output: Output) -> None:
+    assert mean_abs((*output.maps, output.embedding)) == pytest.approx(vector.features, rel=1e-6)
+
+
+@pytest.mark.parametrize("vector", WITH_FEATURES, indirect=True, ids=file_of)
+def test_preacts_equal_the_originals(vector: Vector, output: Output) -> None:
+    assert mean_abs(output.preacts) == pytest.approx(vector.preacts, rel=1e-6)
+
+
+@pytest.mark.parametrize(("name", "num_classes", "expected"), NUM_PARAMETERS)
+def test_parameter_count_is_the_published_one(name: str, num_classes: int, expected: int) -> None:
+    parameters = empty_net(name, num_classes).parameters()
+    assert sum(parameter.numel() for parameter in parameters if parameter.requires_grad) == expected
+
+
+def test_every_network_has_a_vector_or_is_listed_without() -> None:
+    assert {vector.name for vector in VECTORS} | WITHOUT_VECTOR == set(NETS.names())
+
+
+def test_every_network_has_a_published_parameter_count() -> None:
+    assert {name for name, _, _ in NUM_PARAMETERS} == set(NETS.names())
