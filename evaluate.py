@@ -11,6 +11,7 @@ import argparse
 import csv
 from pathlib import Path
 
+from model.params import ROOT
 from utils import EXIT_DONE, UserError, load_checkpoint, run_script, write_json, write_text
 
 
@@ -19,7 +20,7 @@ def main() -> int:
     parser.add_argument("--model_dir", type=Path, required=True, help="folder with a trained run")
     parser.add_argument("--split", choices=("test", "val", "train"), default="test")
     parser.add_argument("--restore_file", default="best", help="best (default), last, or the path of a weights file")
-    parser.add_argument("--data_dir", type=Path, default=Path("data"), help="where data sets lie (default: data)")
+    parser.add_argument("--data_dir", type=Path, default=ROOT / "data", help="where data sets lie (default: data)")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
     args = parser.parse_args()
 

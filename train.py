@@ -10,13 +10,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from model.params import ROOT
 from utils import EXIT_DONE, run_script
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Train the experiment of a folder, or go on with it.")
     parser.add_argument("--model_dir", type=Path, required=True, help="folder with params.json")
-    parser.add_argument("--data_dir", type=Path, default=Path("data"), help="where data sets lie (default: data)")
+    parser.add_argument("--data_dir", type=Path, default=ROOT / "data", help="where data sets lie (default: data)")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
     parser.add_argument("--restart", action="store_true", help="throw the folder's earlier run away")
     parser.add_argument("--no_train_teacher", action="store_true", help="an untrained teacher is an error")

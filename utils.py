@@ -9,9 +9,10 @@ import difflib
 import json
 import logging
 import os
+import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -54,12 +55,27 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f', did you mean "{match[0]}"?' if match else ""
 
 
+def wrong_value(error: Mapping[str, Any]) -> str:
+    """One of pydantic's errors in the user's words: what is allowed, and what came."""
+    came = error["input"]
+    if error["type"] == "too_short":
+        return "is empty"
+    if error["type"] in ("dict_type", "model_type"):
+        return f"should be an object, got {json.dumps(came)}"
+    message = error["msg"].removeprefix("Input ").removeprefix("Value error, ")
+    near = nearest(str(came), re.findall(r"'(.*?)'", message)) if error["type"] == "literal_error" else ""
+    return f"{message[0].lower()}{message[1:]}, got {json.dumps(came)}{near}"
+
+
 def run_script(main: Callable[[], int]) -> NoReturn:
     """Run a script's main function and turn its exceptions into messages and exit statuses."""
     try:
         status = main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        status = EXIT_USER
+    except PermissionError as error:
+        print(f"error: {error.filename}: permission denied", file=sys.stderr)
         status = EXIT_USER
     except RunFailed as error:
         print(f"failed: {error}", file=sys.stderr)
@@ -113,7 +129,13 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: no such file") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: line {error.lineno}, column {error.colno}: {error.msg}") from None
-    except (OSError, ValueError) as error:
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text (byte {error.start})") from None
+    except RecursionError:
+        raise UserError(f"{path}: is nested too deeply") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
         raise UserError(f"{path}: {error}") from None
 
 
@@ -193,7 +215,8 @@ def logging_to(path: Path | None) -> Iterator[None]:
     """
     handlers: list[logging.Handler] = [_TerminalHandler()]
     if path is not None:
-        handlers.append(logging.FileHandler(path, mode="a", encoding="utf-8"))
+        # `delay`: a mistake that is found before the first line leaves no file.
+        handlers.append(logging.FileHandler(path, mode="a", encoding="utf-8", delay=True))
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
     outer, log.handlers = log.handlers, handlers

@@ -18,7 +18,7 @@ import model.nets  # noqa: F401  importing the packages fills the registries
 from model.engine.precision import resolve_precision
 from model.engine.schedules import Schedule, warmed_up
 from model.engine.teachers import EnsembleTeacher, LiveTeacher, Teacher
-from model.folder import Folder
+from model.folder import Folder, Weights
 from model.losses.objective import Objective
 from model.params import Component, Params, find_folder, load_params
 from model.registry import DATASETS, LOSSES, NETS, OPTIMIZERS, SCHEDULES, Registry
@@ -44,7 +44,7 @@ def find_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # torch.device() alone also takes what does not compute here
     except (RuntimeError, AssertionError) as error:
         raise UserError(f'--device {name}: {str(error).splitlines()[0]}; "auto" takes what is there') from None
     return device
@@ -109,11 +109,10 @@ def check_params(params: Params, path: Path, place: Place | None = None) -> Para
         split_options(resolved)
         with torch.device("meta"):  # shapes only: nothing is allocated, no random number is drawn
             student = build_student(resolved, source)
+        _try_out(student, resolved, source)
         build_optimizer(resolved, [nn.Parameter(torch.zeros(1))])
         build_schedule(resolved)
         objective = build_objective(resolved)
-        if resolved.gradient_clip is None and not any(p.requires_grad for p in student.parameters()):
-            raise OptionError("student", "has nothing to train")
         if objective.needs_teacher:
             if resolved.teacher is None:
                 needing = ", ".join(name for name in objective.names if objective.losses[name].needs_teacher)
@@ -123,6 +122,17 @@ def check_params(params: Params, path: Path, place: Place | None = None) -> Para
     except OptionError as error:
         raise UserError(f"{path}: {error}") from None
     return resolved
+
+
+def _try_out(student: nn.Module, params: Params, source: DataSource) -> None:
+    """One training step's forward pass, shapes only."""
+    images = min(params.batch_size, 2)
+    try:
+        student.train()(torch.empty(images, *source.image_shape, device="meta"))
+    except (RuntimeError, ValueError) as error:
+        key, what = ("batch_size", "1 is too few") if images == 1 else ("student", "cannot be used")
+        shape = tuple(source.image_shape)
+        raise OptionError(key, f"{what} for {params.student.name} and images of shape {shape}: {error}") from None
 
 
 def _check_teacher(folder: Folder, source: DataSource, path: Path, place: Place) -> None:
@@ -177,11 +187,11 @@ def split_options(params: Params) -> SplitOptions:
 def build_student(params: Params, source: DataSource) -> nn.Module:
     """A fresh network with the data set's number of classes and channels; weights as drawn by torch's generator."""
     channels, height, _ = source.image_shape
-    options = dict(params.student.options)
+    supplied = [len(source.class_names), channels]
     if "image_size" in inspect.signature(NETS[params.student.name]).parameters:
-        options["image_size"] = height
+        supplied.append(height)
     try:
-        return cast(nn.Module, NETS.build(params.student.name, len(source.class_names), channels, **options))
+        return cast(nn.Module, NETS.build(params.student.name, *supplied, **params.student.options))
     except OptionError as error:
         raise error.under("student") from None
 
@@ -237,6 +247,20 @@ def build_teacher(params: Params, path: Path, source: DataSource, place: Place, 
     return members[0] if len(members) == 1 else EnsembleTeacher(members)
 
 
+def check_weights(folder: Folder, weights: Weights, place: Place) -> dict[str, Any]:
+    """The content of a folder's weights file, found to be whole and to fit its network.
+
+    Raises:
+        UserError: It is missing, cut short, or of another network.
+    """
+    params = resolve_params(load_params(folder.path), folder.params)
+    with torch.device("meta"):
+        net = build_student(params, build_source(params, place))
+    content = load_checkpoint(folder.checkpoint(weights))
+    refuse_other_weights(net, content, folder.checkpoint(weights))
+    return content
+
+
 def describe(params: Params, source: DataSource) -> dict[str, Any]:
     """What goes into a weights file beside the weights, so that it can be used without its folder."""
     return {
@@ -260,16 +284,30 @@ def load_weights(net: nn.Module, content: dict[str, Any], path: Path) -> None:
     """Put a checkpoint's weights into a network, strictly.
 
     Raises:
+        UserError: They are of another network.
+    """
+    refuse_other_weights(net, content, path)
+    net.load_state_dict(content["state_dict"])
+
+
+def refuse_other_weights(net: nn.Module, content: dict[str, Any], path: Path) -> None:
+    """Compare a checkpoint's weights with a network, which may be on the meta device.
+
+    Raises:
         UserError: A name is missing or too many, or a shape differs; the first of them is named.
     """
     state = content.get("state_dict")
     if not isinstance(state, dict):
         raise UserError(f"{path}: holds no state_dict, but {', '.join(map(str, content)) or 'nothing'}")
     own = net.state_dict()
-    for problem, names in (("lacks", [n for n in own if n not in state]), ("has unknown", [n for n in state if n not in own])):
+    missing, unknown = [name for name in own if name not in state], [name for name in state if name not in own]
+    for problem, names in (("lacks", missing), ("has unknown", unknown)):
         if names:
-            raise UserError(f"{path}: {problem} {names[0]} (and {len(names) - 1} more): not this network's weights")
+            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            raise UserError(f"{path}: {problem} {names[0]}{more}: not this network's weights")
     for name, tensor in own.items():
-        if tensor.shape != state[name].shape:
-            raise UserError(f"{path}: {name} has shape {tuple(state[name].shape)}, the network {tuple(tensor.shape)}")
-    net.load_state_dict(state)
+        came = state[name]
+        if not isinstance(came, torch.Tensor):
+            raise UserError(f"{path}: {name} is a {type(came).__name__}, not a tensor")
+        if came.shape != tensor.shape:
+            raise UserError(f"{path}: {name} has shape {tuple(came.shape)}, the network {tuple(tensor.shape)}")

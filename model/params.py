@@ -7,13 +7,14 @@ function's signature (model/registry.py), checked in model/build.py.
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from model.legacy import is_flat, nested_from_flat
-from utils import OptionError, UserError, nearest, read_json
+from utils import OptionError, UserError, nearest, read_json, wrong_value
 
 ROOT = Path(__file__).resolve().parent.parent
 PARAMS_FILE = "params.json"
@@ -41,7 +42,7 @@ class Component(Strict):
 class Teacher(Strict):
     """The folder or folders that teach."""
 
-    model_dir: Annotated[list[str], Field(min_length=1)]
+    model_dir: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
     weights: Literal["best", "last"] = "best"
 
 
@@ -79,6 +80,8 @@ def load_params(model_dir: Path) -> Params:
     Raises:
         UserError: No folder, no file, no JSON, an unknown key or a value of the wrong type.
     """
+    if model_dir.is_file():
+        raise UserError(f"{model_dir}: is a file, not a folder that holds {PARAMS_FILE}")
     if not model_dir.is_dir():
         raise UserError(f"{model_dir}: no such folder{_nearest_folder(model_dir)}")
     path = model_dir / PARAMS_FILE
@@ -99,6 +102,12 @@ def parse_params(raw: Any, path: Path) -> Params:
         raise UserError(f"{path}: {error}") from None
 
 
+EXPECTED = {
+    "Component": 'an object with a "name"',
+    "Teacher": 'a folder, a list of folders, or an object with "model_dir"',
+}
+
+
 def _first(error: ValidationError) -> str:
     """The first of pydantic's errors as one line: key, what came, what is allowed."""
     details = error.errors()
@@ -110,8 +119,10 @@ def _first(error: ValidationError) -> str:
         return f"{key}: unknown key{nearest(str(first['loc'][-1]), known)}; known: {', '.join(known)}{more}"
     if first["type"] == "missing":
         return f"{key}: this key is needed{more}"
-    message = first["msg"].removeprefix("Input ")
-    return f"{key}: {message[0].lower()}{message[1:]}, got {first['input']!r}{more}"
+    if first["type"] == "model_type":
+        expected = EXPECTED[first["ctx"]["class_name"]]
+        return f"{key}: should be {expected}, got {json.dumps(first['input'])}{more}"
+    return f"{key}: {wrong_value(first)}{more}"
 
 
 def _nearest_folder(path: Path) -> str:
@@ -129,7 +140,7 @@ def find_folder(name: str, relative_to: Path) -> Path:
     for base in (ROOT, relative_to):
         if (base / name).is_dir():
             return (base / name).resolve()
-    near = _nearest_folder(ROOT / name)
+    near = _nearest_folder(ROOT / name) or _nearest_folder(relative_to / name)
     raise OptionError("teacher", f'no folder "{name}" under {ROOT} or {relative_to}{near}')
 
 

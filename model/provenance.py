@@ -24,7 +24,7 @@ def provenance(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
         "host": socket.gethostname(),
         "began": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": sys.argv,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "threads": torch.get_num_threads(),
         "precision": str(dtype).removeprefix("torch."),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
@@ -40,7 +40,7 @@ def peak_memory(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _processor() -> str:
+def processor() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()

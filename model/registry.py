@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from model.types import ScheduleOptions, SplitOptions, TermOptions
-from utils import OptionError, nearest
+from utils import OptionError, nearest, wrong_value
 
 F = TypeVar("F", bound=Callable[..., Any])
 Common = TypeVar("Common")
@@ -124,8 +124,7 @@ def _checked(key: str, value: Any, annotation: Any) -> Any:
     try:
         return adapter.validate_json(json.dumps(value))  # as JSON, whose arrays may be tuples
     except ValidationError as error:
-        message = error.errors()[0]["msg"].removeprefix("Input ").lower()
-        raise OptionError(key, f"{message}, got {value!r}") from error
+        raise OptionError(key, wrong_value({**error.errors()[0], "input": value})) from error
 
 
 NETS: Registry[None] = Registry("network")

@@ -58,19 +58,20 @@ def train_folder(
     params = build.check_params(load_params(folder.path), folder.params, place)
     if not train_teachers:
         require_trained_teachers(params, folder)
-    with folder.locked(wait=wait), stop_signals() as should_stop, logging_to(folder.log):
+    with stop_signals() as should_stop, folder.locked(wait=wait, should_stop=should_stop):
         if restart:
             remove_run(folder)
         refuse_changed_params(folder, params)
         if folder.state() == "finished":
-            log.info("%s is finished: %s", folder.name, summary(folder))
+            with logging_to(None):  # its files stay as they are, the log too
+                log.info("%s is finished: %s", folder.name, summary(folder))
             return
         write_json(folder.resolved, params.model_dump(mode="json"))
         dtype = resolve_precision(params.precision, place.device)
         folder.update_run(
             **provenance(place.device, dtype), num_epochs=params.num_epochs, state="running", error=None
         )
-        with recording_the_end(folder):
+        with logging_to(folder.log), recording_the_end(folder):
             train_missing_teachers(params, folder, place)
             run(folder, params, place, should_stop)
 
@@ -144,6 +145,7 @@ def open_data(params: Params, folder: Folder, source: DataSource, place: Place) 
 def finish(folder: Folder, trainer: Trainer, place: Place) -> None:
     """Read the test split, once, with the best and the last weights."""
     last = trainer.evaluate(trainer.student, "test") | {"epoch": trainer.num_epochs}
+    trainer.check_finite({"test_loss": last["loss"]})
     write_json(folder.metrics("test", "last"), last)
     best = load_checkpoint(folder.checkpoint("best"))
     trainer.student.load_state_dict(best["state_dict"])

@@ -31,7 +31,7 @@ class Batch(NamedTuple):
 
     images: Tensor  # (N, C, H, W) float, normalised, channels-last
     labels: Tensor  # (N,) int64
-    index: Tensor  # (N,) int64, the sample's place in the data set's training or test images
+    index: Tensor  # type: ignore[assignment]  # (N,) int64, the sample's place in the data set's training or test images
     view: Tensor  # (N,) int64, which augmentation of the sample this is
 
 

@@ -1,5 +1,7 @@
 """Importing this package registers every data set: one line each."""
 
+from model.data import arrays as arrays
 from model.data import cifar as cifar
 from model.data import cifar10_mini as cifar10_mini
+from model.data import folder as folder
 from model.data import mnist as mnist

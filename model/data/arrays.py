@@ -36,14 +36,16 @@ def arrays(data_dir: Path, *, path: str, pad: int = 4, flip: bool = True) -> Arr
     if pad < 0:
         raise ValueError(f"pad must be 0 or more, got {pad}")
     file = located(path, data_dir)
+    if not zipfile.is_zipfile(file):
+        raise OptionError("path", f"{file} is no .npz file")
     try:
         with np.load(file, allow_pickle=False) as archive:
             image_shape = _image_shape(archive)
             class_names = _class_names(archive)
     except OptionError as error:
         raise OptionError("path", f"{file}: {error.message}") from None
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise OptionError("path", f"{file} is no .npz file of arrays ({error})") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise OptionError("path", f"{file} cannot be read ({error})") from None
     return ArraysSource(
         file=file, class_names=class_names, image_shape=image_shape, augmentation=Augmentation(pad=pad, flip=flip)
     )
@@ -148,6 +150,7 @@ def _labels(archive: np.lib.npyio.NpzFile, key: str) -> NDArray[np.int64]:
 def _header(archive: np.lib.npyio.NpzFile, key: str) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
     if key not in archive:
         raise OptionError("", f"has no array {key}; it has {', '.join(archive.files) or 'none'}")
+    assert archive.zip is not None, "closed"
     with archive.zip.open(f"{key}.npy") as member:
         np.lib.format.read_magic(member)
         shape, _, dtype = np.lib.format.read_array_header_1_0(member)

@@ -56,10 +56,10 @@ def unpack(folder: Path = FOLDER) -> Arrays:
             test_labels=np.load(folder / "test_labels.npy"),
         )
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: the embedded data set cannot be read ({error}); check the files out again") from None
+        raise UserError(f"{folder}: the embedded images cannot be read ({error}); check the files out again") from None
     for name, array in vars(arrays).items():
         if sha256(array) != DIGESTS[name]:
-            raise UserError(f"{folder}: {name} of the embedded data set has changed; check the files out again")
+            raise UserError(f"{folder}: the embedded {name} have changed; check the files out again")
     return arrays
 
 
@@ -84,10 +84,10 @@ def _read_sheets(folder: Path, split: str) -> NDArray[np.uint8]:
 def _tiled(images_NHWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Images of 32 x 32 to one sheet, row by row."""
     tiles = images_NHWC.reshape(-1, PER_ROW, 32, 32, 3)
-    return tiles.transpose(0, 2, 1, 3, 4).reshape(-1, PER_ROW * 32, 3)
+    return np.ascontiguousarray(tiles.transpose(0, 2, 1, 3, 4)).reshape(-1, PER_ROW * 32, 3)
 
 
 def _cut(sheet: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The other way round."""
     tiles = sheet.reshape(-1, 32, PER_ROW, 32, 3)
-    return tiles.transpose(0, 2, 1, 3, 4).reshape(-1, 32, 32, 3)
+    return np.ascontiguousarray(tiles.transpose(0, 2, 1, 3, 4)).reshape(-1, 32, 32, 3)

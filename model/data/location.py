@@ -15,10 +15,10 @@ def located(path: str, data_dir: Path) -> Path:
     Raises:
         OptionError: Nothing lies there.
     """
-    candidates = [data_dir / Path(path).expanduser(), ROOT / Path(path).expanduser()]
+    candidates = [base / Path(path).expanduser() for base in (data_dir, ROOT)]
     for candidate in candidates:
         if candidate.exists():
             return candidate
-    beside = {entry.name for candidate in candidates if candidate.parent.is_dir() for entry in candidate.parent.iterdir()}
-    hint = nearest(Path(path).name, beside)
+    parents = [candidate.parent for candidate in candidates if candidate.parent.is_dir()]
+    hint = nearest(Path(path).name, {entry.name for parent in parents for entry in parent.iterdir()})
     raise OptionError("path", f'no "{path}" under {data_dir} or {ROOT}{hint}')

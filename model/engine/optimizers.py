@@ -20,6 +20,9 @@ def sgd(
     nesterov: bool = False,
 ) -> torch.optim.Optimizer:
     """Stochastic gradient descent with momentum; the decay is added to the gradient."""
+    _check(learning_rate, weight_decay)
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum must be in [0, 1), got {momentum}")
     return torch.optim.SGD(
         parameters, lr=learning_rate, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, fused=True
     )
@@ -35,6 +38,8 @@ def adam(
     weight_decay: float = 0.0,
 ) -> torch.optim.Optimizer:
     """Adam (Kingma and Ba, 2015); the decay is added to the gradient."""
+    _check(learning_rate, weight_decay)
+    _check_moments(betas, eps)
     return torch.optim.Adam(parameters, lr=learning_rate, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
 
 
@@ -48,4 +53,20 @@ def adamw(
     weight_decay: float = 0.01,
 ) -> torch.optim.Optimizer:
     """Adam with decoupled weight decay (Loshchilov and Hutter, 2019)."""
+    _check(learning_rate, weight_decay)
+    _check_moments(betas, eps)
     return torch.optim.AdamW(parameters, lr=learning_rate, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
+
+
+def _check(learning_rate: float, weight_decay: float) -> None:
+    if learning_rate <= 0:
+        raise ValueError(f"learning_rate must be positive, got {learning_rate}")
+    if weight_decay < 0:
+        raise ValueError(f"weight_decay must be 0 or more, got {weight_decay}")
+
+
+def _check_moments(betas: tuple[float, float], eps: float) -> None:
+    if not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"betas must be in [0, 1), got {list(betas)}")
+    if eps <= 0:
+        raise ValueError(f"eps must be positive, got {eps}")

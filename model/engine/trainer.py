@@ -108,7 +108,7 @@ class Trainer:
                 self.train_step(batch)
                 if recorder.is_due():
                     means = self._totals.means()
-                    self._check_finite(means)
+                    self.check_finite(means)
                     speed = (self.step - epoch * self.steps_per_epoch - first_step) * self.batch_size / clock.elapsed()
                     recorder.sign_of_life(
                         self.step, loss=means["loss"], accuracy=means["accuracy"], images_per_second=speed
@@ -151,11 +151,12 @@ class Trainer:
 
     def _finish_epoch(self, epoch: int, recorder: Recorder, clock: Clock, speed: float) -> None:
         means = self._totals.means()
-        self._check_finite(means)
+        self.check_finite(means)
         row: dict[str, Any] = {"epoch": epoch, "train_loss": means.pop("loss"), "train_accuracy": means.pop("accuracy")}
         row |= means
         if self.data.size("val"):
             val = self.evaluate(self.student, "val")
+            self.check_finite({"val_loss": val["loss"]})  # the last update may have been the one that broke it
             row |= {"val_loss": val["loss"], "val_accuracy": val["accuracy"]}
             val = {**val, "epoch": epoch}
             write_json(self.folder.metrics("val", "last"), val)
@@ -179,11 +180,11 @@ class Trainer:
             images_per_second=row["images_per_second"],
         )
 
-    def _check_finite(self, means: dict[str, float]) -> None:
+    def check_finite(self, means: dict[str, float]) -> None:
         broken = [name for name, value in means.items() if value != value or abs(value) == float("inf")]
         if broken:
             raise RunFailed(
-                f"{self.folder.name}: {', '.join(broken)} is not finite in epoch {1 + self.step // self.steps_per_epoch} "
+                f"{self.folder.name}: {', '.join(broken)} is not finite in epoch {-(-self.step // self.steps_per_epoch)} "
                 f"(learning rate {self.optimizer.param_groups[0]['lr']:.3g}); try a smaller one, or gradient_clip"
             )
 

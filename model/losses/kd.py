@@ -57,6 +57,8 @@ class KnowledgeDistillation(DistillLoss):
         self.temperature = temperature
         self.soft_weight = soft_scale * alpha * (temperature**2 if t_squared else 1.0)
         self.hard_weight = 1 - alpha if hard_weight is None else hard_weight
+        if not self.soft_weight and not self.hard_weight:
+            raise ValueError("alpha and hard_weight are both 0: there is nothing to learn from")
         self.reduction, self.divergence = reduction, divergence
         self.needs_teacher = self.soft_weight > 0
 

@@ -19,19 +19,19 @@ class CNN(nn.Module):
     """Three stages that each halve the resolution, then a hidden layer and the classifier.
 
     Args:
+        image_size: Height and width of the images, which fix the hidden layer's size; at least 8.
         num_channels: Channels of the first stage; the second has twice, the third and the hidden layer four times this.
         dropout: Share of the hidden layer that the classifier does not see in training; `embedding` is what it sees.
-        image_size: Height and width of the images, which fix the hidden layer's size; at least 8.
     """
 
     def __init__(
         self,
         num_classes: int,
         in_channels: int = 3,
+        image_size: int = 32,
         *,
         num_channels: int = 32,
         dropout: float = 0.5,
-        image_size: int = 32,
     ) -> None:
         if num_channels < 1:
             raise ValueError(f"num_channels must be at least 1, got {num_channels}")

@@ -4,7 +4,9 @@ He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition", CVPR 201
 https://arxiv.org/abs/1512.03385
 Follows the structure and names of HobbitLong's RepDistiller, the networks of the distillation papers, so that teachers
 published there load: shortcuts between stages are 1x1 projections (the paper's option B), not padded identities (A).
+The names in x4 are that project's: a stem twice as wide, stages four times.
 The last pool is global, the same at 32x32 as the 8x8 pool there, so that other image sizes work too.
+Initial weights: convolutions normal with variance 2 / fan-out, as there; the linear layer PyTorch's own.
 """
 
 from __future__ import annotations
@@ -112,3 +114,8 @@ def resnet56(num_classes: int, in_channels: int = 3) -> ResNet:
 @NETS.register
 def resnet110(num_classes: int, in_channels: int = 3) -> ResNet:
     return ResNet(depth=110, widths=(16, 16, 32, 64), num_classes=num_classes, in_channels=in_channels)
+
+
+@NETS.register
+def resnet8x4(num_classes: int, in_channels: int = 3) -> ResNet:
+    return ResNet(depth=8, widths=(32, 64, 128, 256), num_classes=num_classes, in_channels=in_channels)

@@ -43,7 +43,8 @@ class LocalEngine:
         if jobs is not None and jobs < 1:
             raise UserError(f"--jobs must be 1 or more, got {jobs}")
         gpus = [] if device == "cpu" else visible_gpus()
-        num_slots = max(1, min(jobs or len(gpus) or num_cores(), num_runs))
+        at_once = jobs or len(gpus) or (1 if device == "cuda" else num_cores())  # 1: a GPU, but we cannot count them
+        num_slots = max(1, min(at_once, num_runs))
         threads = str(max(1, num_cores() // num_slots))
         slots = [{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} for _ in range(num_slots)]
         for number, slot in enumerate(slots):
@@ -66,9 +67,10 @@ class LocalEngine:
         # A run is tied to the thread that started it, and the main thread ends last.
         assert threading.current_thread() is threading.main_thread()
         slot = self._free[0]
+        tied = (*TIED, str(os.getpid())) if TIED else ()
         with job.log.open("ab") as output:
             process = subprocess.Popen(
-                [*TIED, str(os.getpid()), *job.command] if TIED else job.command,
+                [*tied, *job.command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -50,6 +50,7 @@ class Progress:
         self.num_runs, self.num_finished, self.num_failed = len(runs), len(runs) - len(to_do), 0
         self.is_live = sys.stderr.isatty()
         self._waiting = len(to_do)
+        self._width = min(50, max(len(run.name) for run in runs))
         self._lines: dict[Run, Line] = {}
         self._best: tuple[float, str] | None = None
         self._began, self._work, self._next_look = time.monotonic(), 0.0, 0.0
@@ -58,7 +59,7 @@ class Progress:
             position=0,
             disable=not self.is_live,
             dynamic_ncols=True,
-            bar_format="{n_fmt}/{total_fmt} runs |{bar:20}|{postfix}",
+            bar_format="|{bar:20}| {n_fmt}/{total_fmt} runs{postfix}",
         )
         for run in runs:
             self._note_best(run)
@@ -74,7 +75,7 @@ class Progress:
             leave=False,
             disable=not self.is_live,
             dynamic_ncols=True,
-            bar_format="  {desc:.50} {percentage:3.0f}%|{bar:20}|{postfix}",
+            bar_format=f"|{{bar:20}}| {{desc:<{self._width}.{self._width}}} {{percentage:3.0f}}%{{postfix}}",
         )
         self._lines[run] = Line(run, place, share_done(run.folder), bar)
         self._waiting -= 1

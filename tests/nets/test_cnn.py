@@ -56,9 +56,18 @@ def test_dropout_rests_in_eval() -> None:
         ({"num_channels": 0}, "num_channels must be at least 1, got 0"),
         ({"dropout": 1.0}, "dropout must be at least 0 and below 1, got 1.0"),
         ({"dropout": -0.1}, "dropout must be at least 0 and below 1, got -0.1"),
-        ({"image_size": 7}, "image_size must be at least 8, because it is halved three times, got 7"),
     ],
 )
 def test_value_that_makes_no_network_is_refused(options: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=f"^{message}$"):
         NETS.build("cnn", 10, **options)
+
+
+def test_image_that_cannot_be_halved_three_times_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"image_size must be at least 8, because .* got 7$"):
+        CNN(10, image_size=7)
+
+
+def test_image_of_another_size_than_announced_is_refused() -> None:
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        CNN(10, image_size=32)(images(2, 64))

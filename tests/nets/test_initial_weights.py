@@ -13,7 +13,7 @@ from model.registry import NETS
 Layer = TypeVar("Layer", bound=nn.Module)
 
 PYTORCH_CONVS = ["cnn", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
-FAN_OUT_NORMAL_CONVS = ["resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110"]
+FAN_OUT_NORMAL_CONVS = ["resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet8x4"]
 TAIL = 6  # standard errors, so far out that the hundreds of layers checked here stay inside
 
 

@@ -107,6 +107,16 @@ def test_every_parameter_gets_a_gradient(net: nn.Module) -> None:
     assert reached == list(parameters)
 
 
+def test_gradient_is_the_slope_of_the_logits(net: nn.Module) -> None:
+    exact = copy.deepcopy(net).double()
+    image = images(1).double().requires_grad_()
+    (gradient,) = torch.autograd.grad(exact(image).logits[0, 0], image)
+    step = 1e-7 * gradient / gradient.norm()
+    with torch.no_grad():
+        rise = exact(image + step).logits[0, 0] - exact(image - step).logits[0, 0]
+    assert rise.item() / 2e-7 == pytest.approx(gradient.norm().item(), rel=1e-3)
+
+
 def test_eval_is_deterministic(net: nn.Module) -> None:
     with torch.no_grad():
         first, second = net(images(2)), net(images(2))

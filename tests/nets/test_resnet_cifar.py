@@ -6,7 +6,16 @@ import torch
 from model.nets.resnet_cifar import ResNet
 from model.registry import NETS
 
-CONVOLUTIONS = {f"resnet{depth}": depth - 1 for depth in (8, 14, 20, 32, 44, 56, 110)}
+CONVOLUTIONS = {
+    "resnet8": 7,
+    "resnet8x4": 7,
+    "resnet14": 13,
+    "resnet20": 19,
+    "resnet32": 31,
+    "resnet44": 43,
+    "resnet56": 55,
+    "resnet110": 109,
+}
 
 
 @pytest.mark.parametrize(("image_size", "sides"), [(32, [32, 16, 8]), (28, [28, 14, 7]), (64, [64, 32, 16])])

@@ -96,6 +96,14 @@ VECTORS = [
         (17.33309, 669.4201, 17723.99, 17723.99),
         (19.65982, 747.2374, 22751.07),
     ),
+    Vector(
+        "resnet8x4",
+        "zoo_resnet8x4",
+        100,
+        (-0.13269706, -1.8632019, -1.3216681),
+        (0.4362586, 0.3986808, 0.3805951, 0.3805951),
+        (0.898945, 0.8947572, 0.8194188),
+    ),
 ]
 WITH_FEATURES = [vector for vector in VECTORS if vector.features]  # not every original gives them out
 WITHOUT_VECTOR = {"resnet101", "resnet152"}  # their parameter counts are checked
@@ -116,6 +124,7 @@ NUM_PARAMETERS = [
     ("resnet44", 100, 667_188),
     ("resnet56", 100, 861_620),
     ("resnet110", 100, 1_736_564),
+    ("resnet8x4", 100, 1_233_540),
 ]
 
 

@@ -1,0 +1,46 @@
+# make quickstart   a real distillation on the embedded images, offline after set-up, a few minutes
+# make test         the tests
+# make check        lint, format, types
+# make bench        speeds, side by side
+# make schema       docs/params.schema.json, for editors
+# make clean        throw the quickstart's results and the environment away
+
+PYTHON ?= python3
+PY := .venv/bin/python
+export PYTHONUNBUFFERED := 1
+
+.PHONY: quickstart test check bench schema clean
+
+quickstart: .venv/.user
+	@echo "A teacher, then a small student with and without it: three seeds each, on 5,000 real images."
+	$(PY) search_hyperparams.py --parent_dir experiments/quickstart/student
+	$(PY) synthesize_results.py --parent_dir experiments/quickstart --group_by_seed
+	@cat experiments/quickstart/NEXT.txt
+
+test: .venv/.dev
+	$(PY) -m pytest
+
+check: .venv/.dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+bench: .venv/.user
+	$(PY) -m benchmarks.speed
+
+schema: .venv/.user
+	$(PY) -m model.schema
+
+.venv/.user: requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; say make PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv/.dev: .venv/.user requirements-dev.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+clean:
+	rm -rf .venv experiments/quickstart/results.* experiments/quickstart/student/loss_*
+	cd experiments/quickstart/teacher && rm -rf *.json.tmp run.json params_resolved.json metrics* train.log tensorboard *.pth.tar

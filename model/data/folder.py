@@ -1,0 +1,161 @@
+"""The user's own images in class sub-folders, read while training: torchvision's ImageFolder layout.
+
+    PATH/train/CLASS/*.jpg
+    PATH/test/CLASS/*.jpg      or PATH/val/CLASS/*.jpg where there is no `test`, as with ImageNet
+
+Classes are the sub-folders of `train`, in the order of their names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from model.data.location import located
+from model.data.split import Indices, batch_bounds, split_indices
+from model.randomness import ORDER, VIEW, permutation, random_bits
+from model.registry import DATASETS
+from model.types import Batch, Normalisation, Split, SplitOptions
+from utils import OptionError, UserError
+
+if TYPE_CHECKING:
+    from model.data.images import BatchReader
+
+IMAGENET_NORMALISATION = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+@DATASETS.register
+def folder(data_dir: Path, *, path: str, image_size: int = 224, num_workers: int = 4) -> FolderSource:
+    """Your own images in class sub-folders: PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg.
+
+    Where there is no `test` but `val`, that is the test set, as with ImageNet: the `val` of a run is always held out of
+    `train`. Training images are cropped at random, resized and flipped; others are cropped at the centre.
+
+    Args:
+        data_dir: Where data sets lie.
+        path: The folder, relative to the data folder or to the repository's root, or absolute.
+        image_size: Height and width that a network sees.
+        num_workers: Processes that read images; 0 reads them in the process that trains.
+    """
+    if image_size < 1:
+        raise ValueError(f"image_size must be positive, got {image_size}")
+    if num_workers < 0:
+        raise ValueError(f"num_workers must be 0 or more, got {num_workers}")
+    root = located(path, data_dir)
+    train, test = root / "train", root / ("test" if (root / "test").is_dir() else "val")
+    class_names = _subfolders(train)
+    if unknown := sorted(set(_subfolders(test)) - set(class_names)):
+        raise OptionError("path", f"{test} has a class that {train} has not: {unknown[0]}")
+    return FolderSource(
+        train=train,
+        test=test,
+        num_workers=num_workers,
+        class_names=class_names,
+        image_shape=(3, image_size, image_size),
+        normalisation=IMAGENET_NORMALISATION,
+    )
+
+
+def _subfolders(parent: Path) -> tuple[str, ...]:
+    if not parent.is_dir():
+        raise OptionError("path", f"no folder {parent}; expected train/CLASS/ and test/CLASS/ or val/CLASS/")
+    names = sorted(entry.name for entry in parent.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if not names:
+        raise OptionError("path", f"{parent} has no class sub-folders")
+    return tuple(names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderSource:
+    """A folder of images whose layout has been checked; files are listed when it is opened."""
+
+    train: Path
+    test: Path
+    num_workers: int
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    normalisation: Normalisation
+
+    def is_ready(self) -> bool:
+        return True
+
+    def open(self, options: SplitOptions, *, seed: int, device: torch.device) -> FolderPipeline:
+        return FolderPipeline(self, options, seed=seed, device=device)
+
+
+class FolderPipeline:
+    """Batches of image files, read by worker processes; see `model.types.Pipeline`.
+
+    A view is the seed of its crop and flip, a function of (seed, epoch, index): so the image is a function of (index,
+    view) alone, whatever the number of workers.
+    """
+
+    def __init__(self, source: FolderSource, options: SplitOptions, *, seed: int, device: torch.device) -> None:
+        from model.data.images import BatchReader, listed
+
+        self.seed, self.device, self.augment, self.num_workers = seed, device, options.augment, source.num_workers
+        train_files, train_labels = listed(source.train, source.class_names)
+        test_files, test_labels = listed(source.test, source.class_names)
+        if missing := sorted(set(range(len(source.class_names))) - set(train_labels.tolist())):
+            raise UserError(f"{source.train / source.class_names[missing[0]]} has no images")
+        if not test_files:
+            raise UserError(f"{source.test} has no images")
+        train, val = split_indices(train_labels, options)
+        self.indices: dict[Split, Indices] = {"train": train, "val": val, "test": np.arange(len(test_files))}
+        size = source.image_shape[1]
+        training = (BatchReader(train_files, size), torch.from_numpy(train_labels).to(device))
+        testing = (BatchReader(test_files, size), torch.from_numpy(test_labels).to(device))
+        self._readers: dict[Split, BatchReader] = {"train": training[0], "val": training[0], "test": testing[0]}
+        self._labels = {"train": training[1], "val": training[1], "test": testing[1]}
+        normalisation = source.normalisation
+        mean, std = (torch.tensor(values, device=device) for values in (normalisation.mean, normalisation.std))
+        self._scale_C, self._shift_C = 1 / (255 * std), -mean / std
+
+    def size(self, split: Split) -> int:
+        return len(self.indices[split])
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        return len(batch_bounds(self.size("train"), batch_size)) - 1
+
+    def train_batches(self, epoch: int, batch_size: int, first_step: int = 0) -> Iterator[Batch]:
+        order = permutation(self.seed, ORDER, epoch, index=self.indices["train"])
+        views = (random_bits(self.seed, VIEW, epoch, index=order) >> np.uint64(1)).astype(np.int64)
+        bounds = batch_bounds(len(order), batch_size)
+        return self._batches("train", order, views if self.augment else _unaugmented(order), bounds[first_step:])
+
+    def eval_batches(self, split: Split, batch_size: int) -> Iterator[Batch]:
+        indices = self.indices[split]
+        bounds = [*range(0, len(indices), batch_size), len(indices)]
+        return self._batches(split, indices, _unaugmented(indices), bounds)
+
+    def _batches(self, split: Split, index: Indices, view: Indices, bounds: list[int]) -> Iterator[Batch]:
+        batches = [(index[start:stop], view[start:stop]) for start, stop in pairwise(bounds)]
+        loader = DataLoader(
+            self._readers[split],
+            sampler=batches,
+            batch_size=None,  # the reader is asked for a whole batch
+            num_workers=self.num_workers,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # its own, for the loader draws from it, and the run's must not move
+        )
+        for (indices, views), (pixels_NHWC, problem) in zip(batches, loader, strict=True):
+            if problem:
+                raise UserError(problem)
+            images_NHWC = pixels_NHWC.to(self.device, non_blocking=True) * self._scale_C + self._shift_C
+            index_N, view_N = torch.from_numpy(indices).to(self.device), torch.from_numpy(views).to(self.device)
+            # Seen as NCHW this is the channels-last layout that convolutions are fastest on.
+            yield Batch(images_NHWC.permute(0, 3, 1, 2), self._labels[split][index_N], index_N, view_N)
+
+
+def _unaugmented(indices: Indices) -> NDArray[np.integer]:
+    from model.data.images import CENTRE
+
+    return np.full(len(indices), CENTRE, np.int64)

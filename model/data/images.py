@@ -1,0 +1,75 @@
+"""Image files: listed by class, and read a batch at a time as their views show them.
+
+Crop and flip are those of Szegedy et al., "Going Deeper with Convolutions", CVPR 2015, sec. 6, in use since: 8 to 100 % of
+the area, aspect 3/4 to 4/3. The unaugmented view is the centre, 7/8 of the shorter side.
+Imported when it is needed, for torchvision takes as long to import as torch does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+from tqdm import tqdm
+
+CENTRE = -1  # the view that is not augmented; others are seeds, 0 or more
+BROKEN_IMAGE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises
+
+
+def listed(folder: Path, class_names: tuple[str, ...]) -> tuple[list[str], NDArray[np.int64]]:
+    """Files and labels below the classes' folders, in the order of their names."""
+    samples = []
+    for label, name in enumerate(tqdm(class_names, desc=f"listing {folder}", unit="class", leave=False)):
+        samples += make_dataset(folder, {name: label}, extensions=IMG_EXTENSIONS, allow_empty=True)
+    return [file for file, _ in samples], np.array([label for _, label in samples], np.int64)
+
+
+class BatchReader(Dataset[tuple[Tensor, str]]):
+    """Reads the batch that a pair (index_N, view_N) asks for.
+
+    An item is the pixels, uint8 (N, size, size, 3), and what is wrong, empty where nothing is: an exception
+    would come out of a worker with its whole traceback for a message.
+    """
+
+    def __init__(self, files: list[str], size: int) -> None:
+        self.files, self.size = files, size
+
+    def __getitem__(self, batch: tuple[NDArray[np.integer], NDArray[np.integer]]) -> tuple[Tensor, str]:
+        index_N, view_N = batch
+        pixels_NHWC = np.empty((len(index_N), self.size, self.size, 3), np.uint8)
+        for place, (index, view) in enumerate(zip(index_N, view_N, strict=True)):
+            file = self.files[index]
+            try:
+                with Image.open(file) as image:
+                    pixels_NHWC[place] = np.asarray(seen(image.convert("RGB"), int(view), self.size))
+            except BROKEN_IMAGE_ERRORS as error:
+                return torch.empty(0), f"{file} cannot be read as an image ({error})"
+        return torch.from_numpy(pixels_NHWC), ""
+
+
+def seen(image: Image.Image, view: int, size: int) -> Image.Image:
+    """The image as its view shows it, size x size."""
+    return _centre(image, size) if view == CENTRE else _random(image, view, size)
+
+
+def _centre(image: Image.Image, size: int) -> Image.Image:
+    resized = F.resize(image, [round(size * 256 / 224)], antialias=True)
+    centre: Image.Image = F.center_crop(resized, [size, size])
+    return centre
+
+
+def _random(image: Image.Image, view: int, size: int) -> Image.Image:
+    with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
+        torch.default_generator.manual_seed(view)
+        box = v2.RandomResizedCrop.get_params(image, scale=[0.08, 1.0], ratio=[3 / 4, 4 / 3])
+        flipped = torch.rand(()) < 0.5
+    crop: Image.Image = F.resized_crop(image, *box, [size, size], antialias=True)
+    return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flipped else crop

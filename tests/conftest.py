@@ -1,0 +1,74 @@
+"""A data set that is learnt in seconds, and experiment folders that train on it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pytest
+import torch
+
+from model.build import Place
+from model.folder import Folder
+
+NUM_CLASSES = 10
+
+
+class MakeFolder(Protocol):
+    """Write a folder with a params.json: the tiny experiment with these keys replaced."""
+
+    def __call__(self, path: Path, **changes: Any) -> Folder: ...
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """These batches are tiny: threads would mostly wait for one another, and sums depend on their number."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A .npz file for the data set `arrays`: 240 training and 60 test images of 8 x 8 pixels in 10 classes."""
+    generator = np.random.default_rng(0)
+    patterns = generator.uniform(60, 195, (NUM_CLASSES, 8, 8, 3))
+
+    def draw(num_images: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        labels = np.arange(num_images) % NUM_CLASSES
+        noisy = patterns[labels] + generator.normal(0, 60, (num_images, 8, 8, 3))
+        return noisy.clip(0, 255).astype(np.uint8), labels
+
+    (train_images, train_labels), (test_images, test_labels) = draw(240), draw(60)
+    path = tmp_path_factory.mktemp("data") / "tiny.npz"
+    np.savez(
+        path, train_images=train_images, train_labels=train_labels, test_images=test_images, test_labels=test_labels
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def make_folder(tiny_data: Path) -> MakeFolder:
+    def make(path: Path, **changes: Any) -> Folder:
+        params = {
+            "dataset": {"name": "arrays", "path": str(tiny_data), "val_size": 40, "pad": 1},
+            "student": {"name": "cnn", "num_channels": 4, "dropout": 0.2},
+            "optimizer": {"name": "adam", "learning_rate": 0.01},
+            "batch_size": 16,
+            "num_epochs": 2,
+            "precision": "float32",
+        }
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "params.json").write_text(json.dumps(params | changes, indent=2), encoding="utf-8")
+        return Folder(path)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def place(tiny_data: Path) -> Place:
+    return Place(device=torch.device("cpu"), data_dir=tiny_data.parent)

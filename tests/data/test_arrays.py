@@ -1,0 +1,148 @@
+"""The user's own .npz: what is read, and one clear line for everything that can be wrong with it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from model.data.arrays import arrays, channel_statistics
+from model.registry import DATASETS
+from model.types import SplitOptions
+from utils import OptionError
+
+CPU = torch.device("cpu")
+
+
+def changed(npz: Path, **changes: Any) -> Path:
+    """The file with some arrays changed; None takes one out."""
+    with np.load(npz) as archive:
+        content = {key: archive[key] for key in archive.files} | changes
+    np.savez(npz, **{key: value for key, value in content.items() if value is not None})
+    return npz
+
+
+def build(path: Path) -> Any:
+    return DATASETS.build("arrays", path.parent, path=path.name)
+
+
+def test_form_is_declared_by_the_file(npz: Path) -> None:
+    source = build(npz)
+    assert source.image_shape == (3, 6, 5)
+    assert source.class_names == ("0", "1", "2")
+
+
+def test_images_and_labels_are_the_files(npz: Path) -> None:
+    with np.load(npz) as archive:
+        images, labels = archive["test_images"], archive["test_labels"]
+    source = build(npz)
+    (batch,) = source.open(SplitOptions(), seed=0, device=CPU).eval_batches("test", 10)
+    expected = (images / 255 - source.normalisation.mean) / source.normalisation.std
+    assert np.allclose(batch.images.permute(0, 2, 3, 1).numpy(), expected, atol=1e-5)
+    assert batch.labels.tolist() == labels.tolist()
+
+
+def test_normalisation_is_that_of_the_training_images(npz: Path) -> None:
+    with np.load(npz) as archive:
+        pixels = archive["train_images"] / 255
+    source = build(npz)
+    assert np.allclose(source.normalisation.mean, pixels.mean(axis=(0, 1, 2)))
+    assert np.allclose(source.normalisation.std, pixels.std(axis=(0, 1, 2)))
+
+
+def test_statistics_of_more_images_than_are_counted_at_once() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2500, 2, 2, 2), np.uint8)
+    mean, std = channel_statistics(images)
+    assert np.allclose(mean, (images / 255).mean(axis=(0, 1, 2)))
+    assert np.allclose(std, (images / 255).std(axis=(0, 1, 2)))
+
+
+def test_grey_images_need_no_channel_axis(npz: Path) -> None:
+    with np.load(npz) as archive:
+        grey = {key: archive[key][..., 0] for key in ("train_images", "test_images")}
+    source = build(changed(npz, **grey))
+    assert source.image_shape == (1, 6, 5)
+    (batch,) = source.open(SplitOptions(), seed=0, device=CPU).eval_batches("test", 10)
+    assert batch.images.shape == (10, 1, 6, 5)
+
+
+def test_class_names_are_the_files_where_it_has_them(npz: Path) -> None:
+    assert build(changed(npz, class_names=np.array(["a", "b", "c", "d"]))).class_names == ("a", "b", "c", "d")
+
+
+def test_labels_may_be_of_any_integer_type(npz: Path) -> None:
+    source = build(changed(npz, train_labels=(np.arange(30) % 3).astype(">u2")))
+    batch = next(source.open(SplitOptions(), seed=0, device=CPU).train_batches(0, 30))
+    assert batch.labels.tolist() == [index % 3 for index in batch.index.tolist()]
+
+
+def test_a_compressed_file_is_read(npz: Path) -> None:
+    with np.load(npz) as archive:
+        np.savez_compressed(npz, **{key: archive[key] for key in archive.files})
+    assert len(build(npz).arrays.train_images) == 30
+
+
+def test_pad_and_flip_are_options(npz: Path) -> None:
+    assert arrays(npz.parent, path=npz.name).augmentation.num_views == 162
+    assert arrays(npz.parent, path=npz.name, pad=0, flip=False).augmentation.num_views == 1
+
+
+def test_path_may_be_absolute(npz: Path, tmp_path: Path) -> None:
+    assert arrays(tmp_path / "elsewhere", path=str(npz)).image_shape == (3, 6, 5)
+
+
+IMAGES = np.zeros((30, 6, 5, 3), np.uint8)
+LABELS = np.arange(30) % 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"test_labels": None}, "has no array test_labels; it has train_images, train_labels, test_images"),
+        ({"train_images": IMAGES.astype(np.float32)}, "train_images must be uint8, got float32"),
+        ({"train_images": IMAGES[0, :, :, 0]}, "train_images must have the shape (N, H, W, C) or (N, H, W), got (6, 5)"),
+        ({"train_images": IMAGES[:0], "train_labels": LABELS[:0]}, "train_images is empty: its shape is (0, 6, 5, 3)"),
+        ({"train_images": IMAGES[:29]}, "train_images has 29 images, train_labels 30 labels"),
+        ({"test_images": IMAGES[:10, :4]}, "train_images are (6, 5, 3), test_images (4, 5, 3)"),
+        ({"train_labels": LABELS.astype(np.float64)}, "train_labels must be integers, got float64"),
+        ({"train_labels": np.eye(3, dtype=int)[LABELS]}, "train_labels must have the shape (N,), got (30, 3)"),
+        ({"train_labels": LABELS - 1}, "train_labels must be from 0 to 1, got -1"),
+        ({"train_labels": LABELS + 1}, "no training image has the label 0; labels count from 0"),
+        ({"test_labels": LABELS[:10] + 1}, "test_labels must be from 0 to 2, got 3"),
+        ({"class_names": np.array(["a", "b"])}, "train_labels must be from 0 to 1, got 2"),
+        ({"class_names": np.array(["a", None])}, "cannot be read (Object arrays cannot be loaded"),
+    ],
+)
+def test_what_is_wrong_in_the_file_is_said_in_one_line(npz: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError) as error:
+        build(changed(npz, **changes))
+    assert str(npz) in str(error.value)
+    assert message in str(error.value)
+    assert error.value.key == "path"
+    assert "\n" not in str(error.value)
+
+
+def test_a_channel_without_content_is_refused(npz: Path) -> None:
+    with np.load(npz) as archive:
+        images = archive["train_images"]
+    images[..., 1] = 7
+    with pytest.raises(OptionError, match="channel 1 of train_images is the same everywhere"):
+        build(changed(npz, train_images=images)).open(SplitOptions(), seed=0, device=CPU)
+
+
+def test_a_missing_file_is_named_with_the_nearest_name(npz: Path) -> None:
+    with pytest.raises(OptionError, match=r'no "mime.npz" under .*, did you mean "mine.npz"\?'):
+        arrays(npz.parent, path="mime.npz")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"\x93NUMPY an array alone"])
+def test_a_file_that_is_no_npz_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "mine.npz").write_bytes(content)
+    with pytest.raises(OptionError, match=r"mine.npz is no .npz file"):
+        arrays(tmp_path, path="mine.npz")
+
+
+def test_a_negative_pad_is_refused(npz: Path) -> None:
+    with pytest.raises(OptionError, match="pad must be 0 or more, got -1"):
+        DATASETS.build("arrays", npz.parent, path=npz.name, pad=-1)

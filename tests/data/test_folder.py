@@ -1,0 +1,218 @@
+"""The user's own folder of images: layout, views, workers."""
+
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from model.data.folder import FolderPipeline, folder
+from model.data.images import CENTRE, seen
+from model.registry import DATASETS
+from model.types import Batch, SplitOptions
+from utils import OptionError, UserError
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+CPU = torch.device("cpu")
+SIZE = 14  # of which the centre is cut out of 16
+
+
+def opened(root: Path, *, num_workers: int = 0, seed: int = 0, **options: Any) -> FolderPipeline:
+    source = folder(root.parent, path=root.name, image_size=SIZE, num_workers=num_workers)
+    return source.open(SplitOptions(**options), seed=seed, device=CPU)
+
+
+def assert_equal(batches: list[Batch], others: list[Batch]) -> None:
+    assert len(batches) == len(others)
+    for batch, other in zip(batches, others, strict=True):
+        assert all(torch.equal(one, two) for one, two in zip(batch, other, strict=True))
+
+
+def test_layout_declares_classes_and_shape(image_folder: Path) -> None:
+    source = DATASETS.build("folder", image_folder.parent, path="photos", image_size=SIZE)
+    assert source.class_names == ("ant", "bee", "cow")
+    assert source.image_shape == (3, SIZE, SIZE)
+
+
+def test_all_images_are_found_with_their_labels(image_folder: Path) -> None:
+    pipeline = opened(image_folder, val_size=3)
+    assert [pipeline.size(split) for split in ("train", "val", "test")] == [18, 3, 9]
+    (batch,) = pipeline.eval_batches("test", 9)
+    assert batch.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+def test_val_is_the_test_set_where_there_is_no_other(image_folder: Path) -> None:
+    expected = list(opened(image_folder).eval_batches("test", 4))
+    (image_folder / "test").rename(image_folder / "val")
+    assert_equal(list(opened(image_folder).eval_batches("test", 4)), expected)
+
+
+def test_a_class_without_test_images_keeps_the_others_numbers(image_folder: Path) -> None:
+    for file in (image_folder / "test" / "ant").rglob("*.png"):
+        file.unlink()
+    (batch,) = opened(image_folder).eval_batches("test", 9)
+    assert batch.labels.tolist() == [1, 1, 1, 2, 2, 2]
+
+
+def test_evaluation_sees_the_centre_normalised_as_imagenet(image_folder: Path) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (16, 16, 3), np.uint8)
+    for file in (image_folder / "test").rglob("*.png"):
+        Image.fromarray(pixels).save(file)
+    batch = next(opened(image_folder).eval_batches("test", 2))
+    expected = (pixels[1:15, 1:15] / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
+    assert np.allclose(batch.images[0].permute(1, 2, 0).numpy(), expected, atol=1e-5)
+    assert (batch.view == CENTRE).all()
+
+
+def test_batches_are_channels_last_floats(image_folder: Path) -> None:
+    batch = next(opened(image_folder).train_batches(0, 5))
+    assert batch.images.shape == (5, 3, SIZE, SIZE)
+    assert batch.images.dtype == torch.float32
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert batch.labels.dtype == batch.index.dtype == batch.view.dtype == torch.int64
+
+
+def test_workers_change_nothing(image_folder: Path) -> None:
+    alone = opened(image_folder)
+    helped = opened(image_folder, num_workers=2)
+    assert_equal(list(alone.train_batches(1, 4)), list(helped.train_batches(1, 4)))
+    assert_equal(list(alone.eval_batches("val", 1)), list(helped.eval_batches("val", 1)))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("first_step", [1, 4, 5])
+def test_first_step_gives_exactly_the_tail(image_folder: Path, num_workers: int, first_step: int) -> None:
+    pipeline = opened(image_folder, num_workers=num_workers)
+    whole = list(pipeline.train_batches(2, 4))
+    assert len(whole) == pipeline.steps_per_epoch(4) == 5
+    assert_equal(list(pipeline.train_batches(2, 4, first_step)), whole[first_step:])
+
+
+def test_an_epoch_sees_every_training_image_once(image_folder: Path) -> None:
+    pipeline = opened(image_folder)
+    seen_indices = torch.cat([batch.index for batch in pipeline.train_batches(0, 4)]).tolist()
+    assert sorted([*seen_indices, *pipeline.indices["val"].tolist()]) == list(range(21))
+
+
+def test_epochs_and_seeds_differ_in_order_and_in_views(image_folder: Path) -> None:
+    epochs = [
+        next(opened(image_folder, seed=seed).train_batches(epoch, 19)) for seed, epoch in [(0, 0), (0, 1), (1, 0)]
+    ]
+    assert len({tuple(batch.index.tolist()) for batch in epochs}) == 3
+    assert len({view for batch in epochs for view in batch.view.tolist()}) == 57
+
+
+def test_the_image_is_a_function_of_index_and_view(image_folder: Path) -> None:
+    batch = next(opened(image_folder).train_batches(3, 4))
+    files = sorted((image_folder / "train").rglob("*.png"))
+    for image, index, view in zip(batch.images, batch.index, batch.view, strict=True):
+        pixels = np.asarray(seen(Image.open(files[index]), int(view), SIZE))
+        expected = (pixels / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
+        assert np.allclose(image.permute(1, 2, 0).numpy(), expected, atol=1e-5)
+
+
+def test_half_of_the_views_are_flipped_and_none_enlarges_more_than_its_twelfth() -> None:
+    """Brightness rises by 2 a column, so a crop's slope tells its width and whether it is flipped."""
+    rising = Image.fromarray(np.tile(np.arange(0, 200, 2, dtype=np.uint8), (100, 1)))
+    slopes = []
+    for view in range(300):
+        row = np.asarray(seen(rising.convert("RGB"), view, 50))[25, :, 0].astype(float)
+        slopes.append((row[45] - row[5]) / 40)
+    widths = np.abs(slopes) * 50 / 2
+    assert 110 < (np.array(slopes) < 0).sum() < 190
+    assert widths.min() > 100 * np.sqrt(0.08 * 3 / 4) - 2
+    assert widths.max() < 102
+
+
+def test_without_augmentation_training_sees_the_centre(image_folder: Path) -> None:
+    pipeline = opened(image_folder, augment=False)
+    for batch in pipeline.train_batches(0, 4):
+        assert (batch.view == CENTRE).all()
+    first, second = ({int(i): x for b in pipeline.train_batches(e, 4) for i, x in zip(b.index, b.images, strict=True)} for e in (0, 1))
+    assert all(torch.equal(first[index], second[index]) for index in first)
+
+
+def test_the_runs_generator_is_left_alone(image_folder: Path) -> None:
+    before = torch.get_rng_state()
+    list(opened(image_folder).train_batches(0, 4))
+    list(opened(image_folder, num_workers=1).train_batches(0, 4))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_workers_end_with_the_epoch_also_when_it_breaks_off(image_folder: Path) -> None:
+    pipeline = opened(image_folder, num_workers=2)
+    list(pipeline.train_batches(0, 4))
+    batches = pipeline.train_batches(1, 4)
+    next(batches)
+    assert multiprocessing.active_children()
+    batches.close()  # type: ignore[attr-defined]
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK"])
+def test_images_of_any_mode_are_read(image_folder: Path, mode: str) -> None:
+    file = image_folder / "test" / "ant" / "part_0" / "0.tif"
+    Image.new("RGB", (24, 20), (255, 0, 0)).convert(mode).save(file)
+    assert next(opened(image_folder).eval_batches("test", 1)).images.shape == (1, 3, SIZE, SIZE)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n cut short", b"a text"])
+def test_a_broken_image_is_named_in_one_line(image_folder: Path, num_workers: int, content: bytes) -> None:
+    broken = image_folder / "test" / "bee" / "part_1" / "1.png"
+    broken.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        list(opened(image_folder, num_workers=num_workers).eval_batches("test", 2))
+    assert str(error.value).startswith(f"{broken} cannot be read as an image (")
+    assert "\n" not in str(error.value)
+
+
+def test_a_truncated_image_is_named(image_folder: Path) -> None:
+    broken = image_folder / "test" / "bee" / "part_1" / "1.png"
+    broken.write_bytes(broken.read_bytes()[:-200])
+    with pytest.raises(UserError, match=f"{broken} cannot be read as an image"):
+        list(opened(image_folder).eval_batches("test", 2))
+
+
+def test_a_missing_folder_is_named_with_the_nearest_name(image_folder: Path) -> None:
+    with pytest.raises(OptionError, match=r'no "fotos" under .*, did you mean "photos"\?'):
+        folder(image_folder.parent, path="fotos")
+
+
+def test_a_missing_split_is_named(image_folder: Path) -> None:
+    (image_folder / "train").rename(image_folder / "training")
+    with pytest.raises(OptionError, match=r"no folder .*photos/train; expected train/CLASS/ and test/CLASS/"):
+        folder(image_folder.parent, path="photos")
+
+
+def test_a_test_class_that_training_has_not_is_refused(image_folder: Path) -> None:
+    (image_folder / "test" / "Ant").mkdir()
+    with pytest.raises(OptionError, match=r"photos/test has a class that .*photos/train has not: Ant"):
+        folder(image_folder.parent, path="photos")
+
+
+def test_a_split_without_classes_is_refused(image_folder: Path) -> None:
+    (image_folder / "empty" / "train").mkdir(parents=True)
+    with pytest.raises(OptionError, match="empty/train has no class sub-folders"):
+        folder(image_folder, path="empty")
+
+
+def test_a_class_without_training_images_is_refused(image_folder: Path) -> None:
+    (image_folder / "train" / "dog").mkdir()
+    with pytest.raises(UserError, match="train/dog has no images"):
+        opened(image_folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_size": 0}, "image_size must be positive, got 0"),
+        ({"num_workers": -1}, "num_workers must be 0 or more, got -1"),
+    ],
+)
+def test_wrong_options_are_refused(image_folder: Path, options: dict[str, int], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        DATASETS.build("folder", image_folder.parent, path="photos", **options)

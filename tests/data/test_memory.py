@@ -1,0 +1,217 @@
+"""The in-memory pipeline against slow loops over PIL images."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from model.data.memory import Arrays, Augmentation, MemoryPipeline, augmented
+from model.types import Batch, Normalisation, Split, SplitOptions
+
+CPU = torch.device("cpu")
+CROP_AND_FLIP = Augmentation(pad=4, flip=True)
+NUM_TRAIN, NUM_TEST = 61, 20
+RNG = np.random.default_rng(0)
+ARRAYS = Arrays(
+    train_images=RNG.integers(
+        0, 256, (NUM_TRAIN, 7, 5, 3), np.uint8
+    ),  # not square: rows and columns must not be confused
+    train_labels=RNG.integers(0, 4, NUM_TRAIN),
+    test_images=RNG.integers(0, 256, (NUM_TEST, 7, 5, 3), np.uint8),
+    test_labels=RNG.integers(0, 4, NUM_TEST),
+)
+NORMALISATION = Normalisation(mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.1))
+
+
+def opened(
+    seed: int = 0, augmentation: Augmentation = CROP_AND_FLIP, device: torch.device = CPU, **options: float
+) -> MemoryPipeline:
+    return MemoryPipeline(
+        ARRAYS,
+        SplitOptions(**options),  # type: ignore[arg-type]
+        NORMALISATION,
+        augmentation,
+        seed=seed,
+        device=device,
+    )
+
+
+def order(batches: list[Batch]) -> list[int]:
+    return torch.cat([batch.index for batch in batches]).tolist()
+
+
+def cropped_and_flipped(image: NDArray[np.uint8], row: int, column: int, flipped: bool, pad: int) -> NDArray[np.uint8]:
+    """torchvision's RandomCrop(size, padding=pad), then RandomHorizontalFlip, once their dice have fallen."""
+    height, width = image.shape[:2]
+    padded = ImageOps.expand(Image.fromarray(image), border=pad, fill=0)
+    crop = padded.crop((column, row, column + width, row + height))
+    return np.asarray(ImageOps.mirror(crop) if flipped else crop)
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "flips"),
+    [
+        (Augmentation(pad=4, flip=True), (False, True)),
+        (Augmentation(pad=2, flip=False), (False,)),
+        (Augmentation(pad=0, flip=True), (False, True)),
+    ],
+)
+def test_every_view_is_torchvisions_crop_and_flip(augmentation: Augmentation, flips: tuple[bool, ...]) -> None:
+    offsets = range(2 * augmentation.pad + 1)
+    views = list(product(offsets, offsets, flips))
+    assert augmentation.num_views == len(views)
+    image = ARRAYS.train_images[0]
+    expected = np.stack([cropped_and_flipped(image, *view, augmentation.pad) for view in views])
+    images_NHWC = torch.from_numpy(image).expand(len(views), -1, -1, -1)
+    assert np.array_equal(augmented(images_NHWC, torch.arange(len(views)), augmentation).numpy(), expected)
+
+
+def test_cifars_augmentation_has_162_views() -> None:
+    assert CROP_AND_FLIP.num_views == 162
+
+
+@pytest.mark.parametrize("augmentation", [CROP_AND_FLIP, Augmentation(pad=2), Augmentation(flip=True), Augmentation()])
+def test_the_view_called_identity_changes_nothing(augmentation: Augmentation) -> None:
+    images_NHWC = torch.from_numpy(ARRAYS.train_images)
+    view_N = torch.full((NUM_TRAIN,), augmentation.identity)
+    assert torch.equal(augmented(images_NHWC, view_N, augmentation), images_NHWC)
+
+
+def test_training_images_are_what_their_index_and_view_say() -> None:
+    views = list(product(range(9), range(9), (False, True)))
+    for batch in opened().train_batches(epoch=3, batch_size=16):
+        for image, label, index, view in zip(*batch, strict=True):
+            pixels = cropped_and_flipped(ARRAYS.train_images[index], *views[view], 4)
+            expected = (pixels / 255 - NORMALISATION.mean) / NORMALISATION.std
+            assert np.allclose(image.permute(1, 2, 0).numpy(), expected, atol=1e-5)
+            assert label == ARRAYS.train_labels[index]
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_evaluation_images_are_not_augmented(split: Split) -> None:
+    images, labels = {
+        "val": (ARRAYS.train_images, ARRAYS.train_labels),
+        "test": (ARRAYS.test_images, ARRAYS.test_labels),
+    }[split]
+    for batch in opened().eval_batches(split, batch_size=3):
+        expected = (images[batch.index] / 255 - NORMALISATION.mean) / NORMALISATION.std
+        assert np.allclose(batch.images.permute(0, 2, 3, 1).numpy(), expected, atol=1e-5)
+        assert batch.labels.tolist() == labels[batch.index].tolist()
+        assert (batch.view == CROP_AND_FLIP.identity).all()
+
+
+def test_normalisation_by_hand() -> None:
+    white = np.full((4, 2, 2, 1), 255, np.uint8)
+    white[:, 0, 0] = 0
+    arrays = Arrays(train_images=white, train_labels=np.zeros(4, int), test_images=white, test_labels=np.zeros(4, int))
+    normalisation = Normalisation(mean=(0.5,), std=(0.25,))
+    pipeline = MemoryPipeline(arrays, SplitOptions(val_size=0), normalisation, Augmentation(), seed=0, device=CPU)
+    (batch,) = pipeline.eval_batches("test", 4)
+    assert batch.images[0, 0].tolist() == [[-2.0, 2.0], [2.0, 2.0]]
+
+
+def test_padding_is_black_before_normalisation() -> None:
+    black = (0 - np.array(NORMALISATION.mean)) / NORMALISATION.std
+    corners = [
+        image[:, 0, 0].numpy()
+        for batch in opened().train_batches(0, 16)
+        for image, view in zip(batch.images, batch.view, strict=True)
+        if view // 18 == 0  # the crop begins at the topmost row of the padded image
+    ]
+    assert corners
+    assert np.allclose(corners, black)
+
+
+def test_batches_are_channels_last_floats() -> None:
+    for batch in [next(opened().train_batches(0, 8)), next(opened().eval_batches("test", 8))]:
+        assert batch.images.dtype == torch.float32
+        assert batch.images.is_contiguous(memory_format=torch.channels_last)
+        assert batch.labels.dtype == batch.index.dtype == batch.view.dtype == torch.int64
+
+
+def test_an_epoch_sees_every_training_image_once() -> None:
+    pipeline = opened(val_size=10)
+    train = order(list(pipeline.train_batches(0, 8)))
+    val = order(list(pipeline.eval_batches("val", 8)))
+    assert sorted(train + val) == list(range(NUM_TRAIN))
+    assert len(val) == pipeline.size("val") == 10
+
+
+def test_evaluation_keeps_the_data_sets_order() -> None:
+    pipeline = opened()
+    assert order(list(pipeline.eval_batches("test", 7))) == list(range(NUM_TEST))
+    val = order(list(pipeline.eval_batches("val", 4)))
+    assert val == sorted(val)
+
+
+def test_the_same_seed_gives_the_same_batches() -> None:
+    for batch, again in zip(opened(seed=5).train_batches(2, 16), opened(seed=5).train_batches(2, 16), strict=True):
+        assert all(torch.equal(one, other) for one, other in zip(batch, again, strict=True))
+
+
+def test_epochs_and_seeds_differ_in_order_and_in_views() -> None:
+    epochs = [list(opened(seed=seed).train_batches(epoch, 64)) for seed, epoch in [(0, 0), (0, 1), (1, 0)]]
+    assert len({tuple(order(batches)) for batches in epochs}) == 3
+    views = [
+        dict(zip(order(batches), torch.cat([b.view for b in batches]).tolist(), strict=True)) for batches in epochs
+    ]
+    assert sum(views[0][index] == views[1][index] for index in views[0]) < 10
+    assert sum(views[0][index] == views[2][index] for index in views[0]) < 10
+
+
+def test_the_split_does_not_depend_on_the_runs_seed() -> None:
+    assert np.array_equal(opened(seed=0).indices["val"], opened(seed=1).indices["val"])
+
+
+def test_the_view_of_an_image_does_not_depend_on_the_batch_size() -> None:
+    by_size = []
+    for batch_size in (8, 32):
+        batches = list(opened().train_batches(1, batch_size))
+        by_size.append([torch.cat(parts) for parts in zip(*batches, strict=True)])
+    assert all(torch.equal(one, other) for one, other in zip(*by_size, strict=True))
+
+
+@pytest.mark.parametrize("first_step", [0, 1, 3, 6, 7])
+def test_first_step_gives_exactly_the_tail(first_step: int) -> None:
+    whole = list(opened().train_batches(4, 8))
+    tail = list(opened().train_batches(4, 8, first_step))
+    assert len(tail) == len(whole) - first_step
+    for batch, again in zip(whole[first_step:], tail, strict=True):
+        assert all(torch.equal(one, other) for one, other in zip(batch, again, strict=True))
+
+
+def test_a_last_batch_of_one_joins_the_one_before() -> None:
+    pipeline = opened(val_size=0)
+    assert [len(batch.labels) for batch in pipeline.train_batches(0, 20)] == [20, 20, 21]
+    assert pipeline.steps_per_epoch(20) == 3
+
+
+def test_no_val_gives_no_batch() -> None:
+    assert list(opened(val_size=0).eval_batches("val", 8)) == []
+
+
+def test_without_augmentation_all_epochs_see_the_same_images() -> None:
+    pipeline = opened(augmentation=Augmentation())
+    first, second = (
+        {int(i): x for b in pipeline.train_batches(epoch, 16) for i, x in zip(b.index, b.images, strict=True)}
+        for epoch in (0, 1)
+    )
+    assert all(torch.equal(first[index], second[index]) for index in first)
+
+
+def test_images_are_not_copied_where_they_can_be_shared() -> None:
+    pipeline = opened()
+    assert pipeline._images["train"].data_ptr() == ARRAYS.train_images.ctypes.data
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_same_batches() -> None:
+    device = torch.device("cuda")
+    for batch, on_gpu in zip(opened().train_batches(0, 16), opened(device=device).train_batches(0, 16), strict=True):
+        assert all(tensor.is_cuda for tensor in on_gpu)
+        assert torch.allclose(batch.images, on_gpu.images.cpu(), atol=1e-6)
+        assert torch.equal(batch.view, on_gpu.view.cpu())
+        assert torch.equal(batch.labels, on_gpu.labels.cpu())

@@ -1,0 +1,116 @@
+"""A search's folder whose runs are done by fake_train.py, in this process or in one of its own."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.params import ROOT
+from model.search.driver import search
+from model.search.local import LocalEngine
+from model.search.plan import Check
+from utils import run_script
+
+HERE = Path(__file__).parent
+
+BASE: dict[str, Any] = {
+    "dataset": {"name": "cifar10"},
+    "student": {"name": "cnn"},
+    "loss": {"kd": {"alpha": 0.9, "temperature": 4.0}},
+    "num_epochs": 2,
+}
+
+
+def write(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+class FakeSearch:
+    """A folder with params.json and search.json.
+
+    Args:
+        parameters: What is searched; None leaves search.json out.
+        student: Options of the base's student: they tell fake_train.py what to do.
+        base: Other keys of the base.
+    """
+
+    def __init__(
+        self, tmp_path: Path, parameters: Any = None, *, student: dict[str, Any] | None = None, **base: Any
+    ) -> None:
+        self.folder = tmp_path / "experiments" / "a search"
+        self.events_file = tmp_path / "events.jsonl"
+        write(self.folder / "params.json", BASE | base | {"student": BASE["student"] | (student or {})})
+        if parameters is not None:
+            write(self.folder / "search.json", {"parameters": parameters})
+
+    @property
+    def command(self) -> list[str]:
+        return [sys.executable, "-IS", str(HERE / "fake_train.py"), "--events", str(self.events_file)]
+
+    def run(self, *, jobs: int = 2, restart: bool = False, check: Check | None = None) -> int:
+        """Search in this process, as the script does; returns the exit status."""
+        make_engine = partial(LocalEngine.for_runs, jobs=jobs, device="cpu")
+        with pytest.raises(SystemExit) as exit_:
+            run_script(
+                lambda: search(self.folder, command=self.command, make_engine=make_engine, check=check, restart=restart)
+            )
+        assert isinstance(exit_.value.code, int)
+        return exit_.value.code
+
+    def start(self, *, jobs: int = 2, stderr: int | None = subprocess.PIPE) -> "subprocess.Popen[str]":
+        """Search in a process of its own."""
+        program = (
+            "import sys; from tests.search.fake_search import FakeSearch; from pathlib import Path;"
+            "self = FakeSearch.__new__(FakeSearch); self.folder, self.events_file = map(Path, sys.argv[1:3]);"
+            "sys.exit(self.run(jobs=int(sys.argv[3])))"
+        )
+        return subprocess.Popen(
+            [sys.executable, "-c", program, str(self.folder), str(self.events_file), str(jobs)],
+            env={"PYTHONPATH": str(ROOT), "TERM": "xterm"},
+            stderr=stderr,
+            text=True,
+        )
+
+    def events(self, what: str | None = None) -> list[dict[str, Any]]:
+        """What the runs noted, in the order of time."""
+        lines = self.events_file.read_text().splitlines() if self.events_file.exists() else []
+        return [row for row in map(json.loads, lines) if what in (None, row["event"])]
+
+    def begun(self) -> list[str]:
+        return [event["run"] for event in self.events("begin")]
+
+    def read(self, run: str, name: str) -> Any:
+        return json.loads((self.folder / run / name).read_text())
+
+    def state(self, run: str) -> str:
+        return str(self.read(run, "run.json")["state"])
+
+    def history(self, run: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / run / "metrics.jsonl").read_text().splitlines()]
+
+
+def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Everything below a folder with its time of writing and its content."""
+    return {
+        str(path): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
+        for path in [folder, *folder.rglob("*")]
+    }
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)
+
+
+def is_alive(process: int) -> bool:
+    stat = Path(f"/proc/{process}/stat")
+    return stat.exists() and stat.read_text().rpartition(") ")[2][0] != "Z"

@@ -1,0 +1,249 @@
+"""The loop: what is run, in which order, and what is said of runs that fail."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.search.fake_search import BASE, FakeSearch, tree, write
+
+ALPHAS = {"alpha": [0.1, 0.2, 0.3, 0.4]}
+RUNS = [f"alpha_{alpha}" for alpha in ALPHAS["alpha"]]
+
+
+def with_outcomes(tmp_path: Path, *outcomes: str, **student: Any) -> FakeSearch:
+    return FakeSearch(tmp_path, {"student.outcome": list(outcomes)}, student={"outcome": "finish"} | student)
+
+
+def test_all_runs_are_done_in_their_order(tmp_path: Path) -> None:
+    fake = FakeSearch(tmp_path, ALPHAS)
+    assert fake.run(jobs=1) == 0
+    assert fake.begun() == RUNS
+    assert [fake.state(run) for run in RUNS] == ["finished"] * 4
+
+
+def test_the_command_is_the_train_command_with_the_folder(tmp_path: Path) -> None:
+    fake = FakeSearch(tmp_path, {"alpha": [0.1]})
+    fake.run()
+    assert fake.events("begin")[0]["argv"] == [*fake.command[2:], "--model_dir", str(fake.folder / "alpha_0.1")]
+
+
+def test_finished_runs_are_not_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fake = FakeSearch(tmp_path, ALPHAS)
+    fake.run()
+    capsys.readouterr()
+    assert fake.run() == 0
+    assert sorted(fake.begun()) == RUNS
+    assert "4 runs: 4 finished" in capsys.readouterr().err
+
+
+def test_a_larger_grid_runs_what_is_new(tmp_path: Path) -> None:
+    fake = FakeSearch(tmp_path, ALPHAS)
+    fake.run()
+    write(fake.folder / "search.json", {"parameters": {"alpha": [0.05, *ALPHAS["alpha"]]}})
+    assert fake.run() == 0
+    assert fake.begun()[4:] == ["alpha_0.05"]
+
+
+def test_restart_begins_all_anew_even_with_other_parameters(tmp_path: Path) -> None:
+    fake = FakeSearch(tmp_path, ALPHAS)
+    fake.run()
+    write(fake.folder / "params.json", BASE | {"num_epochs": 3})
+    assert fake.run(restart=True) == 0
+    assert sorted(fake.begun()) == sorted(RUNS * 2)
+    assert {len(fake.history(run)) for run in RUNS} == {3}
+
+
+def test_a_run_that_was_not_restarted_yet_is_not_taken_for_one_of_the_new_parameters(tmp_path: Path) -> None:
+    fake = FakeSearch(tmp_path, ALPHAS)
+    fake.run()
+    write(fake.folder / "params.json", BASE | {"student": {"name": "cnn", "outcome": "fail"}})
+    fake.run(jobs=1, restart=True)  # gives up after three
+    assert fake.state("alpha_0.4") == "finished"
+    assert fake.run() == 2
+
+
+def test_as_many_runs_as_jobs_go_at_once_and_never_more(tmp_path: Path) -> None:
+    fake = FakeSearch(tmp_path, {"alpha": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]}, student={"seconds": 0.1})
+    fake.run(jobs=3)
+    at_once, most = 0, 0
+    for event in fake.events():
+        at_once += 1 if event["event"] == "begin" else -1
+        most = max(most, at_once)
+    assert most == 3
+
+
+def test_each_run_gets_its_share_of_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.search.local.num_cores", lambda: 8)
+    fake = FakeSearch(tmp_path, ALPHAS)
+    fake.run(jobs=2)
+    got = {(event["OMP_NUM_THREADS"], event["MKL_NUM_THREADS"]) for event in fake.events("begin")}
+    assert got == {("4", "4")}
+
+
+def test_runs_on_the_cpu_do_not_see_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    fake = FakeSearch(tmp_path, ALPHAS)
+    fake.run()
+    assert {event["CUDA_VISIBLE_DEVICES"] for event in fake.events("begin")} == {""}
+
+
+def test_the_log_tells_when_each_run_begins_and_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fake = FakeSearch(tmp_path, {"alpha": [0.25, 0.75, 0.5]})
+    fake.run(jobs=1)
+    shown = capsys.readouterr().err
+    assert (fake.folder / "search.log").read_text() == shown
+    told = [line[20:] for line in shown.splitlines()]  # less the time
+    assert told[1] == "alpha_0.25: begins"
+    assert told[2].startswith("alpha_0.25: finished after 0 s, val_accuracy 25.00 %; 1 of 3 finished, best 25.00 %")
+    assert "2 of 3 finished, best 75.00 % (alpha_0.75), about 0 s left" in told[4]
+    assert "3 of 3 finished, best 75.00 % (alpha_0.75)" in told[6]
+    assert told[7] == "3 of 3 runs are finished"
+
+
+def test_the_best_run_is_the_best_in_the_searchs_own_metric(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fake = FakeSearch(tmp_path, {})
+    metric = {"name": "val_accuracy", "goal": "minimize"}
+    write(fake.folder / "search.json", {"metric": metric, "parameters": {"alpha": [0.5, 0.25, 0.75]}})
+    fake.run(jobs=1)
+    assert "3 of 3 finished, best 25.00 % (alpha_0.25)" in capsys.readouterr().err
+
+
+# Failures -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_failed_run_is_told_with_its_last_lines_and_the_rest_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake = with_outcomes(tmp_path, "fail", "finish")
+    assert fake.run(jobs=1) == 1
+    error = capsys.readouterr().err
+    assert "outcome_fail: failed (exit status 1)" in error
+    assert f"the last lines of {fake.folder}/outcome_fail/stdout.log:\n    the first line\n    loss is not" in error
+    assert "1 of 2 runs are finished; failed: outcome_fail" in error
+    assert fake.state("outcome_finish") == "finished"
+
+
+def test_only_the_lines_of_the_last_attempt_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fake = with_outcomes(tmp_path, "die")
+    write(fake.folder / "outcome_die" / "params.json", {})
+    (fake.folder / "outcome_die" / "stdout.log").write_text("of an earlier attempt\n")
+    fake.run()
+    assert "of an earlier attempt" not in capsys.readouterr().err
+
+
+def test_a_failed_run_is_tried_again_by_the_next_call(tmp_path: Path) -> None:
+    fake = with_outcomes(tmp_path, "fail", "finish")
+    fake.run()
+    assert fake.run() == 1
+    assert sorted(fake.begun()) == ["outcome_fail", "outcome_fail", "outcome_finish"]
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("refuse", "failed (exit status 2)"),
+        ("die", "failed (killed by SIGKILL, the machine may be out of memory)"),
+        ("forget", "failed (it ended well, but its run is not finished)"),
+    ],
+)
+def test_every_bad_end_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str, told: str) -> None:
+    fake = with_outcomes(tmp_path, how)
+    assert fake.run() == 1
+    assert f"outcome_{how}: {told}" in capsys.readouterr().err
+
+
+def test_a_run_that_somebody_stopped_is_left_for_the_next_call(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake = with_outcomes(tmp_path, "somebody stops it", "finish", seconds=0.05)
+    assert fake.run() == 75
+    assert "1 of 2 runs are finished; stopped by somebody: outcome_somebody-stops-it" in capsys.readouterr().err
+    assert fake.run() == 0
+    assert len(fake.history("outcome_somebody-stops-it")) == 2
+
+
+def test_a_search_whose_first_three_runs_fail_gives_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fake = FakeSearch(tmp_path, {"alpha": [0.1, 0.2, 0.3, 0.4, 0.5]}, student={"outcome": "fail"})
+    assert fake.run(jobs=1) == 1
+    assert len(fake.begun()) == 3
+    error = capsys.readouterr().err
+    assert "all of the first 3 runs failed: 2 are not begun" in error
+    assert "loss is not finite" in error
+
+
+def test_three_failures_after_a_finished_run_do_not_end_a_search(tmp_path: Path) -> None:
+    fake = with_outcomes(tmp_path, "finish", "fail", "refuse", "die", "forget")
+    assert fake.run(jobs=1) == 1
+    assert len(fake.begun()) == 5
+
+
+def test_a_command_that_is_not_there_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeSearch(tmp_path, {"alpha": [0.1]})
+    monkeypatch.setattr(FakeSearch, "command", ["/no/such/python"])
+    assert fake.run() == 1
+    assert "alpha_0.1: failed" in capsys.readouterr().err
+
+
+def test_a_run_whose_folder_cannot_be_made_fails_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fake = FakeSearch(tmp_path, ALPHAS)
+    (fake.folder / "alpha_0.2").write_text("a file is in the way")
+    assert fake.run() == 1
+    assert "alpha_0.2: failed (" in capsys.readouterr().err
+    assert sorted(fake.begun()) == ["alpha_0.1", "alpha_0.3", "alpha_0.4"]
+
+
+# The teacher --------------------------------------------------------------------------------------------------------
+
+
+def with_teacher(tmp_path: Path, **teachers_student: Any) -> FakeSearch:
+    fake = FakeSearch(tmp_path, ALPHAS, teacher="../teacher")
+    student = BASE["student"] | teachers_student
+    write(tmp_path / "experiments" / "teacher" / "params.json", BASE | {"student": student})
+    return fake
+
+
+def test_the_teacher_is_trained_once_and_first(tmp_path: Path) -> None:
+    fake = with_teacher(tmp_path, seconds=0.1)
+    assert fake.run() == 0
+    assert [(event["run"], event["event"]) for event in fake.events()][:2] == [("teacher", "begin"), ("teacher", "end")]
+    assert sorted(fake.begun()) == [*RUNS, "teacher"]
+
+
+def test_the_teacher_gets_all_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.search.local.num_cores", lambda: 8)
+    fake = with_teacher(tmp_path)
+    fake.run(jobs=4)
+    assert [event["OMP_NUM_THREADS"] for event in fake.events("begin")] == ["8", "2", "2", "2", "2"]
+
+
+def test_the_teachers_params_json_is_left_as_it_is(tmp_path: Path) -> None:
+    fake = with_teacher(tmp_path)
+    before = (tmp_path / "experiments" / "teacher" / "params.json").read_bytes()
+    fake.run()
+    assert (tmp_path / "experiments" / "teacher" / "params.json").read_bytes() == before
+
+
+def test_no_run_begins_without_its_teacher(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fake = with_teacher(tmp_path, outcome="fail")
+    assert fake.run() == 1
+    assert fake.begun() == ["teacher"]
+    error = capsys.readouterr().err
+    assert "loss is not finite" in error
+    assert error.endswith("teacher was not trained, so no run was begun\n")
+
+
+def test_a_teacher_that_somebody_stopped_stops_the_search(tmp_path: Path) -> None:
+    fake = with_teacher(tmp_path, outcome="somebody stops it", seconds=0.05)
+    assert fake.run() == 75
+    assert fake.begun() == ["teacher"]
+
+
+def test_restart_leaves_a_trained_teacher_alone(tmp_path: Path) -> None:
+    fake = with_teacher(tmp_path)
+    fake.run()
+    before = tree(tmp_path / "experiments" / "teacher")
+    assert fake.run(restart=True) == 0
+    assert tree(tmp_path / "experiments" / "teacher") == before

@@ -1,0 +1,178 @@
+"""search.json: what is refused, and what the folders are called."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.search.space import load_space, points, short
+from tests.search.fake_search import BASE, FakeSearch, write
+
+
+def names(tmp_path: Path, parameters: Any, base: dict[str, Any] | None = None) -> list[str]:
+    write(tmp_path / "search.json", {"parameters": parameters})
+    return [point.name for point in points(load_space(tmp_path, base or BASE))]
+
+
+def test_the_last_parameter_varies_fastest(tmp_path: Path) -> None:
+    assert names(tmp_path, {"temperature": [4.5, 2], "alpha": [0.5, 0.9]}) == [
+        "temperature_4.5_alpha_0.5",
+        "temperature_4.5_alpha_0.9",
+        "temperature_2_alpha_0.5",
+        "temperature_2_alpha_0.9",
+    ]
+
+
+def test_without_search_json_it_is_the_ancestors_grid(tmp_path: Path) -> None:
+    found = [point.name for point in points(load_space(tmp_path, BASE))]
+    assert len(found) == 40
+    assert found[0] == "alpha_0.05_temperature_1.5"
+    assert found[1] == "alpha_0.05_temperature_2"
+    assert found[-1] == "alpha_0.99_temperature_20"
+
+
+def test_a_search_of_ours_is_the_ancestors_grid() -> None:
+    folder = Path(__file__).parents[2] / "experiments" / "cnn_distill_alpha_temp"
+    found = [point.name for point in points(load_space(folder, BASE))]
+    assert found == [point.name for point in points(load_space(Path("nowhere"), BASE))]
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        (4, "4"),
+        (4.0, "4"),
+        (1e-3, "0.001"),
+        (0.0001, "0.0001"),
+        (1e-5, "1e-05"),
+        (-0.5, "-0.5"),
+        (0.30000000000000004, "0.30000000000000004"),
+        (True, "true"),
+        (None, "null"),
+        ("adam", "adam"),
+        ("experiments/base_resnet18", "experiments-base_resnet18"),
+        ("../base", "base"),
+        ("a b/c:d*é", "a-b-c-d"),
+        ([30, 60.0], "30-60"),
+        ({"ce": {}}, "ce"),
+        ({"kd": {"alpha": 0.9, "temperature": 4.0}}, "kd_alpha_0.9_temperature_4"),
+        ({"name": "sgd", "learning_rate": 0.1}, "sgd_learning_rate_0.1"),
+    ],
+)
+def test_a_value_has_one_short_name(value: Any, name: str) -> None:
+    assert short(value) == name
+
+
+def test_a_folder_is_named_by_leaves_and_by_components(tmp_path: Path) -> None:
+    found = names(tmp_path, {"loss.kd.alpha": [0.5], "student.name": ["cnn"], "dataset": [{"name": "cifar100"}]})
+    assert found == ["alpha_0.5_student_cnn_dataset_cifar100"]
+
+
+def test_two_leaves_of_one_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:
+    base = BASE | {"optimizer": {"name": "sgd", "weight": 1}, "schedule": {"name": "step", "weight": 2}}
+    assert names(tmp_path, {"optimizer.weight": [3], "schedule.weight": [4]}, base) == [
+        "optimizer.weight_3_schedule.weight_4"
+    ]
+
+
+def test_a_shared_value_is_set_but_not_named(tmp_path: Path) -> None:
+    write(tmp_path / "search.json", {"parameters": {"num_epochs": {"value": 7}, "alpha": {"values": [0.5]}}})
+    [point] = points(load_space(tmp_path, BASE))
+    assert (point.name, point.values) == ("alpha_0.5", {"alpha": 0.5, "num_epochs": 7})
+
+
+def test_values_with_the_same_safe_form_have_different_names(tmp_path: Path) -> None:
+    found = names(tmp_path, {"description": ["a/b", "a-b", "A-B", "other"]})
+    assert len({name.casefold() for name in found}) == 4
+    assert found[3] == "description_other"
+
+
+def test_long_names_are_cut_and_stay_different(tmp_path: Path) -> None:
+    found = names(tmp_path, {"description": ["x" * 200 + "1", "x" * 200 + "2"]})
+    assert len(set(found)) == 2
+    assert {len(name) for name in found} == {120}
+
+
+def test_a_larger_grid_keeps_the_names_of_the_smaller_one(tmp_path: Path) -> None:
+    smaller = names(tmp_path, {"alpha": [0.5, 0.9], "teacher": ["a/b", "c" * 150]})
+    larger = names(tmp_path, {"alpha": [0.1, 0.5, 0.9], "teacher": ["d", "a/b", "c" * 150]})
+    assert set(smaller) < set(larger)
+
+
+ALPHA = {"alpha": [0.5]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], "search.json: must be a JSON object, got list"),
+        ({}, "search.json: parameters: this key is needed"),
+        ({"parameters": {}}, "search.json: parameters: is empty"),
+        ({"parameters": [1]}, "search.json: parameters: should be a valid dictionary, got [1]"),
+        (
+            {"parameters": ALPHA, "metod": "grid"},
+            'metod: unknown key, did you mean "method"?; known: method',
+        ),
+        ({"parameters": ALPHA, "method": "tpe"}, 'method: no method is named "tpe"; known: grid'),
+        ({"parameters": ALPHA, "method": "gird"}, 'no method is named "gird", did you mean "grid"?'),
+        ({"parameters": ALPHA, "method": 3}, "method: should be a valid string, got 3"),
+        ({"parameters": {"alpha": []}}, "search.json: parameters.alpha.values: is empty"),
+        ({"parameters": {"alpha": {"values": []}}}, "parameters.alpha.values: is empty"),
+        ({"parameters": {"alpha": {"values": 0.5}}}, "parameters.alpha.values: should be a valid list, got 0.5"),
+        ({"parameters": {"alpha": [2, 2.0]}}, "parameters.alpha.values: the value 2.0 stands twice"),
+        ({"parameters": {"loss": [{"kd": {"a": 1}}, {"kd": {"a": 1.0}}]}}, "stands twice"),
+        ({"parameters": {"alpha": 0.5}}, "parameters.alpha: must be a list of values or an object, got 0.5"),
+        ({"parameters": {"alpha": {}}}, 'parameters.alpha: needs either "values", a list, or "value"'),
+        ({"parameters": {"alpha": {"values": [1], "value": 1}}}, 'parameters.alpha: needs either "values"'),
+        ({"parameters": {"alpha": {"value": 0.5}}}, 'parameters: none has "values", so there is nothing to search'),
+        (
+            {"parameters": {"alpha": {"vals": [1]}}},
+            'alpha.vals: unknown key, did you mean "values"?; known',
+        ),
+        ({"parameters": {"alpha": {"min": 0, "max": 1}}}, "parameters.alpha.min: unknown key"),
+        (
+            {"parameters": {"alpa": [0.5]}},
+            'alpa: no value of params.json has this name, did you mean "alpha"?',
+        ),
+        ({"parameters": {"alpha": [1], "loss.kd.alpha": [2]}}, 'loss.kd.alpha: sets the same value as "alpha"'),
+        ({"parameters": {"alpha": [1], "loss": [{"ce": {}}]}}, 'parameters.loss: sets the same value as "alpha"'),
+        ({"parameters": {"loss.kd": [{}], "alpha": [1]}}, 'parameters.alpha: sets the same value as "loss.kd"'),
+        (
+            {"parameters": ALPHA, "metric": {"name": "test_accuracy"}},
+            "metric.name: a search is decided on val",
+        ),
+        (
+            {"parameters": ALPHA, "metric": {"goal": "max"}},
+            "metric.goal: should be 'maximize' or 'minimize', got",
+        ),
+        ({"parameters": ALPHA, "metric": {"nam": "x"}}, 'metric.nam: unknown key, did you mean "name"?'),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: Any, message: str
+) -> None:
+    fake = FakeSearch(tmp_path, {})
+    write(fake.folder / "search.json", content)
+    assert fake.run() == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith(f"error: {fake.folder}/search.json: ")
+    assert error.count("\n") == 1
+    assert fake.events() == []
+
+
+def test_broken_json_is_named_with_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fake = FakeSearch(tmp_path)
+    (fake.folder / "search.json").write_text('{"parameters":\n {"alpha": [1,]}}')
+    assert fake.run() == 2
+    assert "search.json: line 2, column" in capsys.readouterr().err
+
+
+def test_the_default_grid_says_that_it_is_meant_where_it_does_not_fit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake = FakeSearch(tmp_path, loss={"ce": {}})
+    assert fake.run() == 2
+    error = capsys.readouterr().err
+    assert "holds no search.json" in error
+    assert "alpha: no value of params.json has this name" in error
