@@ -24,10 +24,8 @@ def main() -> int:
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
     args = parser.parse_args()
 
-    import torch
-
     from model import build
-    from model.engine.precision import resolve_precision
+    from model.engine.precision import placed, resolve_precision
     from model.evaluation.metrics import confusion, metrics_of, predictions
     from model.evaluation.tables import markdown, per_class
     from model.folder import Folder
@@ -39,9 +37,8 @@ def main() -> int:
     weights = folder.checkpoint(args.restore_file) if args.restore_file in ("best", "last") else Path(args.restore_file)
     content = load_checkpoint(weights)
     source = build.build_source(params, place)
-    net = build.build_student(params, source)
+    net = placed(build.build_student(params, source), place.device)
     build.load_weights(net, content, weights)
-    net.to(place.device, memory_format=torch.channels_last)
 
     data = open_data(params, folder, source, place)
     if not data.size(args.split):

@@ -1,6 +1,6 @@
 """What every part needs and no model knows: users' errors, JSON files, logs, locks, checkpoint files.
 
-Nothing here imports torch until a checkpoint is written or read, so that tools which only look at folders start at once.
+Nothing here imports torch until a checkpoint is written or read, so tools that only look at folders start at once.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def replacing(path: Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp's 0600 would hide results from a group that shares a cluster
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -124,7 +124,9 @@ def read_json(path: Path) -> Any:
         UserError: The file is missing, unreadable or no JSON; the message has the line and column.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        return json.loads(
+            path.read_text(encoding="utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant
+        )
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except json.JSONDecodeError as error:
@@ -215,8 +217,7 @@ def logging_to(path: Path | None) -> Iterator[None]:
     """
     handlers: list[logging.Handler] = [_TerminalHandler()]
     if path is not None:
-        # `delay`: a mistake that is found before the first line leaves no file.
-        handlers.append(logging.FileHandler(path, mode="a", encoding="utf-8", delay=True))
+        handlers.append(logging.FileHandler(path, mode="a", encoding="utf-8"))
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
     outer, log.handlers = log.handlers, handlers

@@ -60,7 +60,11 @@ def main() -> None:
     ]
     print(f"\n{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {place.device}\n")
     headers = ("loop", "what", "images/s", "ratio to bare")
-    print(tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True, colalign=("left", "left", "right", "right")))
+    print(
+        tabulate(
+            rows, headers=headers, tablefmt="pipe", disable_numparse=True, colalign=("left", "left", "right", "right")
+        )
+    )
 
 
 DESCRIPTIONS = {
@@ -123,7 +127,7 @@ def bare(batch: Batch, dtype: torch.dtype, device: torch.device) -> Step:
             logits = net(batch.images).logits
         loss = F.cross_entropy(logits.float(), batch.labels)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     return step
@@ -152,7 +156,7 @@ def conventional(data: Pipeline, device: torch.device) -> Step:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        return loss.item()
+        return float(loss.item())
 
     return step
 

@@ -14,7 +14,7 @@ from model.build import Place
 from model.engine.trainer import Trainer
 from model.folder import Folder
 from model.params import Params, load_params
-from model.run import build_trainer, missing_teachers, open_data
+from model.run import build_trainer, check_folder, missing_teachers, open_data
 from model.types import Batch, DataSource, Pipeline, Split
 from utils import duration
 
@@ -25,7 +25,7 @@ def dry_run(folder: Folder, place: Place) -> str:
     Raises:
         UserError: As `train_folder` would.
     """
-    params = build.check_params(load_params(folder.path), folder.params, place)
+    params = check_folder(folder, place)
     source = build.build_source(params, place)
     ready = source.is_ready()
     data = open_data(params, folder, source, place) if ready else StandIn(source, place.device)
@@ -42,8 +42,8 @@ def dry_run(folder: Folder, place: Place) -> str:
         "",
         f"student   {params.student.name}, {_count(trainer.student)} parameters",
         *_teacher_lines(trainer, params, folder, place),
-        f"data      {_sizes(data) if ready else 'not here yet: it will be fetched first; random images stand in for it'}",
-        f"one batch loss {loss.item():.4f} ({', '.join(f'{name} {value.item():.4f}' for name, value in terms.items())})",
+        f"data      {_sizes(data) if ready else 'not here yet: fetched first; random images stand in for it now'}",
+        f"one batch loss {loss:.4f} ({', '.join(f'{name} {value:.4f}' for name, value in terms.items())})",
     ]
     if ready:
         lines += [
@@ -92,7 +92,7 @@ def _count(net: nn.Module) -> str:
 
 
 def _sizes(data: Pipeline) -> str:
-    return ", ".join(f"{data.size(split):,} {split}" for split in ("train", "val", "test"))  # type: ignore[arg-type]
+    return ", ".join(f"{data.size(split):,} {split}" for split in ("train", "val", "test"))
 
 
 @dataclass

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from typing import Any, Literal
 import filelock
 
 from model.params import PARAMS_FILE, ROOT
-from utils import Stopped, UserError, log, read_json, read_jsonl, write_json
+from utils import UserError, log, read_json, read_jsonl, write_json
 
 Weights = Literal["best", "last"]
 State = Literal["new", "running", "stopped", "failed", "finished", "killed"]
@@ -84,12 +84,11 @@ class Folder:
         write_json(self.run, self.read_run() | values)
 
     @contextmanager
-    def locked(self, *, wait: bool = False, should_stop: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    def locked(self, *, wait: bool = False) -> Iterator[None]:
         """Be the only process that works in this folder; the lock ends with the process, however that ends.
 
         Raises:
             UserError: Another process works here and `wait` is not set, or the folder cannot be written to.
-            Stopped: `should_stop` said so while waiting.
         """
         lock = filelock.FileLock(self.path / ".lock")
         try:
@@ -100,11 +99,7 @@ class Folder:
             if not wait:
                 raise UserError(f"{self.name}: {holder} works in this folder") from None
             log.info("waiting for %s, which works in %s", holder, self.name)
-            while not lock.is_locked:
-                if should_stop():
-                    raise Stopped(f"stopped while {holder} works in {self.name}") from None
-                with suppress(filelock.Timeout):
-                    lock.acquire(timeout=1)
+            lock.acquire()
         except OSError as error:
             raise UserError(f"{self.name}: cannot write to this folder ({error.strerror})") from None
         try:

@@ -23,7 +23,9 @@ def random_bits(*key: int, index: NDArray[np.integer] | int = 0) -> NDArray[np.u
 
 def permutation(*key: int, index: NDArray[np.integer]) -> NDArray[np.integer]:
     """The elements of `index` in a random order that depends on the key and on the elements, not on their order."""
-    return index[np.argsort(random_bits(*key, index=index), kind="stable")]
+    order = np.argsort(random_bits(*key, index=index), kind="stable")
+    shuffled: NDArray[np.integer] = index.take(order)
+    return shuffled
 
 
 def step_seed(seed: int, step: int) -> int:
@@ -36,4 +38,5 @@ def _mix(state: NDArray[np.uint64] | np.uint64) -> NDArray[np.uint64]:
         z = np.asarray(state + np.uint64(0x9E3779B97F4A7C15))
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
+        mixed: NDArray[np.uint64] = z ^ (z >> np.uint64(31))
+        return mixed

@@ -16,7 +16,7 @@ from torch import nn
 
 from model import build
 from model.build import Place
-from model.engine.precision import resolve_precision
+from model.engine.precision import placed, resolve_precision
 from model.engine.teachers import digest
 from model.engine.trainer import Trainer
 from model.evaluation.metrics import metrics_of, predictions
@@ -55,38 +55,56 @@ def train_folder(
         Stopped: A signal came; all is saved.
         RunFailed: The run broke; run.json says why.
     """
-    params = build.check_params(load_params(folder.path), folder.params, place)
+    params = check_folder(folder, place)
     if not train_teachers:
         require_trained_teachers(params, folder)
-    with stop_signals() as should_stop, folder.locked(wait=wait, should_stop=should_stop):
+    with StopSignals() as signals, folder.locked(wait=wait), trouble_in_one_line(folder):
+        with logging_to(None):  # the folder's files stay as they are, the log too, until all is found to be right
+            if not restart:
+                refuse_changed_params(folder, params)
+                if folder.state() == "finished":
+                    log.info("%s is finished: %s", folder.name, summary(folder))
+                    return
+            source = build.build_source(params, place)
+            data = open_data(params, folder, source, place)
+            if folder.checkpoint("last").exists() and not restart:
+                checked_state(folder, data.steps_per_epoch(params.batch_size), place)
         if restart:
             remove_run(folder)
-        refuse_changed_params(folder, params)
-        if folder.state() == "finished":
-            with logging_to(None):  # its files stay as they are, the log too
-                log.info("%s is finished: %s", folder.name, summary(folder))
-            return
         write_json(folder.resolved, params.model_dump(mode="json"))
         dtype = resolve_precision(params.precision, place.device)
-        folder.update_run(
-            **provenance(place.device, dtype), num_epochs=params.num_epochs, state="running", error=None
-        )
+        folder.update_run(**provenance(place.device, dtype), num_epochs=params.num_epochs, state="running", error=None)
         with logging_to(folder.log), recording_the_end(folder):
             train_missing_teachers(params, folder, place)
-            run(folder, params, place, should_stop)
+            run(folder, params, place, source, data, signals)
 
 
-def run(folder: Folder, params: Params, place: Place, should_stop: Callable[[], bool]) -> None:
-    source = build.build_source(params, place)
-    data = open_data(params, folder, source, place)
-    trainer = build_trainer(folder, params, place, source, data, should_stop)
+def check_folder(folder: Folder, place: Place) -> Params:
+    """The folder's resolved params, checked together with its teachers, trained ones and those that will be.
+
+    Raises:
+        UserError: Whatever is wrong with the folder or with a teacher that it needs, in one line.
+    """
+    params = build.check_params(load_params(folder.path), folder.params, place)
+    if params.teacher is not None and build.build_objective(params).needs_teacher:
+        for teacher in build.teacher_folders(params, folder.params):
+            if is_trained(teacher):
+                build.check_weights(teacher, params.teacher.weights, place)
+            else:
+                check_folder(teacher, place)
+    return params
+
+
+def run(folder: Folder, params: Params, place: Place, source: DataSource, data: Pipeline, signals: StopSignals) -> None:
+    trainer = build_trainer(folder, params, place, source, data, should_stop=lambda: signals.received)
     if folder.checkpoint("last").exists():
-        trainer.load(checked_state(folder, trainer))
+        trainer.load(checked_state(folder, trainer.steps_per_epoch, place))
         log.info("%s: going on at step %d of %d", folder.name, trainer.step, trainer.total_steps)
     batch = next(iter(data.train_batches(0, params.batch_size)))
     log.info("%s: %s", folder.name, plan(trainer, trainer.estimate_seconds(batch)))
-    trainer.fit()
-    finish(folder, trainer, place)
+    with signals.deferred():
+        trainer.fit()
+        finish(folder, trainer, place)
 
 
 def build_trainer(
@@ -95,14 +113,14 @@ def build_trainer(
     place: Place,
     source: DataSource,
     data: Pipeline,
-    should_stop: Callable[[], bool] = lambda: False,
     *,
+    should_stop: Callable[[], bool] = lambda: False,
     untrained_teacher: bool = False,
 ) -> Trainer:
     """Everything that a run needs, at step 0."""
     device, dtype = place.device, resolve_precision(params.precision, place.device)
     torch.manual_seed(params.seed)
-    student = build.build_student(params, source).to(device, memory_format=torch.channels_last)
+    student = placed(build.build_student(params, source), device)
     objective = build.build_objective(params).to(device)
     teacher = None
     if objective.needs_teacher:
@@ -224,44 +242,52 @@ def remove_run(folder: Folder) -> None:
             path.unlink(missing_ok=True)
 
 
-def checked_state(folder: Folder, trainer: Trainer) -> dict[str, Any]:
+def checked_state(folder: Folder, steps_per_epoch: int, place: Place) -> dict[str, Any]:
     """last.pth.tar, if it is this run's.
 
     Raises:
         UserError: The file is cut short or of another run.
     """
-    path = folder.checkpoint("last")
-    content = load_checkpoint(path)
-    if "step" not in content or content.get("steps_per_epoch") != trainer.steps_per_epoch:
+    try:
+        content = build.check_weights(folder, "last", place)
+    except UserError as error:
+        raise UserError(f"{error}; --restart begins anew") from None
+    if "step" not in content or content.get("steps_per_epoch") != steps_per_epoch:
         raise UserError(
-            f"{path}: is not this run's checkpoint (steps per epoch: {content.get('steps_per_epoch')} there, "
-            f"{trainer.steps_per_epoch} here); --restart begins anew"
+            f"{folder.checkpoint('last')}: is not this run's checkpoint (steps per epoch: "
+            f"{content.get('steps_per_epoch')} there, {steps_per_epoch} here); --restart begins anew"
         )
     return content
 
 
 @contextmanager
 def recording_the_end(folder: Folder) -> Iterator[None]:
-    """Write into run.json how the block ended, and turn what the machine did to us into one line."""
+    """Write into run.json how the block ended."""
     try:
-        yield
+        with trouble_in_one_line(folder):
+            yield
     except Stopped:
         folder.update_run(state="stopped")
         log.info("%s: stopped and saved; run the same command to go on", folder.name)
         raise
-    except KeyboardInterrupt:
-        folder.update_run(state="stopped")
-        raise
     except (UserError, RunFailed) as error:
         record_failure(folder, str(error))
         raise
-    except (OSError, torch.OutOfMemoryError) as error:  # a full disk, no memory
-        record_failure(folder, str(error).splitlines()[0])
-        raise RunFailed(f"{folder.name}: {str(error).splitlines()[0]}") from error
     except Exception as error:
         log.error("%s", traceback.format_exc())
         record_failure(folder, f"{type(error).__name__}: {error}".splitlines()[0])
         raise
+
+
+@contextmanager
+def trouble_in_one_line(folder: Folder) -> Iterator[None]:
+    """Turn what the machine does to us into one line: no permission, a full disk, no memory."""
+    try:
+        yield
+    except PermissionError as error:
+        raise UserError(f"{folder.name}: cannot write to this folder ({error.filename}: {error.strerror})") from error
+    except (OSError, torch.OutOfMemoryError) as error:
+        raise RunFailed(f"{folder.name}: {str(error).splitlines()[0]}") from error
 
 
 def record_failure(folder: Folder, reason: str) -> None:
@@ -269,24 +295,41 @@ def record_failure(folder: Folder, reason: str) -> None:
     folder.update_run(state="failed", error=reason)
 
 
-@contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Turn SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 into a flag that the loop asks for; a second one interrupts at once."""
-    received: list[int] = []
+class StopSignals:
+    """What SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 do while a folder is worked on.
 
-    def receive(number: int, _: FrameType | None) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-        log.info("%s: saving, then stopping", signal.Signals(number).name)
+    While the run is being made ready they end it at once, as nothing is lost. In the training loop, which asks
+    `received` after every step, they let the step end and be saved; a second one ends the run at once.
+    """
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-    before = {number: signal.signal(number, receive) for number in numbers}
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in before.items():
+    NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+    def __init__(self) -> None:
+        self.received = False
+        self._deferred = False
+
+    def __enter__(self) -> StopSignals:
+        self._before = {number: signal.signal(number, self._receive) for number in self.NUMBERS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """A block that asks for itself whether a signal came."""
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+
+    def _receive(self, number: int, _: FrameType | None) -> None:
+        if self.received or not self._deferred:
+            raise Stopped("nothing is lost; run the same command to go on")
+        self.received = True
+        log.info("%s: saving, then stopping", signal.Signals(number).name)
 
 
 # What is told of a run ----------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Image files: listed by class, and read a batch at a time as their views show them.
 
-Crop and flip are those of Szegedy et al., "Going Deeper with Convolutions", CVPR 2015, sec. 6, in use since: 8 to 100 % of
-the area, aspect 3/4 to 4/3. The unaugmented view is the centre, 7/8 of the shorter side.
+Crop and flip are those of Szegedy et al., "Going Deeper with Convolutions", CVPR 2015, sec. 6: 8 to 100 % of the area,
+aspect 3/4 to 4/3. The unaugmented view is the centre, 7/8 of the shorter side.
 Imported when it is needed, for torchvision takes as long to import as torch does.
 """
 

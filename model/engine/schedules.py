@@ -18,7 +18,7 @@ Schedule = Callable[[float], float]  # epochs done, part epochs included -> fact
 @SCHEDULES.register
 def constant(num_epochs: int) -> Schedule:  # noqa: ARG001
     """The same learning rate throughout."""
-    return lambda epoch: 1.0
+    return lambda _: 1.0
 
 
 @SCHEDULES.register

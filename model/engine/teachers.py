@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from model.engine.precision import autocast
+from model.engine.precision import autocast, placed
 from model.types import Batch, Normalisation, Output
 
 
@@ -30,9 +30,15 @@ class LiveTeacher:
     """
 
     def __init__(
-        self, net: nn.Module, *, trained_on: Normalisation, fed_with: Normalisation, dtype: torch.dtype, device: torch.device
+        self,
+        net: nn.Module,
+        *,
+        trained_on: Normalisation,
+        fed_with: Normalisation,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
-        self.net = net.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self.net = placed(net, device).eval().requires_grad_(False)
         self.dtype, self.device = dtype, device
         self._mend = _between(fed_with, trained_on, device)
 

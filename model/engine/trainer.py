@@ -7,10 +7,11 @@ of the step and the seed, so a run that goes on from a checkpoint is the run tha
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,17 +24,6 @@ from model.folder import Folder
 from model.randomness import step_seed
 from model.types import Batch, Output, Pipeline, Split
 from utils import RunFailed, Stopped, save_checkpoint, write_json
-
-
-class ObjectiveLike(Protocol):
-    """What the trainer asks of an objective; see `model.losses.objective.Objective`."""
-
-    names: list[str]
-
-    def __call__(
-        self, student: Output, teacher: Output | None, batch: Batch, epoch: float
-    ) -> tuple[Tensor, dict[str, Tensor]]: ...
-
 
 Evaluate = Callable[[nn.Module, Split], dict[str, float]]
 
@@ -76,7 +66,7 @@ class Trainer:
         self.steps_per_epoch = self.data.steps_per_epoch(self.batch_size)
         self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self._parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self._totals = Totals(self.objective.names, self.device)
+        self._totals = Totals(cast(list[str], self.objective.names), self.device)
 
     @property
     def total_steps(self) -> int:
@@ -181,11 +171,13 @@ class Trainer:
         )
 
     def check_finite(self, means: dict[str, float]) -> None:
-        broken = [name for name, value in means.items() if value != value or abs(value) == float("inf")]
+        """Raise RunFailed, naming the learning rate, where a mean is not finite."""
+        broken = [name for name, value in means.items() if not math.isfinite(value)]
         if broken:
+            epoch, rate = -(-self.step // self.steps_per_epoch), self.optimizer.param_groups[0]["lr"]
             raise RunFailed(
-                f"{self.folder.name}: {', '.join(broken)} is not finite in epoch {-(-self.step // self.steps_per_epoch)} "
-                f"(learning rate {self.optimizer.param_groups[0]['lr']:.3g}); try a smaller one, or gradient_clip"
+                f"{self.folder.name}: {', '.join(broken)} is not finite in epoch {epoch} (learning rate {rate:.3g}); "
+                "try a smaller one, or gradient_clip"
             )
 
     def save_weights(self) -> None:

@@ -48,7 +48,9 @@ class Objective(nn.Module):
             guide = cast(Output, None if teacher is None else _in_float32(teacher))
             values = {name: loss(student, guide, batch) for name, loss in self.losses.items()}
             factors = {name: self._factor(name, epoch) for name in values}
-            total = sum((factors[name] * value for name, value in values.items()), torch.zeros(()).to(batch.labels.device))
+            total = sum(
+                (factors[name] * value for name, value in values.items()), torch.zeros(()).to(batch.labels.device)
+            )
         return total, values
 
     def _factor(self, name: str, epoch: float) -> float:

@@ -35,7 +35,7 @@ from utils import (
     write_json,
 )
 
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.02
 GRACE_SECONDS = 120.0  # for a run to end its step and save; then it is killed
 HOPELESS = 3  # so many failures with no run finished before: what is common to all runs must be wrong
 TAIL_LINES = 10

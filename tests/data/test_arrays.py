@@ -101,7 +101,10 @@ LABELS = np.arange(30) % 3
     [
         ({"test_labels": None}, "has no array test_labels; it has train_images, train_labels, test_images"),
         ({"train_images": IMAGES.astype(np.float32)}, "train_images must be uint8, got float32"),
-        ({"train_images": IMAGES[0, :, :, 0]}, "train_images must have the shape (N, H, W, C) or (N, H, W), got (6, 5)"),
+        (
+            {"train_images": IMAGES[0, :, :, 0]},
+            "train_images must have the shape (N, H, W, C) or (N, H, W), got (6, 5)",
+        ),
         ({"train_images": IMAGES[:0], "train_labels": LABELS[:0]}, "train_images is empty: its shape is (0, 6, 5, 3)"),
         ({"train_images": IMAGES[:29]}, "train_images has 29 images, train_labels 30 labels"),
         ({"test_images": IMAGES[:10, :4]}, "train_images are (6, 5, 3), test_images (4, 5, 3)"),

@@ -6,6 +6,7 @@ import json
 import pickle
 import tarfile
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import numpy as np
@@ -69,13 +70,13 @@ def install_npm(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> N
 
 def official_batches(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The files of the official archive: a pixel's channels lie in planes, all of red first."""
-    content = {"batches.meta": {"label_names": list(cifar.CIFAR10_CLASSES)}}
+    content: dict[str, dict[str, Any]] = {"batches.meta": {"label_names": list(cifar.CIFAR10_CLASSES)}}
     for split, images, labels in (
         ("data_batch_1", SMALL.train_images, SMALL.train_labels),
         ("test_batch", SMALL.test_images, SMALL.test_labels),
     ):
         planes = images.transpose(0, 3, 1, 2).reshape(len(images), 3072)
-        content[split] = {"data": planes, "labels": labels.tolist()}  # type: ignore[dict-item]
+        content[split] = {"data": planes, "labels": labels.tolist()}
     folder.mkdir(parents=True)
     checksums = {}
     for name, value in content.items():
@@ -87,7 +88,9 @@ def official_batches(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def same(arrays: Arrays, others: Arrays) -> bool:
-    return all(np.array_equal(one, other) for one, other in zip(vars(arrays).values(), vars(others).values(), strict=True))
+    return all(
+        np.array_equal(one, other) for one, other in zip(vars(arrays).values(), vars(others).values(), strict=True)
+    )
 
 
 def test_npm_is_asked_where_the_site_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,8 @@ pytestmark = pytest.mark.skipif(not cifar10(DATA_DIR).is_ready(), reason="CIFAR-
 
 @pytest.fixture(scope="module")
 def whole() -> Arrays:
-    return cifar10(DATA_DIR).load()
+    arrays: Arrays = cifar10(DATA_DIR).load()
+    return arrays
 
 
 def test_content_is_the_published_one(whole: Arrays) -> None:

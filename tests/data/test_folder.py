@@ -22,7 +22,8 @@ SIZE = 14  # of which the centre is cut out of 16
 
 def opened(root: Path, *, num_workers: int = 0, seed: int = 0, **options: Any) -> FolderPipeline:
     source = folder(root.parent, path=root.name, image_size=SIZE, num_workers=num_workers)
-    return source.open(SplitOptions(**options), seed=seed, device=CPU)
+    pipeline: FolderPipeline = source.open(SplitOptions(**options), seed=seed, device=CPU)
+    return pipeline
 
 
 def assert_equal(batches: list[Batch], others: list[Batch]) -> None:
@@ -131,7 +132,10 @@ def test_without_augmentation_training_sees_the_centre(image_folder: Path) -> No
     pipeline = opened(image_folder, augment=False)
     for batch in pipeline.train_batches(0, 4):
         assert (batch.view == CENTRE).all()
-    first, second = ({int(i): x for b in pipeline.train_batches(e, 4) for i, x in zip(b.index, b.images, strict=True)} for e in (0, 1))
+    first, second = (
+        {int(i): x for b in pipeline.train_batches(e, 4) for i, x in zip(b.index, b.images, strict=True)}
+        for e in (0, 1)
+    )
     assert all(torch.equal(first[index], second[index]) for index in first)
 
 

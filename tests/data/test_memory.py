@@ -84,7 +84,8 @@ def test_training_images_are_what_their_index_and_view_say() -> None:
     views = list(product(range(9), range(9), (False, True)))
     for batch in opened().train_batches(epoch=3, batch_size=16):
         for image, label, index, view in zip(*batch, strict=True):
-            pixels = cropped_and_flipped(ARRAYS.train_images[index], *views[view], 4)
+            row, column, flipped = views[view]
+            pixels = cropped_and_flipped(ARRAYS.train_images[index], row, column, flipped, 4)
             expected = (pixels / 255 - NORMALISATION.mean) / NORMALISATION.std
             assert np.allclose(image.permute(1, 2, 0).numpy(), expected, atol=1e-5)
             assert label == ARRAYS.train_labels[index]

@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -62,9 +63,11 @@ def test_debians_package_is_used_where_the_mirror_cannot_be_reached(tmp_path: Pa
 
 
 @pytest.mark.parametrize(("function", "folder"), [(mnist.mnist, "MNIST"), (mnist.fashion_mnist, "FashionMNIST")])
-def test_torchvisions_files_at_hand_are_used(tmp_path: Path, function: type[MemorySource], folder: str) -> None:
+def test_torchvisions_files_at_hand_are_used(
+    tmp_path: Path, function: Callable[[Path], MemorySource], folder: str
+) -> None:
     write_idx(tmp_path / folder / "raw", compressed=False)
-    assert_same(function(tmp_path).load())  # type: ignore[call-arg]
+    assert_same(function(tmp_path).load())
 
 
 def test_failing_all_ways_says_how_to_go_on(tmp_path: Path) -> None:

@@ -201,7 +201,7 @@ def test_a_value_of_the_wrong_type_is_named_with_the_runs_values(
     fake = FakeSearch(tmp_path, {"alpha": [0.5], "batch_size": [64, "many"]})
     assert fake.run() == 2
     error = capsys.readouterr().err
-    assert "batch_size: should be a valid integer, got 'many'" in error
+    assert "batch_size: should be a valid integer, got" in error
     assert '(the run with alpha 0.5, batch_size "many")' in error
 
 

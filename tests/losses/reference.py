@@ -1,0 +1,56 @@
+"""Losses as slow float64 loops, written from the formulas."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Logits = NDArray[np.float64]  # (N, K)
+Labels = Sequence[int]
+
+
+def log_probabilities(scores: Sequence[float], temperature: float = 1.0) -> list[float]:
+    scaled = [score / temperature for score in scores]
+    highest = max(scaled)
+    log_total = highest + math.log(sum(math.exp(value - highest) for value in scaled))
+    return [value - log_total for value in scaled]
+
+
+def cross_entropy(student: Logits, labels: Labels, label_smoothing: float = 0.0) -> float:
+    total = 0.0
+    for scores, label in zip(student, labels, strict=True):
+        for k, log_p in enumerate(log_probabilities(scores)):
+            target = label_smoothing / len(scores) + (1 - label_smoothing) * (k == label)
+            total -= target * log_p
+    return total / len(student)
+
+
+def kl(teacher: Logits, student: Logits, temperature: float) -> float:
+    """KL(teacher || student) of the softened distributions, mean over the batch."""
+    total = 0.0
+    for teacher_scores, student_scores in zip(teacher, student, strict=True):
+        log_p_teacher = log_probabilities(teacher_scores, temperature)
+        log_p_student = log_probabilities(student_scores, temperature)
+        for log_p, log_q in zip(log_p_teacher, log_p_student, strict=True):
+            total += math.exp(log_p) * (log_p - log_q)
+    return total / len(student)
+
+
+def entropy(scores_of_batch: Logits, temperature: float) -> float:
+    """Mean over the batch of the softened distributions' entropies."""
+    total = 0.0
+    for scores in scores_of_batch:
+        for log_p in log_probabilities(scores, temperature):
+            total -= math.exp(log_p) * log_p
+    return total / len(scores_of_batch)
+
+
+def mean_squared_difference(student: Logits, teacher: Logits) -> float:
+    total = 0.0
+    for student_scores, teacher_scores in zip(student, teacher, strict=True):
+        for a, b in zip(student_scores, teacher_scores, strict=True):
+            total += (a - b) ** 2
+    return total / student.size
