@@ -33,7 +33,7 @@ def main() -> int:
     from model.run import EVAL_BATCH_SIZE, open_data
 
     folder, place = Folder(args.model_dir), build.Place(device=build.find_device(args.device), data_dir=args.data_dir)
-    params = build.check_params(load_params(folder.path), folder.params, place)
+    params = build.resolve_params(load_params(folder.path), folder.params)
     weights = folder.checkpoint(args.restore_file) if args.restore_file in ("best", "last") else Path(args.restore_file)
     content = load_checkpoint(weights)
     source = build.build_source(params, place)

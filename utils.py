@@ -57,14 +57,27 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def wrong_value(error: Mapping[str, Any]) -> str:
     """One of pydantic's errors in the user's words: what is allowed, and what came."""
-    came = error["input"]
-    if error["type"] == "too_short":
+    came, kind = error["input"], error["type"]
+    if kind == "too_short":
         return "is empty"
-    if error["type"] in ("dict_type", "model_type"):
-        return f"should be an object, got {json.dumps(came)}"
+    if kind == "missing":  # in a list of fixed length
+        return f"has too few values, got {shown(came)}"
+    if kind in ("dict_type", "model_type"):
+        return f"should be an object, got {shown(came)}"
     message = error["msg"].removeprefix("Input ").removeprefix("Value error, ")
-    near = nearest(str(came), re.findall(r"'(.*?)'", message)) if error["type"] == "literal_error" else ""
-    return f"{message[0].lower()}{message[1:]}, got {json.dumps(came)}{near}"
+    near = nearest(str(came), re.findall(r"'(.*?)'", message)) if kind == "literal_error" else ""
+    return f"{message[0].lower()}{message[1:]}, got {shown(came)}{near}"
+
+
+def shown(value: Any) -> str:
+    """A value as it would stand in the file, cut where it is long."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def first_sentence(error: Exception) -> str:
+    """What a library's error says before it goes into detail."""
+    return str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
 
 
 def run_script(main: Callable[[], int]) -> NoReturn:
@@ -81,7 +94,7 @@ def run_script(main: Callable[[], int]) -> NoReturn:
         print(f"failed: {error}", file=sys.stderr)
         status = EXIT_FAILED
     except (Stopped, KeyboardInterrupt) as error:
-        print(f"stopped: {error or 'run the same command to go on'}", file=sys.stderr)
+        print(f"stopped: {str(error) or 'run the same command to go on'}", file=sys.stderr)
         status = EXIT_STOPPED
     except BrokenPipeError:  # the reader of a table, such as `head`, went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -198,8 +211,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such file") from None
     except pickle.UnpicklingError:
         raise UserError(f"{path}: holds more than tensors and plain values, or is no checkpoint: not loaded") from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Exception as error:  # a broken file makes the reader raise almost anything
+        reason = first_sentence(error)
         raise UserError(f"{path}: cannot be read, it may be cut short ({reason})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, not a checkpoint")

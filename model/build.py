@@ -23,7 +23,7 @@ from model.losses.objective import Objective
 from model.params import Component, Params, find_folder, load_params
 from model.registry import DATASETS, LOSSES, NETS, OPTIMIZERS, SCHEDULES, Registry
 from model.types import DataSource, Normalisation, SplitOptions
-from utils import OptionError, UserError, load_checkpoint, nearest
+from utils import OptionError, UserError, first_sentence, load_checkpoint, nearest, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # torch.device() alone also takes what does not compute here
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f'--device {name}: {str(error).splitlines()[0]}; "auto" takes what is there') from None
+        raise UserError(f'--device {name}: {first_sentence(error)}; "auto" takes what is there') from None
     return device
 
 
@@ -83,7 +83,7 @@ def _resolved(key: str, registry: Registry[Any], component: Component) -> Compon
 def _resolve_term(name: str, options: dict[str, Any]) -> dict[str, Any]:
     if name not in LOSSES.names():
         known = ", ".join(LOSSES.names())
-        raise OptionError("loss", f'no loss is named "{name}"{nearest(name, LOSSES.names())}; known: {known}')
+        raise OptionError("loss", f"no loss is named {shown(name)}{nearest(name, LOSSES.names())}; known: {known}")
     try:
         return LOSSES.resolve(name, options)
     except OptionError as error:
@@ -132,7 +132,9 @@ def _try_out(student: nn.Module, params: Params, source: DataSource) -> None:
     except (RuntimeError, ValueError) as error:
         key, what = ("batch_size", "1 is too few") if images == 1 else ("student", "cannot be used")
         shape = tuple(source.image_shape)
-        raise OptionError(key, f"{what} for {params.student.name} and images of shape {shape}: {error}") from None
+        raise OptionError(
+            key, f"{what} for {params.student.name} and images of shape {shape}: {first_sentence(error)}"
+        ) from None
 
 
 def _check_teacher(folder: Folder, source: DataSource, path: Path, place: Place) -> None:

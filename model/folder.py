@@ -79,6 +79,10 @@ class Folder:
         state = run.get("state", "new")
         return "killed" if state == "running" and _is_gone(run) else state
 
+    def is_trained(self) -> bool:
+        """Whether weights lie here: of a finished run, or put here by hand, without a run of ours."""
+        return self.checkpoint("best").exists() and self.state() in ("finished", "new")
+
     def update_run(self, **values: Any) -> None:
         """Change some values of run.json and keep the rest."""
         write_json(self.run, self.read_run() | values)

@@ -88,8 +88,8 @@ class Flat(BaseModel):
 def _parse(raw: dict[str, Any]) -> Flat:
     try:
         return Flat.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
+    except ValidationError as error:  # a misspelt key is also missed under its right name: the spelling tells more
+        first = sorted(error.errors(), key=lambda each: each["type"] != "extra_forbidden")[0]
     key, came = str(first["loc"][0]), first["input"]
     if first["type"] == "extra_forbidden":
         known = list(Flat.model_fields)

@@ -7,14 +7,13 @@ function's signature (model/registry.py), checked in model/build.py.
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from model.legacy import is_flat, nested_from_flat
-from utils import OptionError, UserError, nearest, read_json, wrong_value
+from utils import OptionError, UserError, nearest, read_json, shown, wrong_value
 
 ROOT = Path(__file__).resolve().parent.parent
 PARAMS_FILE = "params.json"
@@ -40,7 +39,12 @@ class Component(Strict):
 
 
 class Teacher(Strict):
-    """The folder or folders that teach."""
+    """The folder or folders that teach.
+
+    Args:
+        model_dir: A folder, or several that teach together; relative to the repository's root, then to this folder.
+        weights: Which weights of their runs.
+    """
 
     model_dir: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
     weights: Literal["best", "last"] = "best"
@@ -57,7 +61,24 @@ def _teacher(value: Any) -> Any:
 
 
 class Params(Strict):
-    """One experiment. Every default is filled in; a run never changes it."""
+    """One experiment. Every default is filled in; a run never changes it.
+
+    Args:
+        description: For people; changes nothing.
+        dataset: The images, by name, with their options.
+        student: The network that is trained, by name, with its options.
+        teacher: A folder whose network teaches, a list of them (an ensemble), or an object with `model_dir`; relative
+            to the repository's root, then to this folder.
+        loss: The terms that are added up: the name of each, and its options.
+        optimizer: What turns gradients into steps, by name, with its options.
+        schedule: How the learning rate changes over the run, by name, with its options.
+        batch_size: Images a step.
+        num_epochs: How often all training images are seen.
+        gradient_clip: Largest norm of the gradient; a longer one is scaled down to it.
+        seed: Draws initial weights, the order of images, their views, and dropout.
+        precision: What networks compute in; auto is bfloat16 where the hardware has it.
+        checkpoint_minutes: Time between two checkpoints in the middle of an epoch.
+    """
 
     description: str = ""
     dataset: Component
@@ -93,7 +114,7 @@ def load_params(model_dir: Path) -> Params:
 def parse_params(raw: Any, path: Path) -> Params:
     """Check a parsed params.json; `path` is named in messages."""
     if not isinstance(raw, dict):
-        raise UserError(f"{path}: must be a JSON object, got {type(raw).__name__}")
+        raise UserError(f"{path}: must be a JSON object, got {shown(raw)}")
     try:
         return Params.model_validate(nested_from_flat(raw) if is_flat(raw) else raw)
     except ValidationError as error:
@@ -110,7 +131,8 @@ EXPECTED = {
 
 def _first(error: ValidationError) -> str:
     """The first of pydantic's errors as one line: key, what came, what is allowed."""
-    details = error.errors()
+    # A misspelt key is also missed under its right name: the spelling tells more.
+    details = sorted(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
     first = details[0]
     key = ".".join(str(part) for part in first["loc"])
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
@@ -121,14 +143,13 @@ def _first(error: ValidationError) -> str:
         return f"{key}: this key is needed{more}"
     if first["type"] == "model_type":
         expected = EXPECTED[first["ctx"]["class_name"]]
-        return f"{key}: should be {expected}, got {json.dumps(first['input'])}{more}"
+        return f"{key}: should be {expected}, got {shown(first['input'])}{more}"
     return f"{key}: {wrong_value(first)}{more}"
 
 
-def _nearest_folder(path: Path) -> str:
-    if not path.parent.is_dir():
-        return ""
-    return nearest(path.name, [entry.name for entry in path.parent.iterdir() if entry.is_dir()])
+def _nearest_folder(*paths: Path) -> str:
+    parents = {path.parent for path in paths if path.parent.is_dir()}
+    return nearest(paths[0].name, {entry.name for parent in parents for entry in parent.iterdir() if entry.is_dir()})
 
 
 def find_folder(name: str, relative_to: Path) -> Path:
@@ -140,8 +161,8 @@ def find_folder(name: str, relative_to: Path) -> Path:
     for base in (ROOT, relative_to):
         if (base / name).is_dir():
             return (base / name).resolve()
-    near = _nearest_folder(ROOT / name) or _nearest_folder(relative_to / name)
-    raise OptionError("teacher", f'no folder "{name}" under {ROOT} or {relative_to}{near}')
+    near = _nearest_folder(ROOT / name, relative_to / name)
+    raise OptionError("teacher", f"no folder {shown(name)} under {ROOT} or {relative_to}{near}")
 
 
 # Names of values ----------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from model.types import ScheduleOptions, SplitOptions, TermOptions
-from utils import OptionError, nearest, wrong_value
+from utils import OptionError, nearest, shown, wrong_value
 
 F = TypeVar("F", bound=Callable[..., Any])
 Common = TypeVar("Common")
@@ -52,7 +52,9 @@ class Registry(Generic[Common]):
     def __getitem__(self, name: str) -> Callable[..., Any]:
         if name not in self._functions:
             known = ", ".join(self.names())
-            raise OptionError("name", f'no {self.kind} is named "{name}"{nearest(name, self.names())}; known: {known}')
+            raise OptionError(
+                "name", f"no {self.kind} is named {shown(name)}{nearest(name, self.names())}; known: {known}"
+            )
         return self._functions[name]
 
     def options(self, name: str) -> dict[str, inspect.Parameter]:

@@ -62,15 +62,19 @@ def train_folder(
         with logging_to(None):  # the folder's files stay as they are, the log too, until all is found to be right
             if not restart:
                 refuse_changed_params(folder, params)
-                if folder.state() == "finished":
+                if folder.state() == "finished" and folder.is_trained():
                     log.info("%s is finished: %s", folder.name, summary(folder))
                     return
+                if folder.state() == "finished":  # results that came without weights, as this project ships some
+                    log.info("%s is finished, but its weights are not here: it is trained again", folder.name)
+                    restart = True
             source = build.build_source(params, place)
             data = open_data(params, folder, source, place)
             if folder.checkpoint("last").exists() and not restart:
                 checked_state(folder, data.steps_per_epoch(params.batch_size), place)
         if restart:
             remove_run(folder)
+        remove_leftovers(folder)
         write_json(folder.resolved, params.model_dump(mode="json"))
         dtype = resolve_precision(params.precision, place.device)
         folder.update_run(**provenance(place.device, dtype), num_epochs=params.num_epochs, state="running", error=None)
@@ -88,7 +92,7 @@ def check_folder(folder: Folder, place: Place) -> Params:
     params = build.check_params(load_params(folder.path), folder.params, place)
     if params.teacher is not None and build.build_objective(params).needs_teacher:
         for teacher in build.teacher_folders(params, folder.params):
-            if is_trained(teacher):
+            if teacher.is_trained():
                 build.check_weights(teacher, params.teacher.weights, place)
             else:
                 check_folder(teacher, place)
@@ -177,15 +181,10 @@ def finish(folder: Folder, trainer: Trainer, place: Place) -> None:
 # Teachers -----------------------------------------------------------------------------------------------------------
 
 
-def is_trained(folder: Folder) -> bool:
-    """A finished run, or weights that were put there by hand, without a run of ours."""
-    return folder.checkpoint("best").exists() and folder.state() in ("finished", "new")
-
-
 def missing_teachers(params: Params, folder: Folder) -> list[Folder]:
     if not build.build_objective(params).needs_teacher:
         return []
-    return [teacher for teacher in build.teacher_folders(params, folder.params) if not is_trained(teacher)]
+    return [teacher for teacher in build.teacher_folders(params, folder.params) if not teacher.is_trained()]
 
 
 def require_trained_teachers(params: Params, folder: Folder) -> None:
@@ -240,6 +239,13 @@ def remove_run(folder: Folder) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Folder) -> None:
+    """Half-written files of a process that was killed while it wrote them."""
+    for name in WRITTEN_BY_A_RUN:
+        for path in folder.path.glob(f".{name}.*.tmp"):
+            path.unlink()
 
 
 def checked_state(folder: Folder, steps_per_epoch: int, place: Place) -> dict[str, Any]:

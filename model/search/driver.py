@@ -105,8 +105,9 @@ def search(
                     raise Stopped("a teacher is not trained yet; run the same command to go on")
             progress = Progress(plan.runs, plan.to_do, plan.metric)
             tally = Phase(make_engine(len(plan.to_do)), command, received, progress).do(plan.to_do)
-        told = f"{len(plan.runs) - len(plan.to_do) + len(tally.finished)} of {len(plan.runs)} runs are finished"
-        if received:
+        num_finished = len(plan.runs) - len(plan.to_do) + len(tally.finished)
+        told = f"{num_finished} of {len(plan.runs)} runs are finished"
+        if received and num_finished < len(plan.runs):
             raise Stopped(f"{told}; run the same command to go on")
         told += f"; failed: {', '.join(tally.failed)}" if tally.failed else ""
         told += f"; stopped by somebody: {', '.join(tally.stopped)}" if tally.stopped else ""

@@ -106,7 +106,7 @@ def make_plan(parent_dir: Path, *, check: Check | None = None, restart: bool = F
             if check is not None:
                 check(params, parent_dir / PARAMS_FILE)
             for teacher in _teachers(params, parent_dir):
-                if not _is_trained(teacher):
+                if not teacher.is_trained():
                     teachers[teacher.path] = Run(teacher, teacher.name)
     return Plan(parent_dir, space.metric, tuple(runs), tuple(to_do), tuple(teachers.values()))
 
@@ -161,11 +161,6 @@ def _teachers(params: Params, parent_dir: Path) -> list[Folder]:
         return [Folder(find_folder(name, parent_dir)) for name in params.teacher.model_dir] if params.teacher else []
     except OptionError as error:
         raise UserError(f"{parent_dir / PARAMS_FILE}: {error}") from None
-
-
-def _is_trained(teacher: Folder) -> bool:
-    """A finished run, or weights that were put there by hand, without a run of ours."""
-    return teacher.state() == "finished" or (teacher.state() == "new" and teacher.checkpoint("best").exists())
 
 
 def _one_level_deeper(raw: dict[str, Any], parent_dir: Path) -> dict[str, Any]:

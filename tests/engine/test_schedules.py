@@ -102,5 +102,5 @@ def test_no_warmup_is_the_schedule_itself() -> None:
 
 @pytest.mark.parametrize("name", SCHEDULES.names())
 def test_factors_are_from_0_to_1(name: str) -> None:
-    needed = {"step": {"step_epochs": 2}, "multistep": {"milestones": [2, 4]}}
+    needed: dict[str, dict[str, object]] = {"step": {"step_epochs": 2}, "multistep": {"milestones": [2, 4]}}
     assert all(0 <= factor <= 1 for factor in ours(name, **needed.get(name, {})))

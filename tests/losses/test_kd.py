@@ -92,7 +92,7 @@ def test_gradient_hardly_depends_on_a_high_temperature(temperature: float) -> No
     options = {"alpha": 1.0, "temperature": temperature}
     value(options, student_NK, teacher_NK, LABELS).backward()  # type: ignore[no-untyped-call]
     student, teacher = student_NK.detach().numpy(), teacher_NK.numpy()
-    # The limit of an infinite temperature (Hinton et al., eq. 4): differences of centred logits, over classes and batch.
+    # The limit of an infinite temperature (Hinton et al., eq. 4): difference of centred logits, over classes and batch.
     limit = (student - student.mean(axis=1, keepdims=True) - teacher + teacher.mean(axis=1, keepdims=True)) / (10 * 8)
     assert student_NK.grad is not None
     assert np.linalg.norm(student_NK.grad.numpy()) == pytest.approx(np.linalg.norm(limit), rel=1.0 / temperature)

@@ -34,7 +34,9 @@ ROWS = [
     Row("kd", {}, lambda s, t, y: 0.1 * cross_entropy(s, y) + 0.9 * 16 * kl(t, s, 4)),
     Row("kd", {"alpha": 0.0}, lambda s, t, y: cross_entropy(s, y)),
     Row("kd", {"alpha": 1.0, "temperature": 2.0}, lambda s, t, y: 4 * kl(t, s, 2), least_at_teacher=True),
-    Row("kd", {"alpha": 1.0, "reduction": "mean"}, lambda s, t, y: 16 * kl(t, s, 4) / s.shape[1], least_at_teacher=True),
+    Row(
+        "kd", {"alpha": 1.0, "reduction": "mean"}, lambda s, t, y: 16 * kl(t, s, 4) / s.shape[1], least_at_teacher=True
+    ),
     Row("kd", {"alpha": 1.0, "t_squared": False}, lambda s, t, y: kl(t, s, 4), least_at_teacher=True),
     Row("kd", {"alpha": 1.0, "soft_scale": 2.0}, lambda s, t, y: 32 * kl(t, s, 4), least_at_teacher=True),
     Row(

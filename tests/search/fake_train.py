@@ -1,4 +1,4 @@
-"""Keeps train.py's protocol (lock, run.json, metrics.jsonl, exit statuses) but trains nothing: a run lasts milliseconds.
+"""Keeps train.py's protocol (lock, run.json, metrics.jsonl, exit statuses) but trains nothing: a run lasts a moment.
 
 What a run does is told by its student's options: `seconds` an epoch, `outcome` after the first one, `deaf` to signals.
 """

@@ -1,0 +1,77 @@
+"""What a run tells of itself while it goes."""
+
+from __future__ import annotations
+
+import struct
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboardX.proto import event_pb2
+
+from model.engine.recorder import Recorder
+from model.folder import Folder
+from tests.engine.toy import toy_trainer
+from utils import Stopped, load_checkpoint
+
+
+def events(folder: Folder) -> Iterator[Any]:
+    """Every event of a run; a record is its length, a checksum, the event and another checksum."""
+    for file in sorted(folder.tensorboard.iterdir()):
+        data, place = file.read_bytes(), 0
+        while place < len(data):
+            (length,) = struct.unpack_from("<Q", data, place)
+            yield event_pb2.Event.FromString(data[place + 12 : place + 12 + length])
+            place += 16 + length
+
+
+def scalars(folder: Folder) -> dict[str, list[tuple[int, float]]]:
+    """Steps and values under each name."""
+    found = defaultdict(list)
+    for event in events(folder):
+        for value in event.summary.value:
+            found[value.tag].append((event.step, value.simple_value))
+    return found
+
+
+def test_tensorboard_has_the_metrics_of_every_epoch(tmp_path: Path) -> None:
+    trainer = toy_trainer(tmp_path)
+    trainer.fit()
+    found = scalars(trainer.folder)
+    for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "loss_ce", "learning_rate"):
+        expected = [(row["epoch"], pytest.approx(row[name])) for row in trainer.folder.read_history()]
+        assert found[f"epoch/{name}"] == expected
+
+
+def test_tensorboard_has_every_epoch_once_after_going_on(tmp_path: Path) -> None:
+    stopped = toy_trainer(tmp_path, should_stop=lambda: stopped.step == 7)
+    with pytest.raises(Stopped):
+        stopped.fit()
+    goes_on = toy_trainer(tmp_path)
+    goes_on.load(load_checkpoint(goes_on.folder.checkpoint("last")))
+    goes_on.fit()
+    assert [epoch for epoch, _ in scalars(goes_on.folder)["epoch/train_loss"]] == [1, 2]
+
+
+def recorder(path: Path, first_step: int = 0) -> Recorder:
+    return Recorder(Folder(path), num_epochs=4, steps_per_epoch=10, first_step=first_step)
+
+
+def test_time_left_is_that_of_the_steps_done_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    goes_on = recorder(tmp_path, first_step=20)
+    assert goes_on.seconds_left(20) is None
+    now += 6.0
+    assert goes_on.seconds_left(23) == pytest.approx(34.0)  # 17 steps of 2 seconds
+    goes_on.close()
+
+
+def test_history_before_the_first_step_is_kept(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.history.write_text('{"epoch": 1}\n{"epoch": 2}\n{"epoch": 3}\n')
+    goes_on = recorder(tmp_path, first_step=25)
+    assert goes_on.history == [{"epoch": 1}, {"epoch": 2}]
+    goes_on.close()

@@ -1,0 +1,130 @@
+"""Metrics against slow loops, whatever the batches."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from model.evaluation.metrics import confusion, metrics_of, predictions
+from model.evaluation.tables import markdown, per_class
+from model.types import Batch, Output
+
+CPU = torch.device("cpu")
+GENERATOR = torch.Generator().manual_seed(0)
+LOGITS_NK = torch.randn(1000, 10, generator=GENERATOR)
+LABELS_N = torch.where(torch.rand(1000, generator=GENERATOR) < 0.4, LOGITS_NK.argmax(dim=1), torch.arange(1000) % 10)
+
+
+class SaysTheImage(nn.Module):
+    """Its logits are the image's pixels."""
+
+    def forward(self, images: Tensor) -> Output:
+        return Output(images.flatten(1), images.flatten(1))
+
+
+def batches(batch_size: int) -> Iterator[Batch]:
+    for start in range(0, len(LABELS_N), batch_size):
+        images = LOGITS_NK[start : start + batch_size, :, None, None]
+        labels = LABELS_N[start : start + batch_size]
+        yield Batch(images, labels, labels, labels)
+
+
+def metrics_in_batches_of(batch_size: int) -> dict[str, float]:
+    return metrics_of(*predictions(SaysTheImage(), batches(batch_size), dtype=torch.float32, device=CPU))
+
+
+def test_metrics_are_counts_and_sums_over_samples() -> None:
+    correct, among_five, loss = 0, 0, 0.0
+    for scores, label in zip(LOGITS_NK.double().numpy(), LABELS_N.tolist(), strict=True):
+        higher = sum(score > scores[label] for score in scores)
+        correct += higher == 0
+        among_five += higher < 5
+        loss += np.log(np.exp(scores).sum()) - scores[label]
+    found = metrics_in_batches_of(100)
+    assert found == {
+        "accuracy": correct / 1000,
+        "top5_accuracy": among_five / 1000,
+        "loss": pytest.approx(loss / 1000, rel=1e-12),
+        "num_samples": 1000,
+    }
+
+
+@pytest.mark.parametrize("batch_size", [1, 128, 999])
+def test_metrics_do_not_depend_on_the_batch_size(batch_size: int) -> None:
+    assert metrics_in_batches_of(batch_size) == metrics_in_batches_of(1000)
+
+
+@pytest.mark.parametrize(("num_classes", "told"), [(5, False), (6, True)])
+def test_top_5_is_told_where_it_says_something(num_classes: int, told: bool) -> None:
+    found = metrics_of(LOGITS_NK[:, :num_classes], LABELS_N % num_classes)
+    assert ("top5_accuracy" in found) is told
+
+
+class Sensitive(nn.Module):
+    """Batch norm and dropout: what must not act, nor change, in an evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn, self.dropout, self.linear = nn.BatchNorm1d(10), nn.Dropout(0.5), nn.Linear(10, 10)
+
+    def forward(self, images: Tensor) -> Output:
+        embedding = self.dropout(self.bn(images.flatten(1)))
+        return Output(self.linear(embedding), embedding)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluation_leaves_the_network_as_it_was(training: bool) -> None:
+    net = Sensitive().train(training)
+    before = copy.deepcopy(net.state_dict())
+    predictions(net, batches(100), dtype=torch.float32, device=CPU)
+    assert net.training is training
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+
+
+def test_evaluation_neither_drops_nor_tracks() -> None:
+    net = Sensitive()
+    first, labels = predictions(net, batches(100), dtype=torch.float32, device=CPU)
+    second, _ = predictions(net, batches(7), dtype=torch.float32, device=CPU)
+    torch.testing.assert_close(first, second)
+    assert not first.requires_grad
+    assert torch.equal(labels, LABELS_N)
+
+
+def test_predictions_come_in_float32_whatever_was_computed_in() -> None:
+    logits, _ = predictions(Sensitive(), batches(100), dtype=torch.bfloat16, device=CPU)
+    assert logits.dtype == torch.float32
+
+
+def test_confusion_counts_pairs_of_true_and_predicted_class() -> None:
+    expected = np.zeros((10, 10), int)
+    for scores, label in zip(LOGITS_NK.numpy(), LABELS_N.tolist(), strict=True):
+        expected[label, scores.argmax()] += 1
+    assert confusion(LOGITS_NK, LABELS_N).tolist() == expected.tolist()
+
+
+def test_class_table_says_what_each_class_is_taken_for() -> None:
+    rows = per_class(torch.tensor([[5, 3, 2], [0, 4, 0], [1, 0, 9]]), ["cat", "dog", "ship"])
+    assert rows == [
+        {"class": "cat", "images": 10, "accuracy": 0.5, "precision": 5 / 6, "taken_for": "dog", "times": 3},
+        {"class": "dog", "images": 4, "accuracy": 1.0, "precision": 4 / 7, "taken_for": None, "times": 0},
+        {"class": "ship", "images": 10, "accuracy": 0.9, "precision": 9 / 11, "taken_for": "cat", "times": 1},
+    ]
+
+
+def test_class_without_a_sample_has_no_accuracy_and_one_never_named_no_precision() -> None:
+    rows = per_class(torch.tensor([[0, 0], [3, 0]]), ["cat", "dog"])
+    assert rows[0] == {"class": "cat", "images": 0, "accuracy": None, "precision": 0.0, "taken_for": None, "times": 0}
+    assert rows[1] == {"class": "dog", "images": 3, "accuracy": 0.0, "precision": None, "taken_for": "cat", "times": 3}
+
+
+def test_page_shows_missing_values_as_dashes() -> None:
+    rows = per_class(torch.tensor([[0, 0], [1, 2]]), ["cat", "dog"])
+    page = markdown("title", {"accuracy": 2 / 3, "loss": 0.5, "num_samples": 12345}, rows)
+    assert "accuracy 66.67 %, loss 0.5000, 12,345 images" in page
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("|")]
+    assert cells[2:] == [["cat", "0", "-", "0.00", "-"], ["dog", "3", "66.67", "100.00", "cat (1)"]]

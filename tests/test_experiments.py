@@ -1,0 +1,79 @@
+"""Every experiment that is shipped can be trained: it is checked, built, and takes a step on random images."""
+
+from __future__ import annotations
+
+import re
+from fnmatch import fnmatch
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.build import Place, build_source, check_params
+from model.dry_run import StandIn
+from model.folder import Folder
+from model.params import ROOT, load_params
+from model.run import build_trainer
+from model.search.plan import make_plan
+
+EXPERIMENTS = ROOT / "experiments"
+NUM_IMAGES = 2  # enough for batch norm, few enough for the largest networks
+
+
+def is_run_of_a_search(path: Path) -> bool:
+    return (path.parent / "search.json").exists()
+
+
+FOLDERS = {
+    str(file.parent.relative_to(EXPERIMENTS)): Folder(file.parent)
+    for file in sorted(EXPERIMENTS.rglob("params.json"))
+    if not is_run_of_a_search(file.parent)
+}
+SEARCHES = [name for name, folder in FOLDERS.items() if (folder.path / "search.json").exists()]
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path) -> Place:
+    """A place without data, so that none can be read."""
+    return Place(device=torch.device("cpu"), data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_an_experiment_takes_a_step(name: str, nowhere: Place) -> None:
+    folder = FOLDERS[name]
+    params = check_params(load_params(folder.path), folder.params, nowhere)
+    params = params.model_copy(update={"precision": "float32"})
+    source = build_source(params, nowhere)
+    data = StandIn(source, nowhere.device)
+    trainer = build_trainer(folder, params, nowhere, source, data, untrained_teacher=True)
+
+    trainer.train_step(next(data.train_batches(0, NUM_IMAGES)))
+
+    for parameter_name, parameter in trainer.student.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert parameter.grad.isfinite().all(), parameter_name
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_every_run_of_a_search_can_be_trained(name: str, nowhere: Place) -> None:
+    plan = make_plan(FOLDERS[name].path, check=partial(check_params, place=nowhere), restart=True)
+
+    assert plan.to_do == plan.runs
+    assert len({run.name for run in plan.runs}) == len(plan.runs) > 1
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_an_experiment_has_a_line_in_the_readme(name: str) -> None:
+    readme = (EXPERIMENTS / "README.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(.+?)` \|", readme, flags=re.MULTILINE)
+
+    assert any(fnmatch(name, pattern) for pattern in listed), f"give {name} a line in experiments/README.md"
+
+
+def test_the_readme_lists_what_there_is() -> None:
+    readme = (EXPERIMENTS / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"(?:--model_dir|--parent_dir) experiments/([\w/]+)", readme)
+
+    assert named
+    assert set(named) <= set(FOLDERS)
