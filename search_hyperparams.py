@@ -31,7 +31,7 @@ def main() -> int:
     parser.add_argument("--dry_run", action="store_true", help="print the plan and write nothing")
     args = parser.parse_args()
 
-    from model.build import check_params  # after the options: --help need not wait for torch
+    from model.check import check_params  # after the options: --help need not wait for torch
     from model.report.tables import results_table
 
     command = [sys.executable, str(ROOT / "train.py"), "--device", args.device]

@@ -41,6 +41,15 @@ class OptionError(UserError):
         return OptionError(f"{parent}.{self.key}" if self.key else parent, self.message)
 
 
+@contextmanager
+def under(parent: str) -> Iterator[None]:
+    """A block whose OptionErrors are about values below `parent`."""
+    try:
+        yield
+    except OptionError as error:
+        raise error.under(parent) from None
+
+
 class Stopped(Exception):
     """A signal asked the run to stop; everything is saved. Exit status 75."""
 

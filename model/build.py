@@ -18,12 +18,12 @@ import model.nets  # noqa: F401  importing the packages fills the registries
 from model.engine.precision import resolve_precision
 from model.engine.schedules import Schedule, warmed_up
 from model.engine.teachers import EnsembleTeacher, LiveTeacher, Teacher
-from model.folder import Folder, Weights
+from model.folder import Folder
 from model.losses.objective import Objective
 from model.params import Component, Params, find_folder, load_params
 from model.registry import DATASETS, LOSSES, NETS, OPTIMIZERS, SCHEDULES, Registry
 from model.types import DataSource, Normalisation, SplitOptions
-from utils import OptionError, UserError, first_sentence, load_checkpoint, nearest, shown
+from utils import OptionError, UserError, first_sentence, load_checkpoint, nearest, shown, under
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +50,6 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-# Checking, before any data is read ----------------------------------------------------------------------------------
-
-
 def resolve_params(params: Params, path: Path) -> Params:
     """The same experiment with every default filled in.
 
@@ -74,91 +71,16 @@ def resolve_params(params: Params, path: Path) -> Params:
 
 
 def _resolved(key: str, registry: Registry[Any], component: Component) -> Component:
-    try:
+    with under(key):
         return Component(name=component.name, **registry.resolve(component.name, component.options))
-    except OptionError as error:
-        raise error.under(key) from None
 
 
 def _resolve_term(name: str, options: dict[str, Any]) -> dict[str, Any]:
     if name not in LOSSES.names():
         known = ", ".join(LOSSES.names())
         raise OptionError("loss", f"no loss is named {shown(name)}{nearest(name, LOSSES.names())}; known: {known}")
-    try:
+    with under(f"loss.{name}"):
         return LOSSES.resolve(name, options)
-    except OptionError as error:
-        raise error.under(f"loss.{name}") from None
-
-
-def check_params(params: Params, path: Path, place: Place | None = None) -> Params:
-    """Resolve an experiment and try out all that can be tried without data, its teachers' folders included.
-
-    Args:
-        path: The params.json, named in messages; teachers are looked for relative to its folder.
-
-    Returns:
-        The resolved params.
-
-    Raises:
-        UserError: Whatever is wrong, in one line.
-    """
-    place = place or Place(device=torch.device("cpu"), data_dir=Path("data"))
-    resolved = resolve_params(params, path)
-    try:
-        source = build_source(resolved, place)
-        split_options(resolved)
-        with torch.device("meta"):  # shapes only: nothing is allocated, no random number is drawn
-            student = build_student(resolved, source)
-        _try_out(student, resolved, source)
-        build_optimizer(resolved, [nn.Parameter(torch.zeros(1))])
-        build_schedule(resolved)
-        objective = build_objective(resolved)
-        if objective.needs_teacher:
-            if resolved.teacher is None:
-                needing = ", ".join(name for name in objective.names if objective.losses[name].needs_teacher)
-                raise OptionError("teacher", f"the loss {needing} needs one, and none is given")
-            for folder in teacher_folders(resolved, path):
-                _check_teacher(folder, source, path, place)
-    except OptionError as error:
-        raise UserError(f"{path}: {error}") from None
-    return resolved
-
-
-def _try_out(student: nn.Module, params: Params, source: DataSource) -> None:
-    """One training step's forward pass, shapes only."""
-    images = min(params.batch_size, 2)
-    try:
-        student.train()(torch.empty(images, *source.image_shape, device="meta"))
-    except (RuntimeError, ValueError) as error:
-        key, what = ("batch_size", "1 is too few") if images == 1 else ("student", "cannot be used")
-        shape = tuple(source.image_shape)
-        raise OptionError(
-            key, f"{what} for {params.student.name} and images of shape {shape}: {first_sentence(error)}"
-        ) from None
-
-
-def _check_teacher(folder: Folder, source: DataSource, path: Path, place: Place) -> None:
-    params = resolve_params(load_params(folder.path), folder.params)
-    theirs = build_source(params, place)
-    if len(theirs.class_names) != len(source.class_names):
-        raise OptionError(
-            "teacher",
-            f"{folder.name} tells {len(theirs.class_names)} classes apart ({params.dataset.name}), "
-            f"the student {len(source.class_names)}",
-        )
-    if theirs.image_shape != source.image_shape:
-        raise OptionError(
-            "teacher", f"{folder.name} is fed images of shape {theirs.image_shape}, the student {source.image_shape}"
-        )
-    _refuse_cycles(folder, [path.parent.resolve()])
-
-
-def _refuse_cycles(folder: Folder, above: list[Path]) -> None:
-    chain = [*above, folder.path.resolve()]
-    if folder.path.resolve() in above:
-        raise OptionError("teacher", f"a cycle: {' -> '.join(Folder(path).name for path in chain)}")
-    for teacher in teacher_folders(load_params(folder.path), folder.params):
-        _refuse_cycles(teacher, chain)
 
 
 # Building -----------------------------------------------------------------------------------------------------------
@@ -172,18 +94,14 @@ def teacher_folders(params: Params, path: Path) -> list[Folder]:
 
 
 def build_source(params: Params, place: Place) -> DataSource:
-    try:
+    with under("dataset"):
         source: DataSource = DATASETS.build(params.dataset.name, place.data_dir, **params.dataset.options)
-    except OptionError as error:
-        raise error.under("dataset") from None
     return source
 
 
 def split_options(params: Params) -> SplitOptions:
-    try:
+    with under("dataset"):
         return DATASETS.common_options(params.dataset.name, params.dataset.options)
-    except OptionError as error:
-        raise error.under("dataset") from None
 
 
 def build_student(params: Params, source: DataSource) -> nn.Module:
@@ -192,19 +110,15 @@ def build_student(params: Params, source: DataSource) -> nn.Module:
     supplied = [len(source.class_names), channels]
     if "image_size" in inspect.signature(NETS[params.student.name]).parameters:
         supplied.append(height)
-    try:
+    with under("student"):
         return cast(nn.Module, NETS.build(params.student.name, *supplied, **params.student.options))
-    except OptionError as error:
-        raise error.under("student") from None
 
 
 def build_objective(params: Params) -> Objective:
     terms = {}
     for name, options in params.loss.items():
-        try:
+        with under(f"loss.{name}"):
             terms[name] = (LOSSES.build(name, **options), LOSSES.common_options(name, options))
-        except OptionError as error:
-            raise error.under(f"loss.{name}") from None
     try:
         return Objective(terms)
     except ValueError as error:
@@ -212,21 +126,17 @@ def build_objective(params: Params) -> Objective:
 
 
 def build_optimizer(params: Params, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-    try:
+    with under("optimizer"):
         return cast(
             torch.optim.Optimizer, OPTIMIZERS.build(params.optimizer.name, parameters, **params.optimizer.options)
         )
-    except OptionError as error:
-        raise error.under("optimizer") from None
 
 
 def build_schedule(params: Params) -> Schedule:
     name, options = params.schedule.name, params.schedule.options
-    try:
+    with under("schedule"):
         schedule: Schedule = SCHEDULES.build(name, params.num_epochs, **options)
         return warmed_up(schedule, SCHEDULES.common_options(name, options))
-    except OptionError as error:
-        raise error.under("schedule") from None
 
 
 def build_teacher(params: Params, path: Path, source: DataSource, place: Place, *, untrained: bool = False) -> Teacher:
@@ -247,20 +157,6 @@ def build_teacher(params: Params, path: Path, source: DataSource, place: Place, 
             LiveTeacher(net, trained_on=trained_on, fed_with=source.normalisation, dtype=dtype, device=place.device)
         )
     return members[0] if len(members) == 1 else EnsembleTeacher(members)
-
-
-def check_weights(folder: Folder, weights: Weights, place: Place) -> dict[str, Any]:
-    """The content of a folder's weights file, found to be whole and to fit its network.
-
-    Raises:
-        UserError: It is missing, cut short, or of another network.
-    """
-    params = resolve_params(load_params(folder.path), folder.params)
-    with torch.device("meta"):
-        net = build_student(params, build_source(params, place))
-    content = load_checkpoint(folder.checkpoint(weights))
-    refuse_other_weights(net, content, folder.checkpoint(weights))
-    return content
 
 
 def describe(params: Params, source: DataSource) -> dict[str, Any]:

@@ -11,10 +11,11 @@ from torch import nn
 
 from model import build
 from model.build import Place
+from model.check import check_folder
 from model.engine.trainer import Trainer
 from model.folder import Folder
 from model.params import Params, load_params
-from model.run import build_trainer, check_folder, missing_teachers, open_data
+from model.run import build_trainer, missing_teachers, open_data
 from model.types import Batch, DataSource, Pipeline, Split
 from utils import duration
 

@@ -16,12 +16,13 @@ from torch import nn
 
 from model import build
 from model.build import Place
+from model.check import check_folder, check_weights
 from model.engine.precision import placed, resolve_precision
 from model.engine.teachers import digest
 from model.engine.trainer import Trainer
 from model.evaluation.metrics import metrics_of, predictions
 from model.folder import Folder
-from model.params import FREE_TO_CHANGE, Params, leaves, load_params
+from model.params import FREE_TO_CHANGE, Params, leaves
 from model.provenance import peak_memory, provenance
 from model.types import DataSource, Pipeline, Split
 from utils import RunFailed, Stopped, UserError, duration, load_checkpoint, log, logging_to, read_json, write_json
@@ -81,22 +82,6 @@ def train_folder(
         with logging_to(folder.log), recording_the_end(folder):
             train_missing_teachers(params, folder, place)
             run(folder, params, place, source, data, signals)
-
-
-def check_folder(folder: Folder, place: Place) -> Params:
-    """The folder's resolved params, checked together with its teachers, trained ones and those that will be.
-
-    Raises:
-        UserError: Whatever is wrong with the folder or with a teacher that it needs, in one line.
-    """
-    params = build.check_params(load_params(folder.path), folder.params, place)
-    if params.teacher is not None and build.build_objective(params).needs_teacher:
-        for teacher in build.teacher_folders(params, folder.params):
-            if teacher.is_trained():
-                build.check_weights(teacher, params.teacher.weights, place)
-            else:
-                check_folder(teacher, place)
-    return params
 
 
 def run(folder: Folder, params: Params, place: Place, source: DataSource, data: Pipeline, signals: StopSignals) -> None:
@@ -255,7 +240,7 @@ def checked_state(folder: Folder, steps_per_epoch: int, place: Place) -> dict[st
         UserError: The file is cut short or of another run.
     """
     try:
-        content = build.check_weights(folder, "last", place)
+        content = check_weights(folder, "last", place)
     except UserError as error:
         raise UserError(f"{error}; --restart begins anew") from None
     if "step" not in content or content.get("steps_per_epoch") != steps_per_epoch:

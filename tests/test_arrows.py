@@ -13,7 +13,7 @@ import pytest
 from model.params import ROOT
 
 BY_SCRIPTS = (
-    *("model.build", "model.run", "model.dry_run", "model.search", "model.report", "model.evaluation"),
+    *("model.build", "model.check", "model.run", "model.dry_run", "model.search", "model.report", "model.evaluation"),
     *("model.folder", "model.params", "utils"),
 )
 
@@ -26,13 +26,22 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "synthesize_results": BY_SCRIPTS,
     # what puts the parts together
     "model.run": (
-        *("model.build", "model.engine", "model.evaluation", "model.folder", "model.params", "model.provenance"),
+        *(
+            "model.build",
+            "model.check",
+            "model.engine",
+            "model.evaluation",
+            "model.folder",
+            "model.params",
+            "model.provenance",
+        ),
         *("model.types", "utils"),
     ),
     "model.dry_run": (
-        *("model.build", "model.engine", "model.folder", "model.params", "model.run"),
+        *("model.build", "model.check", "model.engine", "model.folder", "model.params", "model.run"),
         *("model.types", "utils"),
     ),
+    "model.check": ("model.build", "model.folder", "model.params", "model.types", "utils"),
     "model.build": (
         *("model.data", "model.engine", "model.losses", "model.nets"),
         *("model.folder", "model.params", "model.registry", "model.types", "utils"),

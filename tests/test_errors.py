@@ -607,11 +607,11 @@ import os
 from pathlib import Path
 import torch
 import train
-from model import build, dry_run, run
+from model import build, check, dry_run, run
 from model.folder import Folder
 from utils import run_script
 
-run.check_folder(Folder(Path(".")), build.Place(device=torch.device("cpu"), data_dir=Path("data")))
+check.check_folder(Folder(Path(".")), build.Place(device=torch.device("cpu"), data_dir=Path("data")))
 Path("{file}").chmod({mode})
 if os.getuid() == 0:
     os.setuid(65534)

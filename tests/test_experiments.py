@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.build import Place, build_source, check_params
+from model.build import Place, build_source
+from model.check import check_params
 from model.dry_run import StandIn
 from model.folder import Folder
 from model.params import ROOT, load_params

@@ -19,6 +19,7 @@ from torch import nn
 import train
 from model import build, run
 from model.build import Place
+from model.check import check_params
 from model.data.memory import MemoryPipeline
 from model.engine.teachers import EnsembleTeacher, LiveTeacher, digest
 from model.engine.trainer import Trainer
@@ -76,7 +77,7 @@ def stop_at(step: int, numbers: list[signal.Signals], monkeypatch: pytest.Monkey
 
 
 def trainer_of(folder: Folder, place: Place) -> Trainer:
-    params = build.check_params(load_params(folder.path), folder.params, place)
+    params = check_params(load_params(folder.path), folder.params, place)
     source = build.build_source(params, place)
     return run.build_trainer(folder, params, place, source, run.open_data(params, folder, source, place))
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from model.build import check_params
+from model.check import check_params
 from model.legacy import is_flat
 from model.params import ROOT, Params, parse_params
 from model.registry import DATASETS, LOSSES, NETS, OPTIMIZERS, SCHEDULES, Registry

@@ -32,7 +32,8 @@ class Recorder:
         self.first_step, self._started = first_step, time.monotonic()
         self._next_sign = 0.0
         self._bar: tqdm[Any] | None = None
-        self._writer = SummaryWriter(str(folder.tensorboard), purge_step=first_step)
+        # File names end in the step, for those of one second are else the same.
+        self._writer = SummaryWriter(str(folder.tensorboard), purge_step=first_step, filename_suffix=f".{first_step}")
 
     def seconds_left(self, step: int) -> float | None:
         """Estimated from the steps that this process has done; None before the first."""

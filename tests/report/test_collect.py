@@ -304,7 +304,7 @@ def test_a_params_json_that_does_not_fit_the_schema_is_noted(
     tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any]
 ) -> None:
     make_run("cnn", params=cnn | {"num_epochs": "three"})
-    assert only_run(tmp_path).notes == ("params.json: num_epochs: should be a valid integer, got "three"",)
+    assert only_run(tmp_path).notes == ('params.json: num_epochs: should be a valid integer, got "three"',)
 
 
 def test_a_broken_params_json_leaves_the_resolved_values(
