@@ -177,6 +177,15 @@ def test_same_seed_gives_the_same_weights_and_another_seed_others(
     assert found[0][0] != found[2][0]
 
 
+def test_seed_draws_the_initial_weights(make_folder: MakeFolder, place: Place, tmp_path: Path) -> None:
+    digests = []
+    for seed in (0, 0, 1):
+        trainer = trainer_of(make_folder(tmp_path / "run", seed=seed), place)
+        digests.append(digest(trainer.student.state_dict()))
+    assert digests[0] == digests[1]
+    assert digests[0] != digests[2]
+
+
 # Run again ----------------------------------------------------------------------------------------------------------
 
 

@@ -59,6 +59,14 @@ def test_file_is_the_old_one_until_the_new_one_is_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_who_reads_a_file_goes_on_reading_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    write_json(path, "old")
+    with path.open() as reader:
+        write_json(path, "new")
+        assert reader.read() == '"old"\n'
+
+
 def test_files_are_as_readable_as_the_user_wants_them(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:

@@ -124,20 +124,20 @@ def test_training_metrics_do_not_depend_on_the_batch_size(batch_size: int) -> No
 
 
 def test_training_accuracy_is_a_count_over_the_epoch_s_samples(tmp_path: Path) -> None:
-    right = 0
+    right: list[int] = []
 
     class Spy(LinearNet):
         def forward(self, images_NCHW: Tensor) -> Output:
-            nonlocal right
             output = super().forward(images_NCHW)
             if self.training and torch.is_grad_enabled():
-                right += int((output.logits.argmax(dim=1) == labels.pop(0)).sum())
+                right.append(int((output.logits.argmax(dim=1) == labels[len(right)]).sum()))
             return output
 
-    labels = [batch.labels for batch in open_data().train_batches(0, 16)]
-    trainer = toy_trainer(tmp_path, student=Spy(), num_epochs=1)
+    labels = [batch.labels for epoch in (0, 1) for batch in open_data().train_batches(epoch, 16)]
+    trainer = toy_trainer(tmp_path, student=Spy())
     trainer.fit()
-    assert trainer.folder.read_history()[0]["train_accuracy"] == right / 80
+    told = [row["train_accuracy"] for row in trainer.folder.read_history()]
+    assert told == [sum(right[:STEPS_PER_EPOCH]) / 80, sum(right[STEPS_PER_EPOCH:]) / 80]
 
 
 def test_metrics_are_plain_numbers(tmp_path: Path) -> None:
@@ -162,6 +162,22 @@ def test_every_term_is_told_by_its_name(tmp_path: Path) -> None:
         "seconds",
         "images_per_second",
     }
+
+
+def test_network_is_in_training_mode_in_every_epoch(tmp_path: Path) -> None:
+    modes = []
+
+    class Spy(LinearNet):
+        def forward(self, images_NCHW: Tensor) -> Output:
+            modes.append(self.training)
+            return super().forward(images_NCHW)
+
+    def leaves_it_in_eval_mode(net: nn.Module, split: str) -> dict[str, float]:
+        net.eval()
+        return {"accuracy": 0.5, "loss": 1.0}
+
+    toy_trainer(tmp_path, student=Spy().eval(), evaluate=leaves_it_in_eval_mode).fit()
+    assert modes == [True] * 10
 
 
 # The teacher --------------------------------------------------------------------------------------------------------
