@@ -49,7 +49,9 @@ def main() -> int:
 
     metrics, confusion_KK = metrics_of(logits_NK, labels_N), confusion(logits_NK, labels_N)
     rows = per_class(confusion_KK, source.class_names)
-    stem = f"{args.split}_{args.restore_file if args.restore_file in ('best', 'last') else weights.name.split('.')[0]}"
+    own = args.restore_file in ("best", "last")
+    chosen = args.restore_file if own else f"{weights.parent.name}_{weights.name.partition('.')[0]}"
+    stem = f"{args.split}_{chosen}"
     page = markdown(f"{folder.name}, {args.split} split, {weights.name}", metrics, rows)
     try:
         folder.evaluation.mkdir(exist_ok=True)

@@ -184,20 +184,30 @@ def load_weights(net: nn.Module, content: dict[str, Any], path: Path) -> None:
     Raises:
         UserError: They are of another network.
     """
-    refuse_other_weights(net, content, path)
-    net.load_state_dict(content["state_dict"])
+    net.load_state_dict(fitting_weights(net, content, path))
 
 
-def refuse_other_weights(net: nn.Module, content: dict[str, Any], path: Path) -> None:
-    """Compare a checkpoint's weights with a network, which may be on the meta device.
+def weights_of(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A checkpoint's state dict, without the prefix that DataParallel puts before every name.
 
     Raises:
-        UserError: A name is missing or too many, or a shape differs; the first of them is named.
+        UserError: It holds none.
     """
     state = content.get("state_dict")
     if not isinstance(state, dict):
         raise UserError(f"{path}: holds no state_dict, but {', '.join(map(str, content)) or 'nothing'}")
-    own = net.state_dict()
+    if state and all(str(name).startswith("module.") for name in state):
+        return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    return dict(state)
+
+
+def fitting_weights(net: nn.Module, content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A checkpoint's state dict, compared with a network, which may be on the meta device.
+
+    Raises:
+        UserError: A name is missing or too many, or a shape differs; the first of them is named.
+    """
+    state, own = weights_of(content, path), net.state_dict()
     missing, unknown = [name for name in own if name not in state], [name for name in state if name not in own]
     for problem, names in (("lacks", missing), ("has unknown", unknown)):
         if names:
@@ -209,3 +219,4 @@ def refuse_other_weights(net: nn.Module, content: dict[str, Any], path: Path) ->
             raise UserError(f"{path}: {name} is a {type(came).__name__}, not a tensor")
         if came.shape != tensor.shape:
             raise UserError(f"{path}: {name} has shape {tuple(came.shape)}, the network {tuple(tensor.shape)}")
+    return state

@@ -15,7 +15,7 @@ from model.build import (
     build_schedule,
     build_source,
     build_student,
-    refuse_other_weights,
+    fitting_weights,
     resolve_params,
     split_options,
     teacher_folders,
@@ -123,5 +123,5 @@ def check_weights(folder: Folder, weights: Weights, place: Place) -> dict[str, A
     with torch.device("meta"):
         net = build_student(params, build_source(params, place))
     content = load_checkpoint(folder.checkpoint(weights))
-    refuse_other_weights(net, content, folder.checkpoint(weights))
+    fitting_weights(net, content, folder.checkpoint(weights))
     return content

@@ -81,6 +81,7 @@ def train_folder(
         folder.update_run(**provenance(place.device, dtype), num_epochs=params.num_epochs, state="running", error=None)
         with logging_to(folder.log), recording_the_end(folder):
             train_missing_teachers(params, folder, place)
+            note_teachers(params, folder)
             run(folder, params, place, source, data, signals)
 
 
@@ -185,12 +186,29 @@ def train_missing_teachers(params: Params, folder: Folder, place: Place) -> None
         log.info("%s: its teacher %s is not trained, it is trained first", folder.name, teacher.name)
         train_folder(teacher, place, wait=True)
         log.info("%s: its teacher %s is trained: %s", folder.name, teacher.name, summary(teacher))
-    digests = {
-        teacher.name: teacher.read_run().get("weights_digest")
+
+
+def note_teachers(params: Params, folder: Folder) -> None:
+    """Keep in run.json which weights teach; a run that goes on must have those that it began with.
+
+    Raises:
+        UserError: A teacher has been trained anew since the run began.
+    """
+    if params.teacher is None or not build.build_objective(params).needs_teacher:
+        return
+    files = {
+        teacher.name: teacher.checkpoint(params.teacher.weights)
         for teacher in build.teacher_folders(params, folder.params)
     }
-    if digests:
-        folder.update_run(teacher=digests)
+    now = {name: digest(build.weights_of(load_checkpoint(path), path)) for name, path in files.items()}
+    before = folder.read_run().get("teacher", {})
+    changed = [name for name in now if before.get(name, now[name]) != now[name]]
+    if changed and folder.checkpoint("last").exists():
+        raise UserError(
+            f"{folder.name}: the weights of its teacher {changed[0]} changed since the run began; "
+            "put them back, or throw the run away with --restart"
+        )
+    folder.update_run(teacher=now)
 
 
 # The folder's state -------------------------------------------------------------------------------------------------

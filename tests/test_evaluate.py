@@ -111,7 +111,7 @@ def test_weights_of_any_path_can_be_looked_at(folder: Folder, tmp_path: Path, ca
     weights = tmp_path / "kept.pth.tar"
     shutil.copy(folder.checkpoint("last"), weights)
     assert call(evaluate.main, "--model_dir", folder.path, "--restore_file", weights).status == 0
-    found = read_json(folder.evaluation / "test_kept.json")
+    found = read_json(folder.evaluation / f"test_{tmp_path.name}_kept.json")
     assert found["accuracy"] == read_json(folder.metrics("test", "last"))["accuracy"]
 
 

@@ -27,7 +27,7 @@ from model.folder import Folder
 from model.params import load_params
 from model.types import Split
 from tests.conftest import Call, MakeFolder
-from utils import Stopped, load_checkpoint, read_json
+from utils import Stopped, UserError, load_checkpoint, read_json, save_checkpoint
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2]
 
@@ -335,6 +335,54 @@ def test_untrained_teacher_is_trained_first_and_once(make_folder: MakeFolder, pl
     assert "is not trained, it is trained first" in students[0].log.read_text()
     assert "trained first" not in students[1].log.read_text()
     assert students[0].read_run()["teacher"] == students[1].read_run()["teacher"]
+
+
+def test_run_does_not_go_on_with_other_teacher_weights(
+    make_folder: MakeFolder, place: Place, tmp_path: Path, call: Call
+) -> None:
+    teacher = make_folder(tmp_path / "teacher", num_epochs=1)
+    student = make_folder(tmp_path / "student", teacher=str(teacher.path), loss={"kd": {}}, num_epochs=1)
+    run.train_folder(student, place)
+    student.update_run(state="stopped")
+    content = load_checkpoint(teacher.checkpoint("best"))
+    content["state_dict"]["fc2.bias"] += 1
+    save_checkpoint(teacher.checkpoint("best"), content)
+    ended = call(train.main, "--model_dir", student.path)
+    assert ended.status == 2
+    assert "the weights of its teacher" in ended.err
+    assert "changed since the run began" in ended.err
+    assert call(train.main, "--model_dir", student.path, "--restart").status == 0
+
+
+def test_teacher_weights_that_were_saved_in_parallel_are_the_same_teacher(teacher: Folder, place: Place) -> None:
+    path, params = teacher.checkpoint("best"), check_params(load_params(teacher.path), teacher.params, place)
+    content = load_checkpoint(path)
+    prefixed = {"state_dict": {f"module.{name}": tensor for name, tensor in content["state_dict"].items()}}
+    net = build.build_student(params, build.build_source(params, place))
+    build.load_weights(net, prefixed, path)
+    assert digest(net.state_dict()) == digest(content["state_dict"])
+
+
+def test_prefix_is_stripped_only_where_every_name_has_it(teacher: Folder, place: Place) -> None:
+    path, params = teacher.checkpoint("best"), check_params(load_params(teacher.path), teacher.params, place)
+    state = load_checkpoint(path)["state_dict"]
+    state["module.fc2.bias"] = state.pop("fc2.bias")
+    net = build.build_student(params, build.build_source(params, place))
+    with pytest.raises(UserError, match=r"lacks fc2\.bias"):
+        build.load_weights(net, {"state_dict": state}, path)
+
+
+def test_finished_folder_without_its_weights_is_trained_again(
+    make_folder: MakeFolder, place: Place, tmp_path: Path
+) -> None:
+    folder = make_folder(tmp_path / "published", num_epochs=1)
+    run.train_folder(folder, place)
+    weights = load_checkpoint(folder.checkpoint("best"))["state_dict"]
+    for kind in ("best", "last"):
+        folder.checkpoint(kind).unlink()
+    run.train_folder(folder, place)
+    again = load_checkpoint(folder.checkpoint("best"))["state_dict"]
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
 def test_teacher_s_log_and_student_s_do_not_mix(make_folder: MakeFolder, place: Place, tmp_path: Path) -> None:
