@@ -18,7 +18,7 @@ quickstart: .venv/.user
 	@cat experiments/quickstart/NEXT.txt
 
 test: .venv/.dev
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile
 
 check: .venv/.dev
 	.venv/bin/ruff check .

@@ -7,6 +7,7 @@ function's signature (model/registry.py), checked in model/build.py.
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -178,6 +179,16 @@ def leaves(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[path] = child
     return found
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs between two params objects and matters for the result, one text a value."""
+    old, new = leaves(before), leaves(now)
+    return [
+        f"{key} was {json.dumps(old.get(key))}, is {json.dumps(new.get(key))}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and key not in FREE_TO_CHANGE
+    ]
 
 
 def full_path(params: dict[str, Any], name: str) -> str:

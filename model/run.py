@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import traceback
@@ -22,7 +21,7 @@ from model.engine.teachers import digest
 from model.engine.trainer import Trainer
 from model.evaluation.metrics import metrics_of, predictions
 from model.folder import Folder
-from model.params import FREE_TO_CHANGE, Params, leaves
+from model.params import Params, differences
 from model.provenance import peak_memory, provenance
 from model.types import DataSource, Pipeline, Split
 from utils import RunFailed, Stopped, UserError, duration, load_checkpoint, log, logging_to, read_json, write_json
@@ -222,13 +221,7 @@ def refuse_changed_params(folder: Folder, params: Params) -> None:
     """
     if not folder.resolved.exists():
         return
-    before, now = leaves(read_json(folder.resolved)), leaves(params.model_dump(mode="json"))
-    changed = [
-        f"{key} was {json.dumps(before.get(key))}, is {json.dumps(now.get(key))}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and key not in FREE_TO_CHANGE
-    ]
-    if changed:
+    if changed := differences(read_json(folder.resolved), params.model_dump(mode="json")):
         raise UserError(
             f"{folder.params}: changed since the run began: {'; '.join(changed)}; "
             "put it back, use another folder, or throw the run away with --restart"

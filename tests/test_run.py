@@ -20,11 +20,13 @@ import train
 from model import build, run
 from model.build import Place
 from model.check import check_params
+from model.data.arrays import arrays
 from model.data.memory import MemoryPipeline
 from model.engine.teachers import EnsembleTeacher, LiveTeacher, digest
 from model.engine.trainer import Trainer
 from model.folder import Folder
 from model.params import load_params
+from model.registry import DATASETS
 from model.types import Split
 from tests.conftest import Call, MakeFolder
 from utils import Stopped, UserError, load_checkpoint, read_json, save_checkpoint
@@ -510,3 +512,44 @@ def test_dry_run_tells_what_would_be_done(make_folder: MakeFolder, tmp_path: Pat
 
 def test_dry_run_of_a_finished_folder_says_so(distilled: Folder, call: Call) -> None:
     assert call(train.main, "--model_dir", distilled.path, "--dry_run").out.startswith(f"{distilled.name}: finished")
+
+
+# The ancestor's files ------------------------------------------------------------------------------------------------
+
+FLAT = {
+    "model_version": "cnn",
+    "subset_percent": 1.0,
+    "augmentation": "yes",
+    "teacher": "none",
+    "alpha": 0.0,
+    "temperature": 1,
+    "learning_rate": 1e-3,
+    "batch_size": 64,
+    "num_epochs": 1,
+    "dropout_rate": 0.5,
+    "num_channels": 4,
+    "save_summary_steps": 100,
+    "num_workers": 4,
+}
+
+
+def test_ancestor_s_folders_are_trained_as_they_are(
+    tiny_data: Path, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.params.ROOT", tmp_path)
+    monkeypatch.setitem(DATASETS._functions, "cifar10", lambda data_dir: arrays(data_dir, path=str(tiny_data)))
+    without_later_keys = {key: value for key, value in FLAT.items() if key not in ("augmentation", "subset_percent")}
+    files = {
+        "experiments/base_resnet18": FLAT,
+        "experiments/cnn_distill": without_later_keys
+        | {"model_version": "cnn_distill", "teacher": "resnet18", "alpha": 0.9, "temperature": 20},
+    }
+    for name, content in files.items():
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "params.json").write_text(json.dumps(content))
+    student = Folder(tmp_path / "experiments/cnn_distill")
+    run.train_folder(student, place)
+    assert student.state() == "finished"
+    assert read_json(student.params) == files["experiments/cnn_distill"]  # never rewritten
+    assert Folder(tmp_path / "experiments/base_resnet18").state() == "finished"
+    assert read_json(student.resolved)["loss"]["kd"]["reduction"] == "mean"

@@ -13,12 +13,11 @@ from typing import Any
 from model.folder import Folder, State
 from model.legacy import is_flat, nested_from_flat
 from model.params import (
-    FREE_TO_CHANGE,
     PARAMS_FILE,
     ROOT,
     Params,
+    differences,
     find_folder,
-    leaves,
     load_params,
     parse_params,
     with_values,
@@ -142,14 +141,8 @@ def _refuse_other_params(run: Run) -> None:
     begun = folder.state() != "new" or folder.metrics("val", "best").exists()
     if not begun or not folder.params.exists():
         return
-    before = leaves(load_params(folder.path).model_dump())
-    now = leaves(parse_params(run.params, folder.params).model_dump())
-    changed = [
-        f"{key} was {json.dumps(before.get(key))}, is {json.dumps(now.get(key))}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and key not in FREE_TO_CHANGE
-    ]
-    if changed:
+    now = parse_params(run.params, folder.params).model_dump()
+    if changed := differences(load_params(folder.path).model_dump(), now):
         raise UserError(
             f"{folder.params}: the search asks for other parameters than this run began with: {'; '.join(changed)}; "
             "put them back, use another parent folder, or begin all runs anew with --restart"
