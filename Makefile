@@ -1,5 +1,6 @@
 # make quickstart   a real distillation on the embedded images, offline after set-up, a few minutes
 # make test         the tests
+# make test-lowest  the tests with the oldest versions that requirements.txt allows
 # make check        lint, format, types
 # make bench        speeds, side by side
 # make schema       docs/params.schema.json, for editors
@@ -9,7 +10,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 export PYTHONUNBUFFERED := 1
 
-.PHONY: quickstart test check bench schema clean
+.PHONY: quickstart test test-lowest check bench schema clean
 
 quickstart: .venv/.user
 	@echo "A teacher, then a small student with and without it: three seeds each, on 5,000 real images."
@@ -19,6 +20,9 @@ quickstart: .venv/.user
 
 test: .venv/.dev
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile
+
+test-lowest: .venv-lowest/.ready
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n auto --dist loadfile
 
 check: .venv/.dev
 	.venv/bin/ruff check .
@@ -41,6 +45,12 @@ schema: .venv/.user
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
+.venv-lowest/.ready: requirements.txt requirements-dev.txt
+	$(PYTHON) -m venv .venv-lowest
+	sed 's/>=/==/' requirements.txt > .venv-lowest/requirements.txt
+	.venv-lowest/bin/pip install --quiet --disable-pip-version-check -r .venv-lowest/requirements.txt -r requirements-dev.txt
+	@touch $@
+
 clean:
-	rm -rf .venv experiments/quickstart/results.* experiments/quickstart/student/loss_*
+	rm -rf .venv .venv-lowest experiments/quickstart/results.* experiments/quickstart/student/loss_*
 	cd experiments/quickstart/teacher && rm -rf *.json.tmp run.json params_resolved.json metrics* train.log tensorboard *.pth.tar
