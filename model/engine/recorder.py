@@ -14,6 +14,7 @@ from model.folder import Folder
 from utils import duration, log, write_jsonl
 
 SECONDS_BETWEEN_SIGNS_OF_LIFE = 2.0
+SECONDS_BETWEEN_LINES = 60.0  # in a log without a progress bar
 
 
 class Recorder:
@@ -30,7 +31,7 @@ class Recorder:
         self.folder, self.num_epochs, self.steps_per_epoch = folder, num_epochs, steps_per_epoch
         self.history = [row for row in folder.read_history() if row["epoch"] <= first_step // steps_per_epoch]
         self.first_step, self._started = first_step, time.monotonic()
-        self._next_sign = 0.0
+        self._next_sign, self._next_line = 0.0, self._started + SECONDS_BETWEEN_LINES
         self._bar: tqdm[Any] | None = None
         # File names end in the step, for those of one second are else the same.
         self._writer = SummaryWriter(str(folder.tensorboard), purge_step=first_step, filename_suffix=f".{first_step}")
@@ -68,12 +69,16 @@ class Recorder:
         """Show where the run is; `step` counts finished steps of the whole run."""
         self._next_sign = time.monotonic() + SECONDS_BETWEEN_SIGNS_OF_LIFE
         left = self.seconds_left(step)
-        if self._bar is not None:
-            self._bar.n = self._bar.total if step % self.steps_per_epoch == 0 else step % self.steps_per_epoch
-            left_shown = "" if left is None else f", {duration(left)} left"
-            self._bar.set_postfix_str(
-                f"loss {loss:.3f}, accuracy {100 * accuracy:.1f} %, {images_per_second:,.0f} images/s{left_shown}"
-            )
+        told = f"loss {loss:.3f}, accuracy {100 * accuracy:.1f} %, {images_per_second:,.0f} images/s"
+        told += "" if left is None else f", {duration(left)} left"
+        done = step % self.steps_per_epoch or self.steps_per_epoch
+        if self._bar is not None and not self._bar.disable:
+            self._bar.n = done
+            self._bar.set_postfix_str(told)
+        elif time.monotonic() >= self._next_line:  # no terminal, and an epoch that lasts
+            self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
+            epoch = -(-step // self.steps_per_epoch)
+            log.info("epoch %d/%d, %d %%: %s", epoch, self.num_epochs, 100 * done / self.steps_per_epoch, told)
         self._writer.add_scalar("step/train_loss", loss, step)
         self.folder.update_run(
             progress=step / (self.num_epochs * self.steps_per_epoch), images_per_second=round(images_per_second, 1)
