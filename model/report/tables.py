@@ -24,6 +24,7 @@ from model.report.collect import SPLITS, WEIGHTS, Run, collect_runs, natural_ord
 from utils import UserError, write_text
 
 MISSING = "-"
+IN_CSV_ONLY = ("loss", "top5_accuracy")  # every run has them, and with them no table fits a screen
 NOT_A_RESULT = ("accuracy", "epoch", "num_samples")  # keys of a metrics file that get no column of their own
 
 Group = list[Run]  # the runs of one row: one, or those that differ in their seed only
@@ -205,7 +206,7 @@ def _text(value: Any) -> str:
 
 
 def _metrics_columns(groups: list[Group], *, with_spread: bool) -> list[Column]:
-    """Accuracy of the best and the last weights; then the best weights' loss and whatever else was measured."""
+    """Accuracy of the best and the last weights; then whatever else was measured of the best weights."""
 
     def column(header: str, split: str, weights: Weights, key: str) -> list[Column]:
         values = [[run.metrics[split, weights].get(key) for run in group] for group in groups]
@@ -218,7 +219,8 @@ def _metrics_columns(groups: list[Group], *, with_spread: bool) -> list[Column]:
     for split in SPLITS:
         found = {key for group in groups for run in group for key in run.metrics[split, "best"]}
         for key in sorted(found.difference(NOT_A_RESULT), key=lambda key: (key != "loss", natural_order(key))):
-            columns += column(f"{split} {key}", split, "best", key)
+            more = column(f"{split} {key}", split, "best", key)
+            columns += [part._replace(markdown=None) for part in more] if key in IN_CSV_ONLY else more
     return columns
 
 

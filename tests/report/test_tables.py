@@ -225,18 +225,29 @@ def test_metrics_of_all_rows_are_shown_with_a_dash_where_missing(
     make_run("a", params=cnn, run=finished, val=(0.7, 0.7), more={"loss": 0.91234})
     exits = {"exit_10_accuracy": 0.6, "exit_2_accuracy": 0.515, "ece": 0.0321, "per_class": [0.5, 0.6]}
     make_run("b", params=cnn, run=finished, val=(0.6, 0.6), more=exits)
-    assert [[row[0], *row[5:9]] for row in cells(results_table(tmp_path))] == [
-        ["path", "val loss", "val ece", "val exit_2_accuracy", "val exit_10_accuracy"],
-        ["a", "0.9123", "-", "-", "-"],
-        ["b", "-", "0.0321", "51.50", "60.00"],
+    assert [[row[0], *row[5:8]] for row in cells(results_table(tmp_path))] == [
+        ["path", "val ece", "val exit_2_accuracy", "val exit_10_accuracy"],
+        ["a", "-", "-", "-"],
+        ["b", "0.0321", "51.50", "60.00"],
     ]
 
 
-def test_a_loss_that_is_nan_is_a_dash(tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any]) -> None:
+def test_loss_and_top5_are_in_the_csv_file_only(
+    tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any], finished: dict[str, Any]
+) -> None:
+    make_run("a", params=cnn, run=finished, val=(0.7, 0.7), more={"loss": 0.91234, "top5_accuracy": 0.98})
+    table = write_results(tmp_path)
+    assert not {"val loss", "val top5_accuracy"} & set(headers(table))
+    names, values = csv_rows(tmp_path)
+    assert [values[names.index(name)] for name in ("val loss", "val top5_accuracy")] == ["0.91234", "0.98"]
+
+
+def test_a_loss_that_is_nan_is_missing(tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any]) -> None:
     make_run("a", params=cnn, val=(0.7, 0.7), more={"loss": 0.5})
     make_run("b", params=cnn, val=(0.1, 0.1), more={"loss": float("nan")})
-    table = results_table(tmp_path)
-    assert (column(table, "val loss"), column(table, "val best")) == (["0.5000", "-"], ["70.00", "10.00"])
+    write_results(tmp_path)
+    names, *rows = csv_rows(tmp_path)
+    assert [row[names.index("val loss")] for row in rows] == ["0.5", ""]
 
 
 # State and notes ----------------------------------------------------------------------------------------------------
@@ -293,11 +304,10 @@ def test_the_ancestors_results_stand_beside_ours_with_a_note(
     write(old / "metrics_val_last_weights.json", {"accuracy": 0.83515, "loss": 0.0})
     make_run("ours", params=cnn, run=finished, val=(0.84, 0.83), test=(0.83, 0.82))
     table = results_table(tmp_path)
-    assert [column(table, header) for header in ("path", "val best", "test best", "val loss", "note")] == [
+    assert [column(table, header) for header in ("path", "val best", "test best", "note")] == [
         ["ours", "old"],
         ["84.00", "83.52"],
         ["83.00", "-"],
-        ["-", "0.0000"],
         ["-", "val is the test set (ancestor)"],
     ]
 
