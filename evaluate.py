@@ -29,11 +29,10 @@ def main() -> int:
     from model.evaluation.metrics import confusion, metrics_of, predictions
     from model.evaluation.tables import markdown, per_class
     from model.folder import Folder
-    from model.params import load_params
     from model.run import EVAL_BATCH_SIZE, open_data
 
     folder, place = Folder(args.model_dir), build.Place(device=build.find_device(args.device), data_dir=args.data_dir)
-    params = build.resolve_params(load_params(folder.path), folder.params)
+    params = build.params_of(folder)
     weights = folder.checkpoint(args.restore_file) if args.restore_file in ("best", "last") else Path(args.restore_file)
     content = load_checkpoint(weights)
     source = build.build_source(params, place)

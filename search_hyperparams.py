@@ -31,19 +31,21 @@ def main() -> int:
     parser.add_argument("--dry_run", action="store_true", help="print the plan and write nothing")
     args = parser.parse_args()
 
-    from model.check import check_params  # after the options: --help need not wait for torch
+    from model.build import Place, find_device  # after the options: --help need not wait for torch
+    from model.check import check_params
     from model.report.tables import results_table
 
     command = [sys.executable, str(ROOT / "train.py"), "--device", args.device]
     command += ["--data_dir", str(args.data_dir.absolute())] if args.data_dir else []
+    check = partial(check_params, place=Place(device=find_device("cpu"), data_dir=args.data_dir or ROOT / "data"))
     make_engine = partial(LocalEngine.for_runs, jobs=args.jobs, device=args.device)
     if args.dry_run:
-        plan = make_plan(args.parent_dir, check=check_params, restart=args.restart)
+        plan = make_plan(args.parent_dir, check=check, restart=args.restart)
         print(summary(plan))
         print(f"{make_engine(len(plan.to_do)).describe()}: {shlex.join(command)} --model_dir RUN")
         print(listing(plan))
         return EXIT_DONE
-    status = search(args.parent_dir, command=command, make_engine=make_engine, check=check_params, restart=args.restart)
+    status = search(args.parent_dir, command=command, make_engine=make_engine, check=check, restart=args.restart)
     if status != EXIT_STOPPED:
         print(results_table(args.parent_dir))
     return status

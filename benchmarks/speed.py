@@ -28,7 +28,6 @@ from tqdm import tqdm
 
 from model import build
 from model.engine.precision import autocast, resolve_precision
-from model.engine.teachers import LiveTeacher
 from model.engine.trainer import Trainer
 from model.folder import Folder
 from model.params import ROOT, Params, parse_params
@@ -36,6 +35,7 @@ from model.provenance import processor
 from model.registry import NETS
 from model.run import build_trainer, open_data
 from model.types import Batch, Pipeline
+from utils import write_json
 
 BATCH_SIZE = 128
 Step = Callable[[], Any]
@@ -67,6 +67,13 @@ def main() -> None:
     )
 
 
+COMMON = {
+    "dataset": {"name": "cifar10_mini"},
+    "student": {"name": "cnn"},
+    "optimizer": {"name": "adam"},
+    "batch_size": BATCH_SIZE,
+}
+
 DESCRIPTIONS = {
     "bare": "forward, backward and step on one fixed batch, best settings",
     "train.py": "the loop of train.py, student alone: data, augmentation, metrics, schedule",
@@ -79,22 +86,18 @@ DESCRIPTIONS = {
 
 def make_loops(folder: Folder, place: build.Place) -> dict[str, Step]:
     """Every loop as a function that does one step."""
-    alone, distilling = parsed(folder, {"ce": {}}), parsed(folder, {"kd": {}})
+    guide = Folder(folder.path / "teacher")
+    guide.path.mkdir()
+    write_json(guide.params, {**COMMON, "student": {"name": "resnet18"}})
+    alone = parsed(folder, {"loss": {"ce": {}}})
+    distilling = parsed(folder, {"loss": {"kd": {}}, "teacher": str(guide.path)})
     source = build.build_source(alone, place)
     data = open_data(alone, folder, source, place)
     batch = next(iter(data.train_batches(0, BATCH_SIZE)))
     dtype = resolve_precision("auto", place.device)
-    teacher = LiveTeacher(
-        NETS.build("resnet18", 10, 3),
-        trained_on=source.normalisation,
-        fed_with=source.normalisation,
-        dtype=dtype,
-        device=place.device,
-    )
-    with_teacher = build_trainer(folder, alone, place, source, data)
-    with_teacher.objective = build.build_objective(distilling)
-    with_teacher._totals.names = ["loss", "accuracy", "loss_kd"]
-    with_teacher.teacher = teacher
+    with_teacher = build_trainer(folder, distilling, place, source, data, untrained_teacher=True)
+    teacher = with_teacher.teacher
+    assert teacher is not None
     return {
         "bare": bare(batch, dtype, place.device),
         "train.py": trained(build_trainer(folder, alone, place, source, data), data),
@@ -105,15 +108,8 @@ def make_loops(folder: Folder, place: build.Place) -> dict[str, Step]:
     }
 
 
-def parsed(folder: Folder, loss: dict[str, Any]) -> Params:
-    raw = {
-        "dataset": {"name": "cifar10_mini"},
-        "student": {"name": "cnn"},
-        "loss": loss,
-        "optimizer": {"name": "adam"},
-        "batch_size": BATCH_SIZE,
-    }
-    return build.resolve_params(parse_params(raw, folder.params), folder.params)
+def parsed(folder: Folder, more: dict[str, Any]) -> Params:
+    return build.resolve_params(parse_params(COMMON | more, folder.params), folder.params)
 
 
 def bare(batch: Batch, dtype: torch.dtype, device: torch.device) -> Step:

@@ -70,6 +70,15 @@ def resolve_params(params: Params, path: Path) -> Params:
         raise UserError(f"{path}: {error}") from None
 
 
+def params_of(folder: Folder) -> Params:
+    """The resolved params of a folder.
+
+    Raises:
+        UserError: Something in its params.json is wrong.
+    """
+    return resolve_params(load_params(folder.path), folder.params)
+
+
 def _resolved(key: str, registry: Registry[Any], component: Component) -> Component:
     with under(key):
         return Component(name=component.name, **registry.resolve(component.name, component.options))
@@ -145,7 +154,7 @@ def build_teacher(params: Params, path: Path, source: DataSource, place: Place, 
     dtype = resolve_precision(params.precision, place.device)
     members: list[Teacher] = []
     for folder in teacher_folders(params, path):
-        theirs = resolve_params(load_params(folder.path), folder.params)
+        theirs = params_of(folder)
         their_source = build_source(theirs, place)
         net = build_student(theirs, their_source)
         trained_on = their_source.normalisation

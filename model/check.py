@@ -16,6 +16,7 @@ from model.build import (
     build_source,
     build_student,
     fitting_weights,
+    params_of,
     resolve_params,
     split_options,
     teacher_folders,
@@ -42,7 +43,7 @@ def check_folder(folder: Folder, place: Place) -> Params:
     return params
 
 
-def check_params(params: Params, path: Path, place: Place | None = None) -> Params:
+def check_params(params: Params, path: Path, place: Place) -> Params:
     """Resolve an experiment and try out all that can be tried without data, its teachers' folders included.
 
     Args:
@@ -54,7 +55,6 @@ def check_params(params: Params, path: Path, place: Place | None = None) -> Para
     Raises:
         UserError: Whatever is wrong, in one line.
     """
-    place = place or Place(device=torch.device("cpu"), data_dir=Path("data"))
     resolved = resolve_params(params, path)
     try:
         source = build_source(resolved, place)
@@ -90,7 +90,7 @@ def _try_out(student: nn.Module, params: Params, source: DataSource) -> None:
 
 
 def _check_teacher(folder: Folder, source: DataSource, path: Path, place: Place) -> None:
-    params = resolve_params(load_params(folder.path), folder.params)
+    params = params_of(folder)
     theirs = build_source(params, place)
     if len(theirs.class_names) != len(source.class_names):
         raise OptionError(
@@ -119,7 +119,7 @@ def check_weights(folder: Folder, weights: Weights, place: Place) -> dict[str, A
     Raises:
         UserError: It is missing, cut short, or of another network.
     """
-    params = resolve_params(load_params(folder.path), folder.params)
+    params = params_of(folder)
     with torch.device("meta"):
         net = build_student(params, build_source(params, place))
     content = load_checkpoint(folder.checkpoint(weights))

@@ -14,7 +14,7 @@ from model.build import Place
 from model.check import check_folder
 from model.engine.trainer import Trainer
 from model.folder import Folder
-from model.params import Params, load_params
+from model.params import Params
 from model.run import build_trainer, missing_teachers, open_data
 from model.types import Batch, DataSource, Pipeline, Split
 from utils import duration
@@ -52,7 +52,7 @@ def dry_run(folder: Folder, place: Place) -> str:
             f"time      about {duration(seconds)} on {place.device.type}, {str(trainer.dtype).removeprefix('torch.')}",
         ]
     for teacher, estimate in first:
-        about = f", about {duration(estimate)}" if estimate is not None and ready else ""
+        about = f", about {duration(estimate)}" if ready else ""
         lines.append(f"first     {teacher.name} is trained{about}")
     return "\n".join([*lines, "", "Nothing was written."])
 
@@ -63,7 +63,7 @@ def _teacher_lines(trainer: Trainer, params: Params, folder: Folder, place: Plac
         return [f"teacher   {teacher.name} is named, but no loss term uses it" for teacher in teachers]
     lines = []
     for teacher in teachers:
-        theirs = build.resolve_params(load_params(teacher.path), teacher.params)
+        theirs = build.params_of(teacher)
         with torch.device("meta"):
             net = build.build_student(theirs, build.build_source(theirs, place))
         lines.append(f"teacher   {teacher.name}: {theirs.student.name}, {_count(net)} parameters, {teacher.state()}")
@@ -74,14 +74,14 @@ def _to_train(params: Params, folder: Folder) -> list[Folder]:
     """Untrained teachers, those of teachers first."""
     found = []
     for teacher in missing_teachers(params, folder):
-        theirs = build.resolve_params(load_params(teacher.path), teacher.params)
+        theirs = build.params_of(teacher)
         found += [*_to_train(theirs, teacher), teacher]
     return found
 
 
-def _estimate(folder: Folder, place: Place, data: Pipeline) -> float | None:
-    """Seconds that a teacher's training takes about, timed on the student's images; None where its own differ."""
-    params = build.resolve_params(load_params(folder.path), folder.params)
+def _estimate(folder: Folder, place: Place, data: Pipeline) -> float:
+    """Seconds that a teacher's training takes about; timed on the student's images where its own are not here."""
+    params = build.params_of(folder)
     source = build.build_source(params, place)
     own = open_data(params, folder, source, place) if source.is_ready() else data
     trainer = build_trainer(folder, params, place, source, own, untrained_teacher=True)

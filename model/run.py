@@ -70,8 +70,9 @@ def train_folder(
                     restart = True
             source = build.build_source(params, place)
             data = open_data(params, folder, source, place)
+            state = None
             if folder.checkpoint("last").exists() and not restart:
-                checked_state(folder, data.steps_per_epoch(params.batch_size), place)
+                state = checked_state(folder, data.steps_per_epoch(params.batch_size), place)
         if restart:
             remove_run(folder)
         remove_leftovers(folder)
@@ -81,13 +82,22 @@ def train_folder(
         with logging_to(folder.log), recording_the_end(folder):
             train_missing_teachers(params, folder, place)
             note_teachers(params, folder)
-            run(folder, params, place, source, data, signals)
+            run(folder, params, place, source, data, state, signals)
 
 
-def run(folder: Folder, params: Params, place: Place, source: DataSource, data: Pipeline, signals: StopSignals) -> None:
+def run(
+    folder: Folder,
+    params: Params,
+    place: Place,
+    source: DataSource,
+    data: Pipeline,
+    state: dict[str, Any] | None,
+    signals: StopSignals,
+) -> None:
+    """Train from `state`, a last.pth.tar, or from the start, to the end."""
     trainer = build_trainer(folder, params, place, source, data, should_stop=lambda: signals.received)
-    if folder.checkpoint("last").exists():
-        trainer.load(checked_state(folder, trainer.steps_per_epoch, place))
+    if state is not None:
+        trainer.load(state)
         log.info("%s: going on at step %d of %d", folder.name, trainer.step, trainer.total_steps)
     batch = next(iter(data.train_batches(0, params.batch_size)))
     log.info("%s: %s", folder.name, plan(trainer, trainer.estimate_seconds(batch)))

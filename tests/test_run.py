@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import nn
 
+import search_hyperparams
 import train
 from model import build, run
 from model.build import Place
@@ -512,6 +513,16 @@ def test_dry_run_tells_what_would_be_done(make_folder: MakeFolder, tmp_path: Pat
 
 def test_dry_run_of_a_finished_folder_says_so(distilled: Folder, call: Call) -> None:
     assert call(train.main, "--model_dir", distilled.path, "--dry_run").out.startswith(f"{distilled.name}: finished")
+
+
+def test_search_checks_its_runs_with_the_data_folder_that_they_will_have(
+    tiny_data: Path, make_folder: MakeFolder, tmp_path: Path, call: Call
+) -> None:
+    dataset = {"name": "arrays", "path": tiny_data.name, "val_size": 40, "pad": 1}
+    parent = make_folder(tmp_path / "search", dataset=dataset)
+    (parent.path / "search.json").write_text('{"parameters": {"seed": [0, 1]}}')
+    ended = call(search_hyperparams.main, "--parent_dir", parent.path, "--data_dir", tiny_data.parent, "--dry_run")
+    assert (ended.status, ended.err) == (0, "")
 
 
 # The ancestor's files ------------------------------------------------------------------------------------------------

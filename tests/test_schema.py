@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from jsonschema import Draft202012Validator
 
+from model.build import Place
 from model.check import check_params
 from model.legacy import is_flat
 from model.params import ROOT, Params, parse_params
@@ -109,7 +112,7 @@ LEAST: dict[str, Any] = {"dataset": {"name": "cifar10"}, "student": {"name": "cn
 
 def resolved(params: dict[str, Any]) -> Params:
     path = ROOT / "params.json"
-    return check_params(parse_params(params, path), path)
+    return check_params(parse_params(params, path), path, Place(device=torch.device("cpu"), data_dir=Path("data")))
 
 
 def test_the_defaults_of_keys_are_those_of_the_code() -> None:
