@@ -19,8 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
+from model.data.indexed import IndexedPipeline
 from model.data.location import located
-from model.data.split import Indices, batch_bounds, split_indices
+from model.data.split import Indices, batch_bounds
 from model.randomness import ORDER, VIEW, permutation, random_bits
 from model.registry import DATASETS
 from model.types import Batch, Normalisation, Split, SplitOptions
@@ -91,7 +92,7 @@ class FolderSource:
         return FolderPipeline(self, options, seed=seed, device=device)
 
 
-class FolderPipeline:
+class FolderPipeline(IndexedPipeline):
     """Batches of image files, read by worker processes; see `model.types.Pipeline`.
 
     A view is the seed of its crop and flip, a function of (seed, epoch, index): so the image is a function of (index,
@@ -101,29 +102,19 @@ class FolderPipeline:
     def __init__(self, source: FolderSource, options: SplitOptions, *, seed: int, device: torch.device) -> None:
         from model.data.images import BatchReader, listed
 
-        self.seed, self.device, self.augment, self.num_workers = seed, device, options.augment, source.num_workers
+        self.augment, self.num_workers = options.augment, source.num_workers
         train_files, train_labels = listed(source.train, source.class_names)
         test_files, test_labels = listed(source.test, source.class_names)
         if missing := sorted(set(range(len(source.class_names))) - set(train_labels.tolist())):
             raise UserError(f"{source.train / source.class_names[missing[0]]} has no images")
         if not test_files:
             raise UserError(f"{source.test} has no images")
-        train, val = split_indices(train_labels, options)
-        self.indices: dict[Split, Indices] = {"train": train, "val": val, "test": np.arange(len(test_files))}
+        super().__init__(train_labels, len(test_files), options, source.normalisation, seed=seed, device=device)
         size = source.image_shape[1]
         training = (BatchReader(train_files, size), torch.from_numpy(train_labels).to(device))
         testing = (BatchReader(test_files, size), torch.from_numpy(test_labels).to(device))
         self._readers: dict[Split, BatchReader] = {"train": training[0], "val": training[0], "test": testing[0]}
         self._labels = {"train": training[1], "val": training[1], "test": testing[1]}
-        normalisation = source.normalisation
-        mean, std = (torch.tensor(values, device=device) for values in (normalisation.mean, normalisation.std))
-        self._scale_C, self._shift_C = 1 / (255 * std), -mean / std
-
-    def size(self, split: Split) -> int:
-        return len(self.indices[split])
-
-    def steps_per_epoch(self, batch_size: int) -> int:
-        return len(batch_bounds(self.size("train"), batch_size)) - 1
 
     def train_batches(self, epoch: int, batch_size: int, first_step: int = 0) -> Iterator[Batch]:
         order = permutation(self.seed, ORDER, epoch, index=self.indices["train"])
@@ -149,10 +140,9 @@ class FolderPipeline:
         for (indices, views), (pixels_NHWC, problem) in zip(batches, loader, strict=True):
             if problem:
                 raise UserError(problem)
-            images_NHWC = pixels_NHWC.to(self.device, non_blocking=True) * self._scale_C + self._shift_C
+            images = self.normalised(pixels_NHWC.to(self.device, non_blocking=True))
             index_N, view_N = torch.from_numpy(indices).to(self.device), torch.from_numpy(views).to(self.device)
-            # Seen as NCHW this is the channels-last layout that convolutions are fastest on.
-            yield Batch(images_NHWC.permute(0, 3, 1, 2), self._labels[split][index_N], index_N, view_N)
+            yield Batch(images, self._labels[split][index_N], index_N, view_N)
 
 
 def _unaugmented(indices: Indices) -> NDArray[np.integer]:

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.data.split import Indices, batch_bounds, split_indices
+from model.data.indexed import IndexedPipeline
+from model.data.split import batch_bounds
 from model.randomness import ORDER, VIEW, permutation, random_bits
 from model.types import Batch, Normalisation, Split, SplitOptions
 
@@ -83,7 +84,7 @@ class MemorySource:
         return MemoryPipeline(self.load(), options, self.normalisation, augmentation, seed=seed, device=device)
 
 
-class MemoryPipeline:
+class MemoryPipeline(IndexedPipeline):
     """Batches of a data set in memory; see `model.types.Pipeline`."""
 
     def __init__(
@@ -96,25 +97,13 @@ class MemoryPipeline:
         seed: int,
         device: torch.device,
     ) -> None:
-        self.seed, self.device, self.augmentation = seed, device, augmentation
-        train, val = split_indices(np.asarray(arrays.train_labels), options)
-        self.indices: dict[Split, Indices] = {
-            "train": train,
-            "val": val,
-            "test": np.arange(len(arrays.test_labels)),
-        }
+        labels = np.asarray(arrays.train_labels)
+        super().__init__(labels, len(arrays.test_labels), options, normalisation, seed=seed, device=device)
+        self.augmentation = augmentation
         training = (_tensor(arrays.train_images, device), _tensor(arrays.train_labels, device).long())
         testing = (_tensor(arrays.test_images, device), _tensor(arrays.test_labels, device).long())
         self._images = {"train": training[0], "val": training[0], "test": testing[0]}
         self._labels = {"train": training[1], "val": training[1], "test": testing[1]}
-        mean, std = (torch.tensor(values, device=device) for values in (normalisation.mean, normalisation.std))
-        self._scale_C, self._shift_C = 1 / (255 * std), -mean / std
-
-    def size(self, split: Split) -> int:
-        return len(self.indices[split])
-
-    def steps_per_epoch(self, batch_size: int) -> int:
-        return len(batch_bounds(self.size("train"), batch_size)) - 1
 
     def train_batches(self, epoch: int, batch_size: int, first_step: int = 0) -> Iterator[Batch]:
         order = permutation(self.seed, ORDER, epoch, index=self.indices["train"])
@@ -132,9 +121,7 @@ class MemoryPipeline:
 
     def _batch(self, split: Split, index_N: Tensor, view_N: Tensor, augmentation: Augmentation) -> Batch:
         pixels_NHWC = augmented(self._images[split][index_N], view_N, augmentation)
-        images_NHWC = pixels_NHWC.float().mul_(self._scale_C).add_(self._shift_C)
-        # Seen as NCHW this is the channels-last layout that convolutions are fastest on.
-        return Batch(images_NHWC.permute(0, 3, 1, 2), self._labels[split][index_N], index_N, view_N)
+        return Batch(self.normalised(pixels_NHWC), self._labels[split][index_N], index_N, view_N)
 
 
 def augmented(images_NHWC: Tensor, view_N: Tensor, augmentation: Augmentation) -> Tensor:
