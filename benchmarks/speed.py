@@ -27,6 +27,7 @@ from torchvision import transforms
 from tqdm import tqdm
 
 from model import build
+from model.build_teacher import build_untrained_teacher
 from model.engine.precision import autocast, resolve_precision
 from model.engine.trainer import Trainer
 from model.folder import Folder
@@ -95,12 +96,12 @@ def make_loops(folder: Folder, place: build.Place) -> dict[str, Step]:
     data = open_data(alone, folder, source, place)
     batch = next(iter(data.train_batches(0, BATCH_SIZE)))
     dtype = resolve_precision("auto", place.device)
-    with_teacher = build_trainer(folder, distilling, place, source, data, untrained_teacher=True)
-    teacher = with_teacher.teacher
+    teacher = build_untrained_teacher(distilling, folder.params, source, place)
     assert teacher is not None
+    with_teacher = build_trainer(folder, distilling, place, source, data, teacher)
     return {
         "bare": bare(batch, dtype, place.device),
-        "train.py": trained(build_trainer(folder, alone, place, source, data), data),
+        "train.py": trained(build_trainer(folder, alone, place, source, data, None), data),
         "train.py, distilling": trained(with_teacher, data),
         "teacher's forward": lambda: teacher(batch),
         "bare, float32": bare(batch._replace(images=batch.images.contiguous()), torch.float32, place.device),

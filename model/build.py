@@ -15,15 +15,13 @@ import model.data
 import model.engine
 import model.losses
 import model.nets  # noqa: F401  importing the packages fills the registries
-from model.engine.precision import resolve_precision
 from model.engine.schedules import Schedule, warmed_up
-from model.engine.teachers import EnsembleTeacher, LiveTeacher, Teacher
 from model.folder import Folder
 from model.losses.objective import Objective
 from model.params import Component, Params, find_folder, load_params
 from model.registry import DATASETS, LOSSES, NETS, OPTIMIZERS, SCHEDULES, Registry
 from model.types import DataSource, Normalisation, SplitOptions
-from utils import OptionError, UserError, first_sentence, load_checkpoint, nearest, shown, under
+from utils import OptionError, UserError, first_sentence, nearest, shown, under
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,26 +144,6 @@ def build_schedule(params: Params) -> Schedule:
     with under("schedule"):
         schedule: Schedule = SCHEDULES.build(name, params.num_epochs, **options)
         return warmed_up(schedule, SCHEDULES.common_options(name, options))
-
-
-def build_teacher(params: Params, path: Path, source: DataSource, place: Place, *, untrained: bool = False) -> Teacher:
-    """The trained teacher of an experiment; `untrained` gives one of the same shape, for a dry run."""
-    assert params.teacher is not None
-    dtype = resolve_precision(params.precision, place.device)
-    members: list[Teacher] = []
-    for folder in teacher_folders(params, path):
-        theirs = params_of(folder)
-        their_source = build_source(theirs, place)
-        net = build_student(theirs, their_source)
-        trained_on = their_source.normalisation
-        if not untrained:
-            content = load_checkpoint(folder.checkpoint(params.teacher.weights))
-            load_weights(net, content, folder.checkpoint(params.teacher.weights))
-            trained_on = normalisation_of(content, trained_on)
-        members.append(
-            LiveTeacher(net, trained_on=trained_on, fed_with=source.normalisation, dtype=dtype, device=place.device)
-        )
-    return members[0] if len(members) == 1 else EnsembleTeacher(members)
 
 
 def describe(params: Params, source: DataSource) -> dict[str, Any]:

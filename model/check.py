@@ -34,7 +34,7 @@ def check_folder(folder: Folder, place: Place) -> Params:
         UserError: Whatever is wrong with the folder or with a teacher that it needs, in one line.
     """
     params = check_params(load_params(folder.path), folder.params, place)
-    if params.teacher is not None and build_objective(params).needs_teacher:
+    if params.teacher is not None and build_objective(params).needs:
         for teacher in teacher_folders(params, folder.params):
             if teacher.is_trained():
                 check_weights(teacher, params.teacher.weights, place)
@@ -65,9 +65,9 @@ def check_params(params: Params, path: Path, place: Place) -> Params:
         build_optimizer(resolved, [nn.Parameter(torch.zeros(1))])
         build_schedule(resolved)
         objective = build_objective(resolved)
-        if objective.needs_teacher:
+        if objective.needs:
             if resolved.teacher is None:
-                needing = ", ".join(name for name in objective.names if objective.losses[name].needs_teacher)
+                needing = ", ".join(name for name in objective.names if objective.losses[name].needs)
                 raise OptionError("teacher", f"the loss {needing} needs one, and none is given")
             for folder in teacher_folders(resolved, path):
                 _check_teacher(folder, source, path, place)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 
 from model import build
 from model.build import Place
+from model.build_teacher import build_untrained_teacher
 from model.check import check_folder
+from model.data.memory import Arrays, Augmentation, MemoryPipeline
 from model.engine.trainer import Trainer
 from model.folder import Folder
 from model.params import Params
 from model.run import build_trainer, missing_teachers, open_data
-from model.types import Batch, DataSource, Pipeline, Split
+from model.types import DataSource, Pipeline, SplitOptions
 from utils import duration
 
 
@@ -29,12 +30,13 @@ def dry_run(folder: Folder, place: Place) -> str:
     params = check_folder(folder, place)
     source = build.build_source(params, place)
     ready = source.is_ready()
-    data = open_data(params, folder, source, place) if ready else StandIn(source, place.device)
-    trainer = build_trainer(folder, params, place, source, data, untrained_teacher=True)
+    data = open_data(params, folder, source, place) if ready else stand_in(source, params.batch_size, place)
+    teacher = build_untrained_teacher(params, folder.params, source, place)
+    trainer = build_trainer(folder, params, place, source, data, teacher)
     batch = next(iter(data.train_batches(0, params.batch_size)))
     loss, terms, _ = trainer.compute_loss(trainer.student, batch, epoch=0.0)
     seconds = trainer.estimate_seconds(batch)
-    first = [(teacher, _estimate(teacher, place, data)) for teacher in _to_train(params, folder)]
+    first = [(each, _estimate(each, place, data)) for each in _to_train(params, folder)]
 
     lines = [
         f"{folder.name}: {folder.state()}",
@@ -51,9 +53,9 @@ def dry_run(folder: Folder, place: Place) -> str:
             f"steps     {trainer.num_epochs} epochs of {trainer.steps_per_epoch}, {trainer.total_steps} in all",
             f"time      about {duration(seconds)} on {place.device.type}, {str(trainer.dtype).removeprefix('torch.')}",
         ]
-    for teacher, estimate in first:
+    for each, estimate in first:
         about = f", about {duration(estimate)}" if ready else ""
-        lines.append(f"first     {teacher.name} is trained{about}")
+        lines.append(f"first     {each.name} is trained{about}")
     return "\n".join([*lines, "", "Nothing was written."])
 
 
@@ -84,7 +86,8 @@ def _estimate(folder: Folder, place: Place, data: Pipeline) -> float:
     params = build.params_of(folder)
     source = build.build_source(params, place)
     own = open_data(params, folder, source, place) if source.is_ready() else data
-    trainer = build_trainer(folder, params, place, source, own, untrained_teacher=True)
+    teacher = build_untrained_teacher(params, folder.params, source, place)
+    trainer = build_trainer(folder, params, place, source, own, teacher)
     return trainer.estimate_seconds(next(iter(own.train_batches(0, params.batch_size))), steps=1)
 
 
@@ -96,24 +99,11 @@ def _sizes(data: Pipeline) -> str:
     return ", ".join(f"{data.size(split):,} {split}" for split in ("train", "val", "test"))
 
 
-@dataclass
-class StandIn:
+def stand_in(source: DataSource, num_images: int, place: Place) -> MemoryPipeline:
     """Random images in the place of a data set that is not here yet."""
-
-    source: DataSource
-    device: torch.device
-
-    def size(self, split: Split) -> int:  # noqa: ARG002
-        return 0
-
-    def steps_per_epoch(self, batch_size: int) -> int:  # noqa: ARG002
-        return 1
-
-    def train_batches(self, epoch: int, batch_size: int, first_step: int = 0) -> Iterator[Batch]:  # noqa: ARG002
-        index_N = torch.arange(batch_size, device=self.device)
-        images = torch.randn(batch_size, *self.source.image_shape, device=self.device)
-        images = images.contiguous(memory_format=torch.channels_last)
-        yield Batch(images, index_N % len(self.source.class_names), index_N, torch.zeros_like(index_N))
-
-    def eval_batches(self, split: Split, batch_size: int) -> Iterator[Batch]:  # noqa: ARG002
-        yield from self.train_batches(0, batch_size)
+    channels, height, width = source.image_shape
+    images = np.random.default_rng(0).integers(0, 256, (num_images, height, width, channels), np.uint8)
+    labels = np.arange(num_images) % len(source.class_names)
+    arrays = Arrays(train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    options = SplitOptions(val_size=0)
+    return MemoryPipeline(arrays, options, source.normalisation, Augmentation(), seed=0, device=place.device)

@@ -53,6 +53,11 @@ class Folder:
     def evaluation(self) -> Path:
         return self.path / "evaluation"
 
+    @property
+    def cache(self) -> Path:
+        """What the folder's network said as a teacher."""
+        return self.path / "cache"
+
     def checkpoint(self, weights: Weights) -> Path:
         return self.path / f"{weights}.pth.tar"
 

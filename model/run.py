@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -15,9 +15,10 @@ from torch import nn
 
 from model import build
 from model.build import Place
+from model.build_teacher import Trained, build_teacher, read_teachers
 from model.check import check_folder, check_weights
 from model.engine.precision import placed, resolve_precision
-from model.engine.teachers import digest
+from model.engine.teachers import Teacher, digest
 from model.engine.trainer import Trainer
 from model.evaluation.metrics import metrics_of, predictions
 from model.folder import Folder
@@ -34,6 +35,7 @@ WRITTEN_BY_A_RUN = (
     "train.log",
     "tensorboard",
     "evaluation",
+    "cache",
     *(f"metrics_{split}_{weights}_weights.json" for split in ("val", "test") for weights in ("best", "last")),
     "best.pth.tar",
     "last.pth.tar",
@@ -81,29 +83,40 @@ def train_folder(
         folder.update_run(**provenance(place.device, dtype), num_epochs=params.num_epochs, state="running", error=None)
         with logging_to(folder.log), recording_the_end(folder):
             train_missing_teachers(params, folder, place)
-            note_teachers(params, folder)
-            run(folder, params, place, source, data, state, signals)
+            teachers = read_teachers(params, folder.params)
+            note_teachers(teachers, folder)
+            teacher = build_teacher(teachers, params, source, data, place)
+            trainer = build_trainer(folder, params, place, source, data, teacher, should_stop=lambda: signals.received)
+            run(trainer, place, state, signals)
 
 
-def run(
-    folder: Folder,
-    params: Params,
-    place: Place,
-    source: DataSource,
-    data: Pipeline,
-    state: dict[str, Any] | None,
-    signals: StopSignals,
-) -> None:
+def run(trainer: Trainer, place: Place, state: dict[str, Any] | None, signals: StopSignals) -> None:
     """Train from `state`, a last.pth.tar, or from the start, to the end."""
-    trainer = build_trainer(folder, params, place, source, data, should_stop=lambda: signals.received)
+    folder = trainer.folder
     if state is not None:
         trainer.load(state)
         log.info("%s: going on at step %d of %d", folder.name, trainer.step, trainer.total_steps)
-    batch = next(iter(data.train_batches(0, params.batch_size)))
+    batch = next(iter(trainer.data.train_batches(0, trainer.batch_size)))
     log.info("%s: %s", folder.name, plan(trainer, trainer.estimate_seconds(batch)))
-    with signals.deferred():
+    with signals.deferred(), counting_answers(trainer):
         trainer.fit()
         finish(folder, trainer, place)
+
+
+@contextmanager
+def counting_answers(trainer: Trainer) -> Iterator[None]:
+    """Tell how often the teacher had to be run in the block."""
+    folder, teacher = trainer.folder, trainer.teacher
+    if teacher is None:
+        yield
+        return
+    asked, run = teacher.num_asked, teacher.num_run
+    try:
+        yield
+    finally:
+        asked, run = teacher.num_asked - asked, teacher.num_run - run
+        log.info("%s: the teacher was asked about %s images and run on %s", folder.name, f"{asked:,}", f"{run:,}")
+        folder.update_run(teacher_images={"asked": asked, "run": run})
 
 
 def build_trainer(
@@ -112,18 +125,15 @@ def build_trainer(
     place: Place,
     source: DataSource,
     data: Pipeline,
+    teacher: Teacher | None,
     *,
     should_stop: Callable[[], bool] = lambda: False,
-    untrained_teacher: bool = False,
 ) -> Trainer:
     """Everything that a run needs, at step 0."""
     device, dtype = place.device, resolve_precision(params.precision, place.device)
     torch.manual_seed(params.seed)
     student = placed(build.build_student(params, source), device)
     objective = build.build_objective(params).to(device)
-    teacher = None
-    if objective.needs_teacher:
-        teacher = build.build_teacher(params, folder.params, source, place, untrained=untrained_teacher)
     parameters = [p for module in (student, objective) for p in module.parameters() if p.requires_grad]
 
     def evaluate(net: nn.Module, split: Split) -> dict[str, float]:
@@ -177,7 +187,7 @@ def finish(folder: Folder, trainer: Trainer, place: Place) -> None:
 
 
 def missing_teachers(params: Params, folder: Folder) -> list[Folder]:
-    if not build.build_objective(params).needs_teacher:
+    if not build.build_objective(params).needs:
         return []
     return [teacher for teacher in build.teacher_folders(params, folder.params) if not teacher.is_trained()]
 
@@ -197,19 +207,15 @@ def train_missing_teachers(params: Params, folder: Folder, place: Place) -> None
         log.info("%s: its teacher %s is trained: %s", folder.name, teacher.name, summary(teacher))
 
 
-def note_teachers(params: Params, folder: Folder) -> None:
+def note_teachers(teachers: Sequence[Trained], folder: Folder) -> None:
     """Keep in run.json which weights teach; a run that goes on must have those that it began with.
 
     Raises:
         UserError: A teacher has been trained anew since the run began.
     """
-    if params.teacher is None or not build.build_objective(params).needs_teacher:
+    if not teachers:
         return
-    files = {
-        teacher.name: teacher.checkpoint(params.teacher.weights)
-        for teacher in build.teacher_folders(params, folder.params)
-    }
-    now = {name: digest(build.weights_of(load_checkpoint(path), path)) for name, path in files.items()}
+    now = {teacher.folder.name: teacher.digest for teacher in teachers}
     before = folder.read_run().get("teacher", {})
     changed = [name for name in now if before.get(name, now[name]) != now[name]]
     if changed and folder.checkpoint("last").exists():

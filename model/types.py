@@ -8,12 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+IntegersT = TypeVar("IntegersT", NDArray[np.integer], Tensor)
+
 Split = Literal["train", "val", "test"]
+Part = Literal["logits", "embedding", "maps", "preacts", "exits"]  # the fields of Output
 
 
 class Output(NamedTuple):
@@ -102,6 +107,31 @@ class ScheduleOptions:
             raise ValueError(f"warmup_epochs must be 0 or more, got {self.warmup_epochs}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """The views that the training images of a run may be shown in, numbered from 0.
+
+    Args:
+        num_images: Training images of the data set, whether this run uses them or not: `index` is below it.
+        per_image: Views of an image: `view` modulo this is below it.
+        meaning: Plain values that tell what the view of a number is; equal numbers of equal meaning are equal images.
+        endless: Whether a longer run has more of them, so that runs share few.
+    """
+
+    num_images: int
+    per_image: int
+    meaning: dict[str, Any]
+    endless: bool
+
+    @property
+    def num_rows(self) -> int:
+        return self.num_images * self.per_image
+
+    def row(self, index: IntegersT, view: IntegersT) -> IntegersT:
+        """One number for (index, view), below `num_rows`; of arrays and of tensors."""
+        return view % self.per_image * self.num_images + index
+
+
 class Pipeline(Protocol):
     """A data set that is open: batches of it, on the device that trains."""
 
@@ -116,6 +146,18 @@ class Pipeline(Protocol):
 
     def eval_batches(self, split: Split, batch_size: int) -> Iterator[Batch]:
         """All samples of the split in the data set's order, not augmented."""
+
+    def views(self, num_epochs: int) -> Views:
+        """Every view that a run of so many epochs may show."""
+
+    def drawn_views(self, epoch: int) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+        """What an epoch shows: index (M,) and view (M,), in no order."""
+
+    def training_batch(self, index: NDArray[np.integer], view: NDArray[np.integer]) -> Batch:
+        """The chosen training images as the chosen views show them."""
+
+    def content_digest(self) -> str:
+        """SHA-256 that tells the training images of one data set from those of another."""
 
 
 class DataSource(Protocol):

@@ -28,6 +28,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "model.run": (
         *(
             "model.build",
+            "model.build_teacher",
             "model.check",
             "model.engine",
             "model.evaluation",
@@ -38,14 +39,15 @@ ARROWS: dict[str, tuple[str, ...]] = {
         *("model.types", "utils"),
     ),
     "model.dry_run": (
-        *("model.build", "model.check", "model.engine", "model.folder", "model.params", "model.run"),
-        *("model.types", "utils"),
+        *("model.build", "model.build_teacher", "model.check", "model.data", "model.engine", "model.folder"),
+        *("model.params", "model.run", "model.types", "utils"),
     ),
     "model.check": ("model.build", "model.folder", "model.params", "model.types", "utils"),
     "model.build": (
         *("model.data", "model.engine", "model.losses", "model.nets"),
         *("model.folder", "model.params", "model.registry", "model.types", "utils"),
     ),
+    "model.build_teacher": ("model.build", "model.engine", "model.folder", "model.params", "model.types", "utils"),
     "model.schema": ("model.build", "model.params", "model.registry", "utils"),
     # the parts, handed to one another as objects
     "model.nets": ("model.registry", "model.types", "utils"),

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from model.build import Place, build_source
+from model.build_teacher import build_untrained_teacher
 from model.check import check_params
-from model.dry_run import StandIn
+from model.dry_run import stand_in
 from model.folder import Folder
 from model.params import ROOT, load_params
 from model.run import build_trainer
@@ -46,8 +47,9 @@ def test_an_experiment_takes_a_step(name: str, nowhere: Place) -> None:
     params = check_params(load_params(folder.path), folder.params, nowhere)
     params = params.model_copy(update={"precision": "float32"})
     source = build_source(params, nowhere)
-    data = StandIn(source, nowhere.device)
-    trainer = build_trainer(folder, params, nowhere, source, data, untrained_teacher=True)
+    data = stand_in(source, NUM_IMAGES, nowhere)
+    teacher = build_untrained_teacher(params, folder.params, source, nowhere)
+    trainer = build_trainer(folder, params, nowhere, source, data, teacher)
 
     trainer.train_step(next(data.train_batches(0, NUM_IMAGES)))
 

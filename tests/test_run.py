@@ -20,6 +20,7 @@ import search_hyperparams
 import train
 from model import build, run
 from model.build import Place
+from model.build_teacher import build_teacher, read_teachers
 from model.check import check_params
 from model.data.arrays import arrays
 from model.data.memory import MemoryPipeline
@@ -82,7 +83,9 @@ def stop_at(step: int, numbers: list[signal.Signals], monkeypatch: pytest.Monkey
 def trainer_of(folder: Folder, place: Place) -> Trainer:
     params = check_params(load_params(folder.path), folder.params, place)
     source = build.build_source(params, place)
-    return run.build_trainer(folder, params, place, source, run.open_data(params, folder, source, place))
+    data = run.open_data(params, folder, source, place)
+    teacher = build_teacher(read_teachers(params, folder.params), params, source, data, place)
+    return run.build_trainer(folder, params, place, source, data, teacher)
 
 
 # What a finished run leaves -----------------------------------------------------------------------------------------
@@ -431,7 +434,10 @@ def test_student_does_not_share_memory_with_a_teacher_of_its_form(
     distilled: Folder, teacher: Folder, make_folder: MakeFolder, place: Place, tmp_path: Path
 ) -> None:
     alike = make_folder(
-        tmp_path / "alike", student={"name": "cnn", "num_channels": 6}, teacher=str(teacher.path), loss={"kd": {}}
+        tmp_path / "alike",
+        student={"name": "cnn", "num_channels": 6},
+        teacher={"model_dir": str(teacher.path), "cache": False},
+        loss={"kd": {}},
     )
     trainer = trainer_of(alike, place)
     assert isinstance(trainer.teacher, LiveTeacher)
@@ -445,7 +451,7 @@ def places_in_memory(net: nn.Module) -> set[int]:
 def test_teacher_has_its_own_folder_s_network_and_best_weights(
     distilled: Folder, teacher: Folder, place: Place
 ) -> None:
-    net = trainer_of(distilled, place).teacher.net  # type: ignore[union-attr]
+    net = trainer_of(distilled, place).teacher.live.net  # type: ignore[union-attr]
     assert digest(net.state_dict()) == digest(load_checkpoint(teacher.checkpoint("best"))["state_dict"])
 
 
@@ -455,7 +461,7 @@ def test_list_of_folders_is_an_ensemble_in_their_order(
     folder = make_folder(tmp_path / "run", teacher=[str(teacher.path), str(distilled.path)], loss={"kd": {}})
     ensemble = trainer_of(folder, place).teacher
     assert isinstance(ensemble, EnsembleTeacher)
-    found = [digest(member.net.state_dict()) for member in ensemble.members]  # type: ignore[attr-defined]
+    found = [digest(member.live.net.state_dict()) for member in ensemble.members]  # type: ignore[attr-defined]
     assert found == [member.read_run()["weights_digest"] for member in (teacher, distilled)]
 
 

@@ -8,28 +8,29 @@ Classes are the sub-folders of `train`, in the order of their names.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from model.data.indexed import IndexedPipeline
 from model.data.location import located
 from model.data.split import Indices, batch_bounds
-from model.randomness import ORDER, VIEW, permutation, random_bits
+from model.randomness import ORDER, permutation
 from model.registry import DATASETS
-from model.types import Batch, Normalisation, Split, SplitOptions
+from model.types import Batch, Normalisation, Split, SplitOptions, Views
 from utils import OptionError, UserError
 
 if TYPE_CHECKING:
     from model.data.images import BatchReader
 
+CENTRE = -1  # the view that is not augmented
 IMAGENET_NORMALISATION = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
@@ -95,8 +96,8 @@ class FolderSource:
 class FolderPipeline(IndexedPipeline):
     """Batches of image files, read by worker processes; see `model.types.Pipeline`.
 
-    A view is the seed of its crop and flip, a function of (seed, epoch, index): so the image is a function of (index,
-    view) alone, whatever the number of workers.
+    A training view is the number of its epoch, which with the run's seed and the index gives the seed of crop and flip:
+    so the image is a function of (index, view) alone, whatever the number of workers.
     """
 
     def __init__(self, source: FolderSource, options: SplitOptions, *, seed: int, device: torch.device) -> None:
@@ -111,29 +112,55 @@ class FolderPipeline(IndexedPipeline):
             raise UserError(f"{source.test} has no images")
         super().__init__(train_labels, len(test_files), options, source.normalisation, seed=seed, device=device)
         size = source.image_shape[1]
-        training = (BatchReader(train_files, size), torch.from_numpy(train_labels).to(device))
-        testing = (BatchReader(test_files, size), torch.from_numpy(test_labels).to(device))
+        self._train_root, self._train_files = source.train, train_files
+        training = (BatchReader(train_files, size, seed), torch.from_numpy(train_labels).to(device))
+        testing = (BatchReader(test_files, size, seed), torch.from_numpy(test_labels).to(device))
         self._readers: dict[Split, BatchReader] = {"train": training[0], "val": training[0], "test": testing[0]}
         self._labels = {"train": training[1], "val": training[1], "test": testing[1]}
 
     def train_batches(self, epoch: int, batch_size: int, first_step: int = 0) -> Iterator[Batch]:
         order = permutation(self.seed, ORDER, epoch, index=self.indices["train"])
-        views = (random_bits(self.seed, VIEW, epoch, index=order) >> np.uint64(1)).astype(np.int64)
         bounds = batch_bounds(len(order), batch_size)
-        return self._batches("train", order, views if self.augment else _unaugmented(order), bounds[first_step:])
+        return self._batches("train", order, self._drawn(epoch, order), bounds[first_step:])
 
     def eval_batches(self, split: Split, batch_size: int) -> Iterator[Batch]:
         indices = self.indices[split]
         bounds = [*range(0, len(indices), batch_size), len(indices)]
-        return self._batches(split, indices, _unaugmented(indices), bounds)
+        return self._batches(split, indices, np.full(len(indices), CENTRE), bounds)
 
-    def _batches(self, split: Split, index: Indices, view: Indices, bounds: list[int]) -> Iterator[Batch]:
+    def views(self, num_epochs: int) -> Views:
+        meaning: dict[str, Any] = {"size": self._readers["train"].size, "augment": self.augment}
+        if self.augment:
+            meaning["seed"] = self.seed
+        per_image = num_epochs if self.augment else 1
+        return Views(num_images=self.num_images, per_image=per_image, meaning=meaning, endless=self.augment)
+
+    def drawn_views(self, epoch: int) -> tuple[Indices, Indices]:
+        return self.indices["train"], self._drawn(epoch, self.indices["train"])
+
+    def training_batch(self, index: Indices, view: Indices) -> Batch:
+        seen = view if self.augment else np.full(len(index), CENTRE)
+        return next(self._batches("train", index, seen, [0, len(index)], num_workers=0))
+
+    def content_digest(self) -> str:
+        """Of the files' names, and so of their classes; their bytes are not read."""
+        total = hashlib.sha256()
+        for file in self._train_files:
+            total.update(f"{Path(file).relative_to(self._train_root)}\n".encode())
+        return total.hexdigest()
+
+    def _drawn(self, epoch: int, index: Indices) -> Indices:
+        return np.full(len(index), epoch if self.augment else CENTRE)
+
+    def _batches(
+        self, split: Split, index: Indices, view: Indices, bounds: list[int], num_workers: int | None = None
+    ) -> Iterator[Batch]:
         batches = [(index[start:stop], view[start:stop]) for start, stop in pairwise(bounds)]
         loader = DataLoader(
             self._readers[split],
             sampler=batches,
             batch_size=None,  # the reader is asked for a whole batch
-            num_workers=self.num_workers,
+            num_workers=self.num_workers if num_workers is None else num_workers,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # its own, for the loader draws from it, and the run's must not move
         )
@@ -143,9 +170,3 @@ class FolderPipeline(IndexedPipeline):
             images = self.normalised(pixels_NHWC.to(self.device, non_blocking=True))
             index_N, view_N = torch.from_numpy(indices).to(self.device), torch.from_numpy(views).to(self.device)
             yield Batch(images, self._labels[split][index_N], index_N, view_N)
-
-
-def _unaugmented(indices: Indices) -> NDArray[np.integer]:
-    from model.data.images import CENTRE
-
-    return np.full(len(indices), CENTRE, np.int64)

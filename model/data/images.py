@@ -20,7 +20,8 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 from tqdm import tqdm
 
-CENTRE = -1  # the view that is not augmented; others are seeds, 0 or more
+from model.randomness import VIEW, random_bits
+
 BROKEN_IMAGE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises
 
 
@@ -35,12 +36,13 @@ def listed(folder: Path, class_names: tuple[str, ...]) -> tuple[list[str], NDArr
 class BatchReader(Dataset[tuple[Tensor, str]]):
     """Reads the batch that a pair (index_N, view_N) asks for.
 
+    A view below 0 is the centre; others are crops drawn from (seed, view, index).
     An item is the pixels, uint8 (N, size, size, 3), and what is wrong, empty where nothing is: an exception
     would come out of a worker with its whole traceback for a message.
     """
 
-    def __init__(self, files: list[str], size: int) -> None:
-        self.files, self.size = files, size
+    def __init__(self, files: list[str], size: int, seed: int) -> None:
+        self.files, self.size, self.seed = files, size, seed
 
     def __getitem__(self, batch: tuple[NDArray[np.integer], NDArray[np.integer]]) -> tuple[Tensor, str]:
         index_N, view_N = batch
@@ -49,26 +51,28 @@ class BatchReader(Dataset[tuple[Tensor, str]]):
             file = self.files[index]
             try:
                 with Image.open(file) as image:
-                    pixels_NHWC[place] = np.asarray(seen(image.convert("RGB"), int(view), self.size))
+                    pixels_NHWC[place] = np.asarray(self._seen(image.convert("RGB"), int(index), int(view)))
             except BROKEN_IMAGE_ERRORS as error:
                 return torch.empty(0), f"{file} cannot be read as an image ({error})"
         return torch.from_numpy(pixels_NHWC), ""
 
+    def _seen(self, image: Image.Image, index: int, view: int) -> Image.Image:
+        if view < 0:
+            return centre(image, self.size)
+        return random_crop(image, int(random_bits(self.seed, VIEW, view, index=index)) >> 1, self.size)
 
-def seen(image: Image.Image, view: int, size: int) -> Image.Image:
-    """The image as its view shows it, size x size."""
-    return _centre(image, size) if view == CENTRE else _random(image, view, size)
 
-
-def _centre(image: Image.Image, size: int) -> Image.Image:
+def centre(image: Image.Image, size: int) -> Image.Image:
+    """The middle of the image, 7/8 of its shorter side: size x size."""
     resized = F.resize(image, [round(size * 256 / 224)], antialias=True)
-    centre: Image.Image = F.center_crop(resized, [size, size])
-    return centre
+    cropped: Image.Image = F.center_crop(resized, [size, size])
+    return cropped
 
 
-def _random(image: Image.Image, view: int, size: int) -> Image.Image:
+def random_crop(image: Image.Image, crop_seed: int, size: int) -> Image.Image:
+    """Crop and flip as the seed draws them: size x size."""
     with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
-        torch.default_generator.manual_seed(view)
+        torch.default_generator.manual_seed(crop_seed)
         box = v2.RandomResizedCrop.get_params(image, scale=[0.08, 1.0], ratio=[3 / 4, 4 / 3])
         flipped = torch.rand(()) < 0.5
     crop: Image.Image = F.resized_crop(image, *box, [size, size], antialias=True)

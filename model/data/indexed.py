@@ -25,6 +25,7 @@ class IndexedPipeline:
         device: torch.device,
     ) -> None:
         self.seed, self.device = seed, device
+        self.num_images = len(train_labels)
         train, val = split_indices(train_labels, options)
         self.indices: dict[Split, Indices] = {"train": train, "val": val, "test": np.arange(num_test)}
         mean, std = (torch.tensor(values, device=device) for values in (normalisation.mean, normalisation.std))

@@ -6,8 +6,9 @@ augmented image is a function of (index, view), so whatever is known of a view c
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -17,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.data.indexed import IndexedPipeline
-from model.data.split import batch_bounds
+from model.data.split import Indices, batch_bounds
 from model.randomness import ORDER, VIEW, permutation, random_bits
-from model.types import Batch, Normalisation, Split, SplitOptions
+from model.types import Batch, Normalisation, Split, SplitOptions, Views
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +108,7 @@ class MemoryPipeline(IndexedPipeline):
 
     def train_batches(self, epoch: int, batch_size: int, first_step: int = 0) -> Iterator[Batch]:
         order = permutation(self.seed, ORDER, epoch, index=self.indices["train"])
-        views = random_bits(self.seed, VIEW, epoch, index=order) % np.uint64(self.augmentation.num_views)
-        order_N, views_N = _tensor(order, self.device), _tensor(views.astype(np.int64), self.device)
+        order_N, views_N = _tensor(order, self.device), _tensor(self._drawn(epoch, order), self.device)
         bounds = batch_bounds(len(order), batch_size)
         for start, stop in list(pairwise(bounds))[first_step:]:
             yield self._batch("train", order_N[start:stop], views_N[start:stop], self.augmentation)
@@ -118,6 +118,30 @@ class MemoryPipeline(IndexedPipeline):
         for start in range(0, len(indices), batch_size):
             index_N = indices[start : start + batch_size]
             yield self._batch(split, index_N, torch.full_like(index_N, self.augmentation.identity), Augmentation())
+
+    def views(self, num_epochs: int) -> Views:  # noqa: ARG002  they are finite, however long the run
+        return Views(
+            num_images=self.num_images,
+            per_image=self.augmentation.num_views,
+            meaning=asdict(self.augmentation),
+            endless=False,
+        )
+
+    def drawn_views(self, epoch: int) -> tuple[Indices, Indices]:
+        return self.indices["train"], self._drawn(epoch, self.indices["train"])
+
+    def training_batch(self, index: Indices, view: Indices) -> Batch:
+        return self._batch("train", _tensor(index, self.device), _tensor(view, self.device), self.augmentation)
+
+    def content_digest(self) -> str:
+        images = self._images["train"].cpu().numpy()
+        total = hashlib.sha256(str(images.shape).encode())
+        total.update(images.data)
+        return total.hexdigest()
+
+    def _drawn(self, epoch: int, index: Indices) -> Indices:
+        views: Indices = random_bits(self.seed, VIEW, epoch, index=index) % np.uint64(self.augmentation.num_views)
+        return views.astype(np.int64)
 
     def _batch(self, split: Split, index_N: Tensor, view_N: Tensor, augmentation: Augmentation) -> Batch:
         pixels_NHWC = augmented(self._images[split][index_N], view_N, augmentation)

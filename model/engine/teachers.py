@@ -16,7 +16,18 @@ from model.types import Batch, Normalisation, Output
 class Teacher(Protocol):
     """What the trainer asks."""
 
+    @property
+    def num_asked(self) -> int:
+        """Images that it was asked about so far."""
+
+    @property
+    def num_run(self) -> int:
+        """Images that a network was run on for that; of several networks the sum."""
+
     def __call__(self, batch: Batch) -> Output: ...
+
+    def seconds_to_come(self, batch: Batch) -> float:
+        """About how much longer a run takes than its calls on a batch that has been asked about before."""
 
 
 class LiveTeacher:
@@ -39,11 +50,17 @@ class LiveTeacher:
         device: torch.device,
     ) -> None:
         self.net = placed(net, device).eval().requires_grad_(False)
-        self.dtype, self.device = dtype, device
+        self.trained_on, self.dtype, self.device = trained_on, dtype, device
         self._mend = _between(fed_with, trained_on, device)
+        self.num_run = 0
+
+    @property
+    def num_asked(self) -> int:
+        return self.num_run
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Output:
+        self.num_run += len(batch.images)
         images = batch.images
         if self._mend is not None:
             scale, shift = self._mend
@@ -52,12 +69,26 @@ class LiveTeacher:
             output: Output = self.net(images)
         return output
 
+    def seconds_to_come(self, batch: Batch) -> float:  # noqa: ARG002
+        return 0.0
+
 
 class EnsembleTeacher:
     """Several teachers that speak as one: the mean of their probabilities, as log-probabilities in `logits`."""
 
     def __init__(self, members: Sequence[Teacher]) -> None:
         self.members = members
+
+    @property
+    def num_asked(self) -> int:
+        return sum(member.num_asked for member in self.members)
+
+    @property
+    def num_run(self) -> int:
+        return sum(member.num_run for member in self.members)
+
+    def seconds_to_come(self, batch: Batch) -> float:
+        return sum(member.seconds_to_come(batch) for member in self.members)
 
     def __call__(self, batch: Batch) -> Output:
         outputs = [member(batch) for member in self.members]

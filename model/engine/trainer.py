@@ -218,8 +218,8 @@ class Trainer:
             loss, _, _ = self.compute_loss(student, batch, epoch=0.0)
             torch.autograd.grad(loss, [p for p in student.parameters() if p.requires_grad], allow_unused=True)
         loss.item()  # waits for the device
-        seconds = (time.perf_counter() - began) / steps
-        return seconds * (self.total_steps - self.step)
+        seconds = (time.perf_counter() - began) / steps * (self.total_steps - self.step)
+        return seconds if self.teacher is None else seconds + self.teacher.seconds_to_come(batch)
 
 
 class Totals:

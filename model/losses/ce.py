@@ -22,7 +22,7 @@ class CrossEntropy(DistillLoss):
         label_smoothing: Share of the target that is spread evenly over all classes, in [0, 1).
     """
 
-    needs_teacher = False
+    needs = frozenset()
 
     def __init__(self, *, label_smoothing: float = 0.0) -> None:
         super().__init__()

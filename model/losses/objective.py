@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from model.losses.base import DistillLoss
-from model.types import Batch, Output, TermOptions
+from model.types import Batch, Output, Part, TermOptions
 
 
 class Objective(nn.Module):
@@ -35,8 +35,9 @@ class Objective(nn.Module):
         return list(self.options)
 
     @property
-    def needs_teacher(self) -> bool:
-        return any(cast(DistillLoss, loss).needs_teacher for loss in self.losses.values())
+    def needs(self) -> frozenset[Part]:
+        """What the terms read of the teacher; where empty, no teacher is asked."""
+        return frozenset().union(*(cast(DistillLoss, loss).needs for loss in self.losses.values()))
 
     def forward(
         self, student: Output, teacher: Output | None, batch: Batch, epoch: float
@@ -44,7 +45,7 @@ class Objective(nn.Module):
         """The total to minimise, and every term before its weight. `epoch` counts whole and part epochs from 0."""
         with torch.autocast(student.logits.device.type, enabled=False):
             student = _in_float32(student)
-            # A teacher is None only where needs_teacher is False, and then no term looks at it.
+            # A teacher is None only where `needs` is empty, and then no term looks at it.
             guide = cast(Output, None if teacher is None else _in_float32(teacher))
             values = {name: loss(student, guide, batch) for name, loss in self.losses.items()}
             factors = {name: self._factor(name, epoch) for name in values}

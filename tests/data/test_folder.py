@@ -1,5 +1,6 @@
 """The user's own folder of images: layout, views, workers."""
 
+import itertools
 import multiprocessing
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from model.data.folder import FolderPipeline, folder
-from model.data.images import CENTRE, seen
+from model.data.folder import CENTRE, FolderPipeline, folder
+from model.data.images import random_crop
+from model.randomness import VIEW, random_bits
 from model.registry import DATASETS
 from model.types import Batch, SplitOptions
 from utils import OptionError, UserError
@@ -103,14 +105,21 @@ def test_epochs_and_seeds_differ_in_order_and_in_views(image_folder: Path) -> No
         next(opened(image_folder, seed=seed).train_batches(epoch, 19)) for seed, epoch in [(0, 0), (0, 1), (1, 0)]
     ]
     assert len({tuple(batch.index.tolist()) for batch in epochs}) == 3
-    assert len({view for batch in epochs for view in batch.view.tolist()}) == 57
+    assert [set(batch.view.tolist()) for batch in epochs] == [{0}, {1}, {0}]
+    by_index = [{int(index): image for index, image in zip(batch.index, batch.images, strict=True)} for batch in epochs]
+    for one, other in itertools.combinations(by_index, 2):
+        same = one.keys() & other.keys()
+        assert same
+        assert not any(torch.equal(one[index], other[index]) for index in same)
 
 
 def test_the_image_is_a_function_of_index_and_view(image_folder: Path) -> None:
     batch = next(opened(image_folder).train_batches(3, 4))
     files = sorted((image_folder / "train").rglob("*.png"))
-    for image, index, view in zip(batch.images, batch.index, batch.view, strict=True):
-        pixels = np.asarray(seen(Image.open(files[index]), int(view), SIZE))
+    assert batch.view.tolist() == [3, 3, 3, 3]
+    for image, index in zip(batch.images, batch.index, strict=True):
+        crop_seed = int(random_bits(0, VIEW, 3, index=int(index))) >> 1
+        pixels = np.asarray(random_crop(Image.open(files[index]), crop_seed, SIZE))
         expected = (pixels / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
         assert np.allclose(image.permute(1, 2, 0).numpy(), expected, atol=1e-5)
 
@@ -119,8 +128,8 @@ def test_half_of_the_views_are_flipped_and_none_enlarges_more_than_its_twelfth()
     """Brightness rises by 2 a column, so a crop's slope tells its width and whether it is flipped."""
     rising = Image.fromarray(np.tile(np.arange(0, 200, 2, dtype=np.uint8), (100, 1)))
     slopes = []
-    for view in range(300):
-        row = np.asarray(seen(rising.convert("RGB"), view, 50))[25, :, 0].astype(float)
+    for crop_seed in range(300):
+        row = np.asarray(random_crop(rising.convert("RGB"), crop_seed, 50))[25, :, 0].astype(float)
         slopes.append((row[45] - row[5]) / 40)
     widths = np.abs(slopes) * 50 / 2
     assert 110 < (np.array(slopes) < 0).sum() < 190

@@ -39,7 +39,7 @@ ONLY_TEACHER = {"kd": (KnowledgeDistillation(alpha=1.0, temperature=2.0), TermOp
 class OwnScale(DistillLoss):
     """A loss with a parameter of its own."""
 
-    needs_teacher = False
+    needs = frozenset()
 
     def __init__(self) -> None:
         super().__init__()

@@ -105,7 +105,7 @@ def test_alpha_1_uses_no_labels() -> None:
 
 
 def test_alpha_0_does_without_a_teacher() -> None:
-    assert not KnowledgeDistillation(alpha=0.0).needs_teacher
+    assert not KnowledgeDistillation(alpha=0.0).needs
     expected = cross_entropy(logits(1).numpy(), LABELS)
     assert value({"alpha": 0.0}, logits(1), None, LABELS).item() == pytest.approx(expected, rel=1e-12)
 

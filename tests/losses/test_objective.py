@@ -19,7 +19,8 @@ class Constant(DistillLoss):
 
     def __init__(self, value: float, *, needs_teacher: bool = False) -> None:
         super().__init__()
-        self.value, self.needs_teacher, self.calls = value, needs_teacher, 0
+        self.value, self.calls = value, 0
+        self.needs = frozenset({"logits"}) if needs_teacher else frozenset()
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         self.calls += 1
@@ -69,7 +70,7 @@ def test_warmup_of_one_term_leaves_the_others() -> None:
 def test_teacher_is_needed_where_a_term_with_weight_needs_one(weight: float, needed: bool) -> None:
     guided = Constant(1.0, needs_teacher=True)
     objective = Objective({"guided": (guided, TermOptions(weight=weight)), "free": (Constant(1.0), TermOptions())})
-    assert objective.needs_teacher is needed
+    assert objective.needs == ({"logits"} if needed else set())
 
 
 def test_parameters_of_terms_are_the_objective_s() -> None:

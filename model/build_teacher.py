@@ -1,0 +1,169 @@
+"""From the folders that teach to what answers in a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from model.build import (
+    Place,
+    build_objective,
+    build_source,
+    build_student,
+    load_weights,
+    normalisation_of,
+    params_of,
+    teacher_folders,
+    weights_of,
+)
+from model.engine.cache import CachedTeacher, Coding, Half, TopK, open_cache, wanted_rows
+from model.engine.precision import resolve_precision
+from model.engine.teachers import EnsembleTeacher, LiveTeacher, Teacher, digest
+from model.folder import Folder
+from model.params import Params
+from model.types import DataSource, Normalisation, Part, Pipeline
+from utils import load_checkpoint, log, size_of
+
+CACHEABLE: tuple[Part, ...] = ("logits", "embedding")
+TOP_K = 16  # probabilities kept where views have no end, as a file of all logits would be too large
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A teacher's weights as they were read."""
+
+    folder: Folder
+    path: Path
+    content: dict[str, Any]
+    digest: str
+
+
+def read_teachers(params: Params, path: Path) -> list[Trained]:
+    """The weights of the folders that teach; none where no loss term needs them.
+
+    Raises:
+        UserError: A file is missing or broken.
+    """
+    if params.teacher is None or not build_objective(params).needs:
+        return []
+    trained = []
+    for folder in teacher_folders(params, path):
+        file = folder.checkpoint(params.teacher.weights)
+        content = load_checkpoint(file)
+        trained.append(Trained(folder=folder, path=file, content=content, digest=digest(weights_of(content, file))))
+    return trained
+
+
+def build_teacher(
+    trained: Sequence[Trained], params: Params, source: DataSource, data: Pipeline, place: Place
+) -> Teacher | None:
+    """What teaches a run: the trained networks, with their answers kept where that is possible and wanted.
+
+    Raises:
+        UserError: Weights are of another network, or a kept answer is wrong.
+    """
+    return _together([_build_member(each, params, source, data, place) for each in trained])
+
+
+def build_untrained_teacher(params: Params, path: Path, source: DataSource, place: Place) -> Teacher | None:
+    """A teacher of the same shape as the trained one, for a dry run."""
+    if params.teacher is None or not build_objective(params).needs:
+        return None
+    members = []
+    for folder in teacher_folders(params, path):
+        theirs = params_of(folder)
+        net = build_student(theirs, build_source(theirs, place))
+        members.append(_live(net, source.normalisation, params, source, place))
+    return _together(members)
+
+
+def _together(members: Sequence[Teacher]) -> Teacher | None:
+    if len(members) > 1:
+        return EnsembleTeacher(members)
+    return members[0] if members else None
+
+
+def _live(net: nn.Module, trained_on: Normalisation, params: Params, source: DataSource, place: Place) -> LiveTeacher:
+    dtype = resolve_precision(params.precision, place.device)
+    return LiveTeacher(net, trained_on=trained_on, fed_with=source.normalisation, dtype=dtype, device=place.device)
+
+
+def _build_member(trained: Trained, params: Params, source: DataSource, data: Pipeline, place: Place) -> Teacher:
+    assert params.teacher is not None
+    theirs = params_of(trained.folder)
+    their_source = build_source(theirs, place)
+    net = build_student(theirs, their_source)
+    load_weights(net, trained.content, trained.path)
+    live = _live(net, normalisation_of(trained.content, their_source.normalisation), params, source, place)
+    wants_cache = not data.views(params.num_epochs).endless if params.teacher.cache is None else params.teacher.cache
+    if not wants_cache or not build_objective(params).needs <= set(CACHEABLE):
+        return live
+    about = {
+        "weights": params.teacher.weights,
+        "digest": trained.digest,
+        "network": theirs.student.model_dump(),
+        "trained_on": asdict(live.trained_on),
+    }
+    try:
+        cached = _with_cache(live, trained.folder, about, params, data, place)
+    except OSError as error:
+        log.warning("%s: its answers cannot be kept (%s); it is run on every batch", trained.folder.name, error)
+        return live
+    index, view = cached.sample()
+    if len(index):
+        cached.check(data.training_batch(index, view))
+    log.info("teacher %s: %s", trained.folder.name, _summary(cached, len(index)))
+    return cached
+
+
+def _with_cache(
+    live: LiveTeacher, folder: Folder, about: dict[str, Any], params: Params, data: Pipeline, place: Place
+) -> CachedTeacher:
+    views = data.views(params.num_epochs)
+    about |= {
+        "images": data.content_digest(),
+        "views": views.meaning,
+        "precision": str(live.dtype).removeprefix("torch."),
+        "device": place.device.type,
+    }
+    drawn = [data.drawn_views(epoch) for epoch in range(params.num_epochs)]
+    index, view = drawn[0]
+    one = live(data.training_batch(index[:1], view[:1]))
+    needs = build_objective(params).needs
+    codings: dict[Part, Coding] = {}
+    if "logits" in needs:
+        codings["logits"] = _coding_of_logits(one.logits.shape[1], params, endless=views.endless)
+    if "embedding" in needs:
+        codings["embedding"] = Half(one.embedding.shape[1])
+    return open_cache(
+        live,
+        folder.cache,
+        about=about,
+        codings=codings,
+        views=views,
+        wanted=wanted_rows(views, drawn),
+        dtype=live.dtype,
+        device=place.device,
+    )
+
+
+def _coding_of_logits(num_classes: int, params: Params, *, endless: bool) -> Coding:
+    assert params.teacher is not None
+    k = params.teacher.cache_top_k or (TOP_K if endless else num_classes)
+    return TopK(k, num_classes) if k < num_classes else Half(num_classes)
+
+
+def _summary(cached: CachedTeacher, num_checked: int) -> str:
+    """One line: what is kept already, what is to come, how large it may grow."""
+    size = sum(kept.answers.size for kept in cached.kept.values())
+    place = next(iter(cached.kept.values())).answers.path.parent
+    there = len(cached.wanted) - cached.num_missing
+    checked = f" ({num_checked} of them computed again: the same)" if num_checked else ""
+    return (
+        f"{there:,} of the {len(cached.wanted):,} answers that this run needs are kept{checked}; "
+        f"{Folder(place).name} has {size_of(size)} when it is full"
+    )

@@ -1,0 +1,345 @@
+"""The cached teacher: what a teacher said of a view is kept beside its weights, and never asked again.
+
+A training image has a finite number of views, and a frozen network always says the same of one. So each batch is looked
+up, the network is run on the rows that are missing, and what it says is kept for this run and for every later one,
+whatever its student, loss or optimizer. Answers are rounded to float16 before they are used, kept or not, so a run
+is the same whether it finds them or computes them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.engine.answers import Answers, Rows
+from model.engine.teachers import Teacher
+from model.types import Batch, Output, Part, Views
+from utils import UserError, log, read_json, write_json
+
+ABOUT = "about.json"  # in the folder of each cache: what its answers depend on
+SAMPLE = 16  # kept answers that are computed again at the start of a run
+CHUNK = 100_000  # rows that are read at once
+# How far a kept answer may be from the same one computed again, as a share of the largest logit or feature: the order
+# of sums changes with the number of threads and images. Answers of two images differ by far more.
+TOLERANCES = {torch.float32: 0.01, torch.bfloat16: 0.1}
+
+
+# How an answer is kept ----------------------------------------------------------------------------------------------
+
+
+class Coding(Protocol):
+    """Turns what a network says of an image into `width` words of 16 bits, and back."""
+
+    @property
+    def width(self) -> int: ...
+
+    def file_name(self, part: Part) -> str:
+        """Tells answers kept in this way from those kept in another."""
+
+    def encode(self, said_ND: Tensor) -> Tensor:
+        """(N, D) to int16 (N, width)."""
+
+    def decode(self, words_NW: Tensor) -> Tensor:
+        """int16 (N, width) to float32 (N, D)."""
+
+    def distance(self, kept_ND: Tensor, now_ND: Tensor) -> Tensor:
+        """How far two decoded answers are apart, as a share of what they could be: (N,)."""
+
+
+@dataclass(frozen=True)
+class Half:
+    """All values, as float16."""
+
+    width: int
+
+    def file_name(self, part: Part) -> str:
+        return part
+
+    def encode(self, said_ND: Tensor) -> Tensor:
+        return said_ND.half().view(torch.int16)
+
+    def decode(self, words_NW: Tensor) -> Tensor:
+        return words_NW.view(torch.float16).float()
+
+    def distance(self, kept_ND: Tensor, now_ND: Tensor) -> Tensor:
+        largest_N = now_ND.abs().amax(dim=1).clamp(min=torch.finfo(torch.float16).tiny)
+        return (kept_ND - now_ND).abs().amax(dim=1) / largest_N
+
+
+class TopK:
+    """The k largest of the log-probabilities and their classes; the rest of the mass is spread over the other classes.
+
+    Args:
+        k: How many are kept, below the number of classes.
+        num_classes: At most 65,536.
+    """
+
+    def __init__(self, k: int, num_classes: int) -> None:
+        if not 0 < k < num_classes <= 2**16:
+            raise ValueError(f"k must be above 0 and below the number of classes, {num_classes}, got {k}")
+        self.k, self.num_classes, self.width = k, num_classes, 2 * k
+
+    def file_name(self, part: Part) -> str:
+        return f"{part}_top_{self.k}"
+
+    def encode(self, said_ND: Tensor) -> Tensor:
+        top_Nk = said_ND.float().log_softmax(dim=1).topk(self.k, dim=1)
+        classes_Nk = top_Nk.indices.to(torch.int32).to(torch.int16)  # classes from 2^15 on wrap and are unwrapped
+        return torch.cat([top_Nk.values.half().view(torch.int16), classes_Nk], dim=1)
+
+    def decode(self, words_NW: Tensor) -> Tensor:
+        log_p_Nk = words_NW[:, : self.k].contiguous().view(torch.float16).float()
+        classes_Nk = words_NW[:, self.k :].long() & 0xFFFF
+        rest_N1 = (1 - self.mass(words_NW)).clamp(min=torch.finfo(torch.float16).tiny)[:, None]
+        others_NK = (rest_N1 / (self.num_classes - self.k)).log().repeat(1, self.num_classes)
+        return others_NK.scatter(1, classes_Nk, log_p_Nk)
+
+    def distance(self, kept_ND: Tensor, now_ND: Tensor) -> Tensor:
+        return (kept_ND.exp() - now_ND.exp()).abs().amax(dim=1)  # of probabilities: far classes come and go
+
+    def mass(self, words_NW: Tensor) -> Tensor:
+        """Probability that the kept classes have together: (N,)."""
+        return words_NW[:, : self.k].contiguous().view(torch.float16).float().exp().sum(dim=1)
+
+
+# Where answers are looked up ----------------------------------------------------------------------------------------
+
+
+class Found(NamedTuple):
+    words: Tensor  # (N, width) int16
+    whole: Tensor  # (N,) bool: the others are not kept yet
+
+
+class Shelf(Protocol):
+    """The kept answers of one part of the output."""
+
+    is_complete: bool  # whether every row that the run wants is there, so that nobody need look
+
+    def read(self, rows_N: Tensor) -> Found: ...
+
+    def write(self, rows_N: Tensor, words_NW: Tensor) -> None: ...
+
+
+class FileShelf:
+    """Reads the file at every batch: for a CPU, to which a memory map is memory."""
+
+    is_complete = False  # a row may break while the run goes on
+
+    def __init__(self, answers: Answers) -> None:
+        self.answers = answers
+
+    def read(self, rows_N: Tensor) -> Found:
+        words_NW, whole_N = self.answers.read(rows_N.cpu().numpy())
+        device = rows_N.device
+        return Found(torch.from_numpy(words_NW.view(np.int16)).to(device), torch.from_numpy(whole_N).to(device))
+
+    def write(self, rows_N: Tensor, words_NW: Tensor) -> None:
+        self.answers.write(rows_N.cpu().numpy(), words_NW.cpu().numpy().view(np.uint16))
+
+
+class DeviceShelf:
+    """Holds a copy of all rows that a run wants: for a device that should not wait for the host."""
+
+    def __init__(self, answers: Answers, wanted: Rows, device: torch.device) -> None:
+        self.file = FileShelf(answers)
+        self.wanted_M = torch.from_numpy(wanted).to(device)
+        self.words_MW = torch.empty(len(wanted), answers.width, dtype=torch.int16, device=device)
+        self.whole_M = torch.empty(len(wanted), dtype=torch.bool, device=device)
+        for start in range(0, len(wanted), CHUNK):
+            part = slice(start, start + CHUNK)
+            self.words_MW[part], self.whole_M[part] = self.file.read(self.wanted_M[part])
+        self.is_complete = bool(self.whole_M.all())
+
+    def read(self, rows_N: Tensor) -> Found:
+        place_N = self._places(rows_N)
+        return Found(self.words_MW[place_N], self.whole_M[place_N] & (self.wanted_M[place_N] == rows_N))
+
+    def write(self, rows_N: Tensor, words_NW: Tensor) -> None:
+        place_N = self._places(rows_N)
+        wanted_N = self.wanted_M[place_N] == rows_N
+        self.words_MW[place_N[wanted_N]] = words_NW[wanted_N]
+        self.whole_M[place_N[wanted_N]] = True
+        self.file.write(rows_N, words_NW)
+
+    def _places(self, rows_N: Tensor) -> Tensor:
+        return torch.searchsorted(self.wanted_M, rows_N).clamp_(max=len(self.wanted_M) - 1)
+
+
+# The teacher --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Kept:
+    """How and where one part of the output is kept."""
+
+    coding: Coding
+    answers: Answers
+    shelf: Shelf
+
+
+class CachedTeacher:
+    """Answers with what is kept, and runs the network on the rest.
+
+    Args:
+        live: The network.
+        kept: The parts of the output that are kept; the others are left empty.
+        views: What rows of the answers stand for.
+        wanted: The rows that the run will ask for, sorted, each once.
+        tolerance: How far a kept answer may be from the same one computed again; see `Coding.distance`.
+    """
+
+    def __init__(
+        self, live: Teacher, kept: Mapping[Part, Kept], views: Views, wanted: Rows, *, tolerance: float
+    ) -> None:
+        self.live, self.kept, self.views, self.wanted, self.tolerance = live, kept, views, wanted, tolerance
+        self.num_asked = 0
+        self._keeps = True
+        self._is_complete = all(each.shelf.is_complete for each in kept.values())
+        self.num_missing = len(wanted) - len(self._kept_rows())
+
+    @property
+    def num_run(self) -> int:
+        return self.live.num_run
+
+    def __call__(self, batch: Batch) -> Output:
+        self.num_asked += len(batch.index)
+        rows_N = self.views.row(batch.index, batch.view)
+        found = {part: each.shelf.read(rows_N) for part, each in self.kept.items()}
+        said = {part: each.coding.decode(found[part].words) for part, each in self.kept.items()}
+        if not self._is_complete:
+            missing_N = ~torch.stack([each.whole for each in found.values()]).all(dim=0)
+            if missing_N.any():
+                self._fill(said, missing_N, batch)
+        logits = said["logits"] if "logits" in said else batch.labels.new_empty(len(rows_N), 0, dtype=torch.float32)
+        return Output(logits=logits, embedding=said.get("embedding", logits[:, :0]))
+
+    def _fill(self, said: dict[Part, Tensor], missing_N: Tensor, batch: Batch) -> None:
+        """Run the network on the missing rows, put what it says into `said`, and keep it."""
+        missing = batch if missing_N.all() else chosen(batch, missing_N)
+        output = self.live(missing)
+        rows_M = self.views.row(missing.index, missing.view)
+        for part, each in self.kept.items():
+            fresh_MD: Tensor = getattr(output, part)
+            words_MW = each.coding.encode(fresh_MD)
+            decoded_MD = each.coding.decode(words_MW)
+            fits_M = decoded_MD.isfinite().all(dim=1)  # what float16 cannot hold is computed each time
+            said[part][missing_N] = torch.where(fits_M[:, None], decoded_MD, fresh_MD.float())
+            if self._keeps:
+                self._keep(each, rows_M[fits_M], words_MW[fits_M])
+
+    def _keep(self, kept: Kept, rows_M: Tensor, words_MW: Tensor) -> None:
+        try:
+            kept.shelf.write(rows_M, words_MW)
+        except OSError as error:
+            self._keeps = False
+            log.warning("%s: %s; the teacher's answers are not kept any more", kept.answers.path, error.strerror)
+
+    def seconds_to_come(self, batch: Batch) -> float:
+        """What running the network on the wanted rows that are missing takes about, timed on one batch."""
+        if not self.num_missing:
+            return 0.0
+        self.live(batch)  # the first call also pays for warming up
+        start = time.perf_counter()
+        self.live(batch).logits.sum().item()  # waits for the device
+        return (time.perf_counter() - start) / len(batch.index) * self.num_missing
+
+    def sample(self) -> tuple[Rows, Rows]:
+        """Index and view of some of the wanted views whose answers are kept."""
+        kept = self._kept_rows()
+        rows = kept[np.linspace(0, len(kept) - 1, min(SAMPLE, len(kept)), dtype=np.int64)]
+        return rows % self.views.num_images, rows // self.views.num_images
+
+    def check(self, sample: Batch) -> None:
+        """Compare kept answers with what the network says now.
+
+        Raises:
+            UserError: One differs by more than rounding; it names both.
+        """
+        output = self.live(sample)
+        rows_N = self.views.row(sample.index, sample.view)
+        for part, each in self.kept.items():
+            words_NW, whole_N = each.shelf.read(rows_N)
+            kept_ND = each.coding.decode(words_NW)
+            now_ND = each.coding.decode(each.coding.encode(getattr(output, part)))
+            wrong_N = whole_N & ~(each.coding.distance(kept_ND, now_ND) <= self.tolerance)
+            if wrong_N.any():
+                place = int(wrong_N.nonzero()[0])
+                kept, now = _start(kept_ND[place]), _start(now_ND[place])
+                raise UserError(
+                    f"{each.answers.path}: for image {int(sample.index[place])}, view {int(sample.view[place])}, "
+                    f"{part} {kept} are kept, but the teacher says {now}; "
+                    f"remove {each.answers.path.parent} to have all made anew"
+                )
+
+    def _kept_rows(self) -> Rows:
+        there = [each.answers.are_there(self.wanted) for each in self.kept.values()]
+        return self.wanted[np.logical_and.reduce(there)]
+
+
+def open_cache(
+    live: Teacher,
+    folder: Path,
+    *,
+    about: dict[str, Any],
+    codings: Mapping[Part, Coding],
+    views: Views,
+    wanted: Rows,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> CachedTeacher:
+    """A teacher whose answers are kept under `folder`, in a place of their own for all that `about` says.
+
+    Args:
+        about: All that an answer depends on beside the view: plain values. `weights` and `digest` among them; what is
+            kept for an earlier digest of the same weights is removed.
+
+    Raises:
+        OSError: Nothing can be kept or read there.
+    """
+    text = json.dumps(about, sort_keys=True)
+    place = folder / hashlib.sha256(text.encode()).hexdigest()[:16]
+    for other in folder.glob(f"*/{ABOUT}"):
+        theirs = read_json(other)
+        if theirs["weights"] == about["weights"] and theirs["digest"] != about["digest"]:
+            shutil.rmtree(other.parent, ignore_errors=True)
+    if not (place / ABOUT).exists():
+        place.mkdir(parents=True, exist_ok=True)
+        write_json(place / ABOUT, about)
+    kept = {}
+    for part, coding in codings.items():
+        answers = Answers(place / coding.file_name(part), num_rows=views.num_rows, width=coding.width)
+        if answers.was_cut_short and not views.endless:
+            log.warning("%s was cut short; what is missing is computed again", answers.path)
+        kept[part] = Kept(coding, answers, _shelf(answers, wanted, device))
+    return CachedTeacher(live, kept, views, wanted, tolerance=TOLERANCES[dtype])
+
+
+def _shelf(answers: Answers, wanted: Rows, device: torch.device) -> Shelf:
+    if device.type == "cuda" and 2 * answers.width * len(wanted) < torch.cuda.mem_get_info(device)[0] / 4:
+        return DeviceShelf(answers, wanted, device)
+    return FileShelf(answers)
+
+
+def wanted_rows(views: Views, drawn: Iterable[tuple[Rows, Rows]]) -> Rows:
+    """The rows of the (index, view) that the epochs draw, sorted, each once."""
+    return np.unique(np.concatenate([views.row(index, view) for index, view in drawn]))
+
+
+def chosen(batch: Batch, chosen_N: Tensor) -> Batch:
+    """Some samples of a batch."""
+    part = Batch(*(tensor[chosen_N] for tensor in batch))
+    return part._replace(images=part.images.contiguous(memory_format=torch.channels_last))
+
+
+def _start(said_D: Tensor) -> str:
+    return "[" + ", ".join(f"{value:.3g}" for value in said_D[:4].tolist()) + (", ...]" if len(said_D) > 4 else "]")
