@@ -144,7 +144,7 @@ class MemoryPipeline(IndexedPipeline):
         return views.astype(np.int64)
 
     def _batch(self, split: Split, index_N: Tensor, view_N: Tensor, augmentation: Augmentation) -> Batch:
-        pixels_NHWC = augmented(self._images[split][index_N], view_N, augmentation)
+        pixels_NHWC = augmented(self._images[split].index_select(0, index_N), view_N, augmentation)
         return Batch(self.normalised(pixels_NHWC), self._labels[split][index_N], index_N, view_N)
 
 
@@ -152,15 +152,16 @@ def augmented(images_NHWC: Tensor, view_N: Tensor, augmentation: Augmentation) -
     """The images as their views show them: (N, H, W, C) of any type to the same."""
     if augmentation.num_views == 1:
         return images_NHWC
-    N, H, W, _ = images_NHWC.shape
-    pad, device = augmentation.pad, images_NHWC.device
+    N, H, W, C = images_NHWC.shape
+    pad, offsets = augmentation.pad, augmentation.offsets
     flipped_N, offset_N = view_N % augmentation.flips == 1, view_N // augmentation.flips
-    columns_NW = torch.arange(W, device=device).expand(N, W)
-    columns_NW = torch.where(flipped_N[:, None], W - 1 - columns_NW, columns_NW)
-    columns_NW = columns_NW + (offset_N % augmentation.offsets)[:, None]
-    rows_NH = torch.arange(H, device=device) + (offset_N // augmentation.offsets)[:, None]
-    padded = F.pad(images_NHWC, (0, 0, pad, pad, pad, pad))
-    return padded[torch.arange(N, device=device)[:, None, None], rows_NH[:, :, None], columns_NW[:, None, :]]
+    padded = F.pad(images_NHWC, (0, 0, pad, pad, pad, pad)).contiguous()
+    image, row, column, value = padded.stride()
+    # All crops of all images, side by side in the same memory: the chosen ones are copied row by row.
+    windows = padded.as_strided((N, offsets, offsets, H, W * C), (image, row, column, row, value))
+    sample_N = torch.arange(N, device=images_NHWC.device)
+    crops_NHWC = windows[sample_N, offset_N // offsets, offset_N % offsets].view(N, H, W, C)
+    return torch.where(flipped_N.view(N, 1, 1, 1), crops_NHWC.flip(2), crops_NHWC)
 
 
 def _tensor(array: NDArray[np.generic], device: torch.device) -> Tensor:

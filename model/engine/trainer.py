@@ -118,7 +118,8 @@ class Trainer:
 
     def train_step(self, batch: Batch) -> None:
         """One step of the optimizer on one batch."""
-        torch.manual_seed(step_seed(self.seed, self.step))  # for dropout, so that no generator's state is to be saved
+        # For dropout, so that no generator's state is to be saved.
+        seed_generators(step_seed(self.seed, self.step), self.device)
         epoch = self.step / self.steps_per_epoch
         for group, base in zip(self.optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = base * self.schedule(epoch)
@@ -222,19 +223,25 @@ class Trainer:
         return seconds if self.teacher is None else seconds + self.teacher.seconds_to_come(batch)
 
 
+def seed_generators(seed: int, device: torch.device) -> None:
+    """As torch.manual_seed, for the CPU and this device alone: asking for every kind of device takes 0.1 ms a step."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+
+
 class Totals:
-    """Sums over the samples of an epoch, kept on the device: loss, correct answers, every term, samples."""
+    """Sums over the samples of an epoch, kept on the device: loss, every term, correct answers, samples."""
 
     def __init__(self, terms: list[str], device: torch.device) -> None:
-        self.names = ["loss", "accuracy", *(f"loss_{name}" for name in terms)]
+        self.names = ["loss", *(f"loss_{name}" for name in terms), "accuracy"]
         self.sums = torch.zeros(len(self.names) + 1, dtype=torch.float64, device=device)
 
     @torch.no_grad()
     def add(self, loss: Tensor, terms: dict[str, Tensor], output: Output, batch: Batch) -> None:
         size = len(batch.labels)
-        correct = (output.logits.argmax(dim=1) == batch.labels).sum()
-        values = [loss.detach() * size, correct, *(value.detach() * size for value in terms.values())]
-        self.sums[:-1] += torch.stack([value.double() for value in values])
+        self.sums[:-2].add_(torch.stack([loss, *terms.values()]), alpha=size)
+        self.sums[-2] += (output.logits.argmax(dim=1) == batch.labels).sum()
         self.sums[-1] += size
 
     def means(self) -> dict[str, float]:

@@ -13,7 +13,10 @@ from model.registry import NETS
 Layer = TypeVar("Layer", bound=nn.Module)
 
 PYTORCH_CONVS = ["cnn", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
-FAN_OUT_NORMAL_CONVS = ["resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet8x4"]
+CIFAR_RESNETS = ["resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet8x4"]
+WIDE_RESNETS = ["wrn", "wrn_16_1", "wrn_16_2", "wrn_40_1", "wrn_40_2"]
+FAN_OUT_NORMAL_CONVS = CIFAR_RESNETS + WIDE_RESNETS
+LINEAR_BIAS_IS_ZERO = WIDE_RESNETS
 TAIL = 6  # standard errors, so far out that the hundreds of layers checked here stay inside
 
 
@@ -58,7 +61,10 @@ def test_convolutions_are_uniform_within_one_over_root_fan_in(name: str) -> None
 def test_linear_layers_are_uniform_within_one_over_root_fan_in(name: str) -> None:
     for linear in layers_of(name, nn.Linear):
         assert_is_uniform(linear.weight, 1 / math.sqrt(linear.in_features))
-        assert_is_uniform(linear.bias, 1 / math.sqrt(linear.in_features))
+        if name in LINEAR_BIAS_IS_ZERO:
+            assert not linear.bias.any()
+        else:
+            assert_is_uniform(linear.bias, 1 / math.sqrt(linear.in_features))
 
 
 @pytest.mark.parametrize("name", NETS.names())

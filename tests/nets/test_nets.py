@@ -13,6 +13,9 @@ import model.nets  # noqa: F401 (registers the networks)
 from model.registry import NETS
 from model.types import Output
 
+# Batch norm and ReLU come before the convolutions, so what a stage hands on has seen neither.
+BATCH_NORM_FIRST = {"wrn", "wrn_16_1", "wrn_16_2", "wrn_40_1", "wrn_40_2"}
+
 
 def num_parameters(name: str) -> int:
     with torch.device("meta"):
@@ -76,7 +79,9 @@ def test_embedding_is_what_the_classifier_reads(net: nn.Module) -> None:
     assert any(read is output.embedding and result is output.logits for read, result in calls)
 
 
-def test_map_is_the_relu_of_its_preact(net: nn.Module) -> None:
+def test_map_is_the_relu_of_its_preact(name: str, net: nn.Module) -> None:
+    if name in BATCH_NORM_FIRST:
+        pytest.skip("its maps are sums, which batch norm comes after")
     with torch.no_grad():
         output = net(images(2))
     assert len(output.maps) == len(output.preacts)

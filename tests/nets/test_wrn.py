@@ -1,0 +1,72 @@
+"""The rules of the wide residual networks: table 1 of the paper, and what their features are."""
+
+import pytest
+import torch
+
+from model.nets.wrn import WideResNet
+from model.registry import NETS
+from model.types import Output
+from utils import OptionError
+
+
+def output_of(net: WideResNet, *, images: int = 2) -> Output:
+    drawn = torch.randn(images, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    output: Output = net(drawn)
+    return output
+
+
+@pytest.fixture
+def net() -> WideResNet:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net: WideResNet = NETS.build("wrn_16_1", 10)
+    return net
+
+
+def test_stages_have_k_times_16_32_and_64_channels() -> None:
+    with torch.device("meta"):
+        output = NETS.build("wrn", 10, depth=16, width=1.5)(torch.empty(2, 3, 32, 32))
+    assert [tuple(map_NCHW.shape[1:]) for map_NCHW in output.maps] == [(24, 32, 32), (48, 16, 16), (96, 8, 8)]
+    assert output.embedding.shape == (2, 96)
+
+
+def test_wrn_28_10_has_the_papers_36_5_million_parameters() -> None:
+    with torch.device("meta"):
+        net = NETS.build("wrn", 10, depth=28, width=10.0)
+    assert sum(parameter.numel() for parameter in net.parameters()) == 36_479_194
+
+
+def test_preact_is_the_map_after_the_next_batch_norm(net: WideResNet) -> None:
+    output = output_of(net.eval())
+    norms = (net.block2.layer[0].bn1, net.block3.layer[0].bn1, net.bn1)  # type: ignore[union-attr]
+    for map_NCHW, preact_NCHW, norm in zip(output.maps, output.preacts, norms, strict=True):
+        assert torch.equal(preact_NCHW, norm(map_NCHW))
+
+
+def test_a_training_step_updates_every_statistic_once(net: WideResNet) -> None:
+    output_of(net.train())
+    counts = [int(buffer) for name, buffer in net.named_buffers() if name.endswith("num_batches_tracked")]
+    assert counts
+    assert set(counts) == {1}
+
+
+def test_dropout_is_for_training_alone() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = NETS.build("wrn_16_1", 10, dropout=0.5)
+        assert not torch.equal(output_of(net.train()).logits, output_of(net).logits)
+        assert torch.equal(output_of(net.eval()).logits, output_of(net).logits)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"depth": 20}, "depth must be 6n.4 .*, got 20"),
+        ({"depth": 4}, "depth must be 6n.4 .*, got 4"),
+        ({"width": 0.01}, "width must give .*, got 0.01"),
+        ({"dropout": 1.0}, "dropout must be in .*, got 1.0"),
+    ],
+)
+def test_sizes_that_make_no_network_are_refused(options: dict[str, float], told: str) -> None:
+    with pytest.raises(OptionError, match=told):
+        NETS.build("wrn", 10, **options)
