@@ -53,4 +53,4 @@ schema: .venv/.user
 
 clean:
 	rm -rf .venv .venv-lowest experiments/quickstart/results.* experiments/quickstart/student/loss_*
-	cd experiments/quickstart/teacher && rm -rf *.json.tmp run.json params_resolved.json metrics* train.log tensorboard *.pth.tar
+	cd experiments/quickstart/teacher && rm -rf *.json.tmp run.json params_resolved.json metrics* train.log tensorboard cache *.pth.tar

@@ -1,45 +1,37 @@
-"""Images per second of the training loop, beside what it could be and what it usually is.
+"""Speeds of the training loop, beside what they could be and what they usually are.
 
     make bench
 
-One process times all loops in turn, several rounds each, and prints medians and ratios: absolute figures move from
-machine to machine and from minute to minute, the ratios much less. Student `cnn`, teacher ResNet-18, batch size 128.
+One process times all loops of a table in turn, several rounds each, and prints medians; ratios are taken within a
+round, as absolute figures move from minute to minute. benchmarks/processes.py times whole commands afterwards.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import logging
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from PIL import Image
 from tabulate import tabulate
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
 from tqdm import tqdm
 
+from benchmarks import processes
+from benchmarks.loops import BATCH_SIZE, Step, Workshop, bare, conventional, trained
 from model import build
-from model.build_teacher import build_untrained_teacher
-from model.engine.precision import autocast, resolve_precision
-from model.engine.trainer import Trainer
-from model.folder import Folder
-from model.params import ROOT, Params, parse_params
+from model.engine.precision import resolve_precision
+from model.evaluation.metrics import predictions
+from model.params import ROOT
 from model.provenance import processor
-from model.registry import NETS
-from model.run import build_trainer, open_data
-from model.types import Batch, Pipeline
-from utils import write_json
+from model.run import EVAL_BATCH_SIZE
 
-BATCH_SIZE = 128
-Step = Callable[[], Any]
+Speeds = Mapping[str, Sequence[float]]  # images a second of each loop, a figure a round
 
 
 def main() -> None:
@@ -48,162 +40,134 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--rounds", type=int, default=5, help="times that every loop is timed (default: 5)")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each timing (default: 2)")
+    parser.add_argument("--loops_only", action="store_true", help="leave out the timings of whole commands")
     args = parser.parse_args()
 
+    logging.getLogger("retort").setLevel(logging.WARNING)
     place = build.Place(device=build.find_device(args.device), data_dir=args.data_dir)
+    machine = torch.cuda.get_device_name(place.device) if place.device.type == "cuda" else processor()
+    print(f"{machine}, {torch.get_num_threads()} threads, torch {torch.__version__}, {place.device}\n")
     with tempfile.TemporaryDirectory() as temporary:
-        loops = make_loops(Folder(Path(temporary)), place)
-        speeds = timed(loops, rounds=args.rounds, seconds=args.seconds, device=place.device)
-    reference = statistics.median(speeds["bare"])
-    rows = [
-        (name, DESCRIPTIONS[name], f"{statistics.median(values):,.0f}", f"{statistics.median(values) / reference:.3f}")
-        for name, values in speeds.items()
-    ]
-    print(f"\n{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {place.device}\n")
-    headers = ("loop", "what", "images/s", "ratio to bare")
-    print(
-        tabulate(
-            rows, headers=headers, tablefmt="pipe", disable_numparse=True, colalign=("left", "left", "right", "right")
-        )
+        workshop = Workshop(Path(temporary), place)
+        times = {"rounds": args.rounds, "seconds": args.seconds, "device": place.device}
+        loops(workshop, times)
+        students(workshop, times)
+        evaluation(workshop, times)
+    if not args.loops_only:
+        processes.main(place)
+
+
+def loops(workshop: Workshop, times: Mapping[str, Any]) -> None:
+    """The table of the step."""
+    place, batch = workshop.place, workshop.batch
+    dtype = resolve_precision("auto", place.device)
+    live, cached = (workshop.teacher("resnet18", cache=cache) for cache in (False, True))
+    speeds = timed(
+        {
+            "a": bare("cnn", batch, dtype, place.device),
+            "b": trained(workshop.trainer()),
+            "c": trained(workshop.trainer(teacher=cached)),
+            "d": trained(workshop.trainer(teacher=live)),
+            "teacher": lambda: live(batch),
+            "e": conventional(workshop.data, place.device),
+            "float32": bare("cnn", batch._replace(images=batch.images.contiguous()), torch.float32, place.device),
+        },
+        **times,
+    )
+    what = {
+        "a": "bare: forward, backward, step on one fixed batch, best settings",
+        "b": "train.py's loop, student alone",
+        "c": "distilling, the teacher's answers kept",
+        "d": "distilling, the teacher run on every batch",
+        "teacher": "the teacher's forward on one fixed batch, nothing else",
+        "e": "conventional: DataLoader with 2 workers, PIL transforms, float32, teacher on every batch, .item() a step",
+        "float32": "as a, in float32 and channels-first",
+    }
+    table(
+        ("loop", "student cnn, teacher ResNet-18, batch 128", "images/s", "of a"),
+        [(name, what[name], shown(speeds[name]), f"{ratio(speeds, name, 'a'):.3f}") for name in speeds],
+    )
+    sum_of_parts = [1 / (1 / a + 1 / t) for a, t in zip(speeds["a"], speeds["teacher"], strict=True)]
+    table(
+        ("ratio", "measured", "goal"),
+        [
+            ("b / a", f"{ratio(speeds, 'b', 'a'):.3f}", "0.95"),
+            ("c / a", f"{ratio(speeds, 'c', 'a'):.3f}", "0.90"),
+            (
+                "d / (a and teacher one after the other)",
+                f"{ratio({**speeds, 'sum': sum_of_parts}, 'd', 'sum'):.3f}",
+                "0.95",
+            ),
+            ("c / e", f"{ratio(speeds, 'c', 'e'):.1f}", "25"),
+            ("d / e", f"{ratio(speeds, 'd', 'e'):.2f}", "3.4"),
+        ],
     )
 
 
-COMMON = {
-    "dataset": {"name": "cifar10_mini"},
-    "student": {"name": "cnn"},
-    "optimizer": {"name": "adam"},
-    "batch_size": BATCH_SIZE,
-}
-
-DESCRIPTIONS = {
-    "bare": "forward, backward and step on one fixed batch, best settings",
-    "train.py": "the loop of train.py, student alone: data, augmentation, metrics, schedule",
-    "train.py, distilling": "the same with a ResNet-18 run on every batch",
-    "teacher's forward": "ResNet-18 on one fixed batch, nothing else",
-    "bare, float32": "as bare, in float32 and channels-first",
-    "conventional": "DataLoader with 2 workers, PIL transforms, float32, ResNet-18 on every batch, .item() a step",
-}
-
-
-def make_loops(folder: Folder, place: build.Place) -> dict[str, Step]:
-    """Every loop as a function that does one step."""
-    guide = Folder(folder.path / "teacher")
-    guide.path.mkdir()
-    write_json(guide.params, {**COMMON, "student": {"name": "resnet18"}})
-    alone = parsed(folder, {"loss": {"ce": {}}})
-    distilling = parsed(folder, {"loss": {"kd": {}}, "teacher": str(guide.path)})
-    source = build.build_source(alone, place)
-    data = open_data(alone, folder, source, place)
-    batch = next(iter(data.train_batches(0, BATCH_SIZE)))
-    dtype = resolve_precision("auto", place.device)
-    teacher = build_untrained_teacher(distilling, folder.params, source, place)
-    assert teacher is not None
-    with_teacher = build_trainer(folder, distilling, place, source, data, teacher)
-    return {
-        "bare": bare(batch, dtype, place.device),
-        "train.py": trained(build_trainer(folder, alone, place, source, data, None), data),
-        "train.py, distilling": trained(with_teacher, data),
-        "teacher's forward": lambda: teacher(batch),
-        "bare, float32": bare(batch._replace(images=batch.images.contiguous()), torch.float32, place.device),
-        "conventional": conventional(data, place.device),
-    }
-
-
-def parsed(folder: Folder, more: dict[str, Any]) -> Params:
-    return build.resolve_params(parse_params(COMMON | more, folder.params), folder.params)
-
-
-def bare(batch: Batch, dtype: torch.dtype, device: torch.device) -> Step:
-    net = NETS.build("cnn", 10, 3).to(device)
-    if dtype is torch.bfloat16:
-        net = net.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.Adam(net.parameters(), fused=True)
-
-    def step() -> None:
-        with autocast(dtype, device):
-            logits = net(batch.images).logits
-        loss = F.cross_entropy(logits.float(), batch.labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-
-    return step
-
-
-def trained(trainer: Trainer, data: Pipeline) -> Step:
-    """The trainer's step on the pipeline's batches, epoch after epoch."""
-    batches = itertools.chain.from_iterable(data.train_batches(epoch, BATCH_SIZE) for epoch in itertools.count())
-    trainer.student.train()
-    return lambda: trainer.train_step(next(batches))
-
-
-def conventional(data: Pipeline, device: torch.device) -> Step:
-    """The loop that most projects have."""
-    student, teacher = NETS.build("cnn", 10, 3).to(device), NETS.build("resnet18", 10, 3).to(device).eval()
-    optimizer = torch.optim.Adam(student.parameters())
-    batches = endless(DataLoader(AsImages(data), batch_size=BATCH_SIZE, shuffle=True, num_workers=2))
-
-    def step() -> float:
-        images, labels = (tensor.to(device) for tensor in next(batches))
-        logits = student(images).logits
-        with torch.no_grad():
-            guide = teacher(images).logits
-        soft = nn.KLDivLoss(reduction="batchmean")(F.log_softmax(logits / 4, dim=1), F.softmax(guide / 4, dim=1))
-        loss = 0.9 * 16 * soft + 0.1 * F.cross_entropy(logits, labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return float(loss.item())
-
-    return step
-
-
-def endless(loader: DataLoader[Any]) -> Iterator[list[Tensor]]:
-    while True:
-        yield from loader
-
-
-class AsImages(Dataset[tuple[Tensor, int]]):
-    """The pipeline's training images as PIL images with torchvision's transforms, one at a time."""
-
-    def __init__(self, data: Any) -> None:
-        chosen = data.indices["train"]
-        self.images, self.labels = data._images["train"][chosen].cpu().numpy(), data._labels["train"][chosen].tolist()
-        self.transform = transforms.Compose(
-            [
-                transforms.RandomCrop(32, padding=4),
-                transforms.RandomHorizontalFlip(),
-                transforms.ToTensor(),
-                transforms.Normalize((0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)),
-            ]
+def students(workshop: Workshop, times: Mapping[str, Any]) -> None:
+    """What the loop costs over the network, for networks of several sizes."""
+    dtype, device = resolve_precision("auto", workshop.place.device), workshop.place.device
+    rows = []
+    for name in ("cnn", "resnet20", "wrn_16_2", "resnet18"):
+        steps = {"bare": bare(name, workshop.batch, dtype, device), "train.py": trained(workshop.trainer(name))}
+        speeds = timed(steps, **times)
+        rows.append(
+            (name, shown(speeds["bare"]), shown(speeds["train.py"]), f"{ratio(speeds, 'train.py', 'bare'):.3f}")
         )
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, place: int) -> tuple[Tensor, int]:
-        return self.transform(Image.fromarray(self.images[place])), self.labels[place]
+    table(("student, alone", "bare, images/s", "train.py, images/s", "ratio"), rows)
 
 
-def timed(loops: dict[str, Step], *, rounds: int, seconds: float, device: torch.device) -> dict[str, list[float]]:
-    """Images per second of every loop, once a round, the loops in turn."""
-    speeds: dict[str, list[float]] = {name: [] for name in loops}
-    for step in loops.values():
+def evaluation(workshop: Workshop, times: Mapping[str, Any]) -> None:
+    """Evaluation beside a forward pass in training mode without its backward pass."""
+    dtype, device = resolve_precision("auto", workshop.place.device), workshop.place.device
+    rows = []
+    for name in ("cnn", "resnet18"):
+        net = workshop.trainer(name).student
+        size = workshop.data.size("test") / BATCH_SIZE  # as `timed` counts steps of a batch
+
+        def evaluate(net: torch.nn.Module = net) -> None:
+            predictions(net, workshop.data.eval_batches("test", EVAL_BATCH_SIZE), dtype=dtype, device=device)
+
+        speeds = timed({"evaluation": evaluate, "train.py": trained(workshop.trainer(name))}, **times)
+        found = [speed * size for speed in speeds["evaluation"]]
+        both = {"evaluation": found, "train.py": speeds["train.py"]}
+        rows.append((name, shown(found), f"{ratio(both, 'evaluation', 'train.py'):.2f}"))
+    table(("evaluation of", "images/s", "of training"), rows)
+
+
+def timed(steps: Mapping[str, Step], *, rounds: int, seconds: float, device: torch.device) -> dict[str, list[float]]:
+    """Images a second of every loop, once a round, the loops in turn."""
+    speeds: dict[str, list[float]] = {name: [] for name in steps}
+    for step in steps.values():
         step()  # warm up
-    for _, (name, step) in tqdm(list(itertools.product(range(rounds), loops.items())), unit="timing", disable=None):
+    turns = list(itertools.product(range(rounds), steps.items()))
+    for _, (name, step) in tqdm(turns, unit="timing", leave=False, disable=None):
         wait(device)
-        start, steps = time.perf_counter(), 0
+        start, count = time.perf_counter(), 0
         while time.perf_counter() - start < seconds:
             step()
-            steps += 1
+            count += 1
         wait(device)
-        speeds[name].append(steps * BATCH_SIZE / (time.perf_counter() - start))
+        speeds[name].append(count * BATCH_SIZE / (time.perf_counter() - start))
     return speeds
 
 
 def wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def ratio(speeds: Speeds, name: str, to: str) -> float:
+    """The median over the rounds of one loop's speed by another's in the same round."""
+    return statistics.median(one / other for one, other in zip(speeds[name], speeds[to], strict=True))
+
+
+def shown(speeds: Sequence[float]) -> str:
+    return f"{statistics.median(speeds):,.0f}"
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    print(tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True), end="\n\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from model.build import (
     Place,
@@ -20,15 +20,15 @@ from model.build import (
     teacher_folders,
     weights_of,
 )
-from model.engine.cache import CachedTeacher, Coding, Half, TopK, open_cache, wanted_rows
+from model.engine.cache import SAMPLE, CachedTeacher, Coding, Half, TopK, open_cache, wanted_rows
 from model.engine.precision import resolve_precision
 from model.engine.teachers import EnsembleTeacher, LiveTeacher, Teacher, digest
 from model.folder import Folder
 from model.params import Params
-from model.types import DataSource, Normalisation, Part, Pipeline
+from model.types import DataSource, Need, Normalisation, Part, Pipeline
 from utils import load_checkpoint, log, size_of
 
-CACHEABLE: tuple[Part, ...] = ("logits", "embedding")
+CACHEABLE: frozenset[Need] = frozenset({"probabilities", "logits", "embedding"})
 TOP_K = 16  # probabilities kept where views have no end, as a file of all logits would be too large
 
 
@@ -69,16 +69,28 @@ def build_teacher(
     return _together([_build_member(each, params, source, data, place) for each in trained])
 
 
-def build_untrained_teacher(params: Params, path: Path, source: DataSource, place: Place) -> Teacher | None:
-    """A teacher of the same shape as the trained one, for a dry run."""
+def build_untrained_teacher(
+    params: Params, path: Path, source: DataSource, data: Pipeline, place: Place, scratch: Path
+) -> Teacher | None:
+    """A teacher of the same shape as the trained one, for a dry run; its answers are kept in `scratch`."""
     if params.teacher is None or not build_objective(params).needs:
         return None
-    members = []
-    for folder in teacher_folders(params, path):
+    members: list[Teacher] = []
+    for number, folder in enumerate(teacher_folders(params, path)):
         theirs = params_of(folder)
         net = build_student(theirs, build_source(theirs, place))
-        members.append(_live(net, source.normalisation, params, source, place))
+        live = _live(net, source.normalisation, params, source, place)
+        stand_in = Folder(scratch / str(number))
+        about = {"weights": "none", "digest": ""}
+        members.append(_with_cache(live, stand_in, about, params, data, place) if has_cache(params, data) else live)
     return _together(members)
+
+
+def has_cache(params: Params, data: Pipeline) -> bool:
+    """Whether a run keeps what its teachers say."""
+    assert params.teacher is not None
+    wanted = not data.views(params.num_epochs).endless if params.teacher.cache is None else params.teacher.cache
+    return wanted and build_objective(params).needs <= CACHEABLE
 
 
 def _together(members: Sequence[Teacher]) -> Teacher | None:
@@ -99,8 +111,10 @@ def _build_member(trained: Trained, params: Params, source: DataSource, data: Pi
     net = build_student(theirs, their_source)
     load_weights(net, trained.content, trained.path)
     live = _live(net, normalisation_of(trained.content, their_source.normalisation), params, source, place)
-    wants_cache = not data.views(params.num_epochs).endless if params.teacher.cache is None else params.teacher.cache
-    if not wants_cache or not build_objective(params).needs <= set(CACHEABLE):
+    if not has_cache(params, data):
+        if params.teacher.cache:
+            maps = ", ".join(sorted(build_objective(params).needs - CACHEABLE))
+            log.info("teacher %s: its %s cannot be kept, so it is run on every batch", trained.folder.name, maps)
         return live
     about = {
         "weights": params.teacher.weights,
@@ -132,13 +146,13 @@ def _with_cache(
     }
     drawn = [data.drawn_views(epoch) for epoch in range(params.num_epochs)]
     index, view = drawn[0]
-    one = live(data.training_batch(index[:1], view[:1]))
+    said = live(data.training_batch(index[:SAMPLE], view[:SAMPLE]))
     needs = build_objective(params).needs
     codings: dict[Part, Coding] = {}
-    if "logits" in needs:
-        codings["logits"] = _coding_of_logits(one.logits.shape[1], params, endless=views.endless)
+    if needs & {"logits", "probabilities"}:
+        codings["logits"] = _coding_of_logits(said.logits, folder, params, endless=views.endless)
     if "embedding" in needs:
-        codings["embedding"] = Half(one.embedding.shape[1])
+        codings["embedding"] = Half(said.embedding.shape[1])
     return open_cache(
         live,
         folder.cache,
@@ -151,10 +165,16 @@ def _with_cache(
     )
 
 
-def _coding_of_logits(num_classes: int, params: Params, *, endless: bool) -> Coding:
+def _coding_of_logits(sample_NK: Tensor, folder: Folder, params: Params, *, endless: bool) -> Coding:
     assert params.teacher is not None
-    k = params.teacher.cache_top_k or (TOP_K if endless else num_classes)
-    return TopK(k, num_classes) if k < num_classes else Half(num_classes)
+    num_classes, top_k = sample_NK.shape[1], params.teacher.cache_top_k
+    k = top_k or (TOP_K if endless else num_classes)
+    if k >= num_classes or "logits" in build_objective(params).needs:
+        return Half(num_classes)
+    coding = TopK(k, num_classes)
+    mass = coding.mass(coding.encode(sample_NK)).mean().item()
+    log.info("teacher %s: the %d largest probabilities are kept, %.2f %% of the mass", folder.name, k, 100 * mass)
+    return coding
 
 
 def _summary(cached: CachedTeacher, num_checked: int) -> str:

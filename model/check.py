@@ -67,8 +67,11 @@ def check_params(params: Params, path: Path, place: Place) -> Params:
         objective = build_objective(resolved)
         if objective.needs:
             if resolved.teacher is None:
-                needing = ", ".join(name for name in objective.names if objective.losses[name].needs)
+                needing = ", ".join(name for name, needs in objective.needs_of.items() if needs)
                 raise OptionError("teacher", f"the loss {needing} needs one, and none is given")
+            if resolved.teacher.cache_top_k is not None and "logits" in objective.needs:
+                reading = ", ".join(name for name, needs in objective.needs_of.items() if "logits" in needs)
+                raise OptionError("teacher.cache_top_k", f"the loss {reading} reads all logits: leave this out")
             for folder in teacher_folders(resolved, path):
                 _check_teacher(folder, source, path, place)
     except OptionError as error:

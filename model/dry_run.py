@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,7 +14,7 @@ from torch import nn
 
 from model import build
 from model.build import Place
-from model.build_teacher import build_untrained_teacher
+from model.build_teacher import build_untrained_teacher, has_cache
 from model.check import check_folder
 from model.data.memory import Arrays, Augmentation, MemoryPipeline
 from model.engine.trainer import Trainer
@@ -31,11 +35,10 @@ def dry_run(folder: Folder, place: Place) -> str:
     source = build.build_source(params, place)
     ready = source.is_ready()
     data = open_data(params, folder, source, place) if ready else stand_in(source, params.batch_size, place)
-    teacher = build_untrained_teacher(params, folder.params, source, place)
-    trainer = build_trainer(folder, params, place, source, data, teacher)
-    batch = next(iter(data.train_batches(0, params.batch_size)))
-    loss, terms, _ = trainer.compute_loss(trainer.student, batch, epoch=0.0)
-    seconds = trainer.estimate_seconds(batch)
+    with _untrained(folder, params, source, data, place) as trainer:
+        batch = next(iter(data.train_batches(0, params.batch_size)))
+        loss, terms, _ = trainer.compute_loss(trainer.student, batch, epoch=0.0)
+        seconds = trainer.estimate_seconds(batch)
     first = [(each, _estimate(each, place, data)) for each in _to_train(params, folder)]
 
     lines = [
@@ -59,6 +62,14 @@ def dry_run(folder: Folder, place: Place) -> str:
     return "\n".join([*lines, "", "Nothing was written."])
 
 
+@contextmanager
+def _untrained(folder: Folder, params: Params, source: DataSource, data: Pipeline, place: Place) -> Iterator[Trainer]:
+    """The folder's trainer with a teacher that knows nothing, whose answers are kept while the block lasts."""
+    with tempfile.TemporaryDirectory() as scratch:
+        teacher = build_untrained_teacher(params, folder.params, source, data, place, Path(scratch))
+        yield build_trainer(folder, params, place, source, data, teacher)
+
+
 def _teacher_lines(trainer: Trainer, params: Params, folder: Folder, place: Place) -> list[str]:
     teachers = build.teacher_folders(params, folder.params)
     if trainer.teacher is None:
@@ -69,6 +80,9 @@ def _teacher_lines(trainer: Trainer, params: Params, folder: Folder, place: Plac
         with torch.device("meta"):
             net = build.build_student(theirs, build.build_source(theirs, place))
         lines.append(f"teacher   {teacher.name}: {theirs.student.name}, {_count(net)} parameters, {teacher.state()}")
+    if has_cache(params, trainer.data):
+        asked = trainer.num_epochs * trainer.data.size("train")
+        lines.append(f"cache     the teacher is run once on each view, {asked:,} at most; its answers are kept")
     return lines
 
 
@@ -86,9 +100,8 @@ def _estimate(folder: Folder, place: Place, data: Pipeline) -> float:
     params = build.params_of(folder)
     source = build.build_source(params, place)
     own = open_data(params, folder, source, place) if source.is_ready() else data
-    teacher = build_untrained_teacher(params, folder.params, source, place)
-    trainer = build_trainer(folder, params, place, source, own, teacher)
-    return trainer.estimate_seconds(next(iter(own.train_batches(0, params.batch_size))), steps=1)
+    with _untrained(folder, params, source, own, place) as trainer:
+        return trainer.estimate_seconds(next(iter(own.train_batches(0, params.batch_size))), steps=1)
 
 
 def _count(net: nn.Module) -> str:

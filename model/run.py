@@ -6,7 +6,7 @@ import shutil
 import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -22,7 +22,7 @@ from model.engine.teachers import Teacher, digest
 from model.engine.trainer import Trainer
 from model.evaluation.metrics import metrics_of, predictions
 from model.folder import Folder
-from model.params import Params, differences
+from model.params import Params, differences, parse_params
 from model.provenance import peak_memory, provenance
 from model.types import DataSource, Pipeline, Split
 from utils import RunFailed, Stopped, UserError, duration, load_checkpoint, log, logging_to, read_json, write_json
@@ -111,12 +111,17 @@ def counting_answers(trainer: Trainer) -> Iterator[None]:
         yield
         return
     asked, run = teacher.num_asked, teacher.num_run
+    before = folder.read_run().get("teacher_images", {}) if trainer.step else {}
     try:
         yield
     finally:
-        asked, run = teacher.num_asked - asked, teacher.num_run - run
-        log.info("%s: the teacher was asked about %s images and run on %s", folder.name, f"{asked:,}", f"{run:,}")
-        folder.update_run(teacher_images={"asked": asked, "run": run})
+        images = {
+            "asked": before.get("asked", 0) + teacher.num_asked - asked,
+            "run": before.get("run", 0) + teacher.num_run - run,
+        }
+        told = "{run:,} of the {asked:,} images that it was asked about".format(**images)
+        log.info("%s: the teacher was run on %s", folder.name, told)
+        folder.update_run(teacher_images=images)
 
 
 def build_trainer(
@@ -237,7 +242,10 @@ def refuse_changed_params(folder: Folder, params: Params) -> None:
     """
     if not folder.resolved.exists():
         return
-    if changed := differences(read_json(folder.resolved), params.model_dump(mode="json")):
+    before = read_json(folder.resolved)
+    with suppress(UserError):  # of a version with other options; then they are compared as they stand
+        before = build.resolve_params(parse_params(before, folder.resolved), folder.resolved).model_dump(mode="json")
+    if changed := differences(before, params.model_dump(mode="json")):
         raise UserError(
             f"{folder.params}: changed since the run began: {'; '.join(changed)}; "
             "put it back, use another folder, or throw the run away with --restart"

@@ -19,6 +19,7 @@ IntegersT = TypeVar("IntegersT", NDArray[np.integer], Tensor)
 
 Split = Literal["train", "val", "test"]
 Part = Literal["logits", "embedding", "maps", "preacts", "exits"]  # the fields of Output
+Need = Literal["probabilities", Part]  # what a loss reads of its teacher; probabilities are logits up to a constant
 
 
 class Output(NamedTuple):

@@ -48,7 +48,7 @@ def test_an_experiment_takes_a_step(name: str, nowhere: Place) -> None:
     params = params.model_copy(update={"precision": "float32"})
     source = build_source(params, nowhere)
     data = stand_in(source, NUM_IMAGES, nowhere)
-    teacher = build_untrained_teacher(params, folder.params, source, nowhere)
+    teacher = build_untrained_teacher(params, folder.params, source, data, nowhere, nowhere.data_dir)
     trainer = build_trainer(folder, params, nowhere, source, data, teacher)
 
     trainer.train_step(next(data.train_batches(0, NUM_IMAGES)))

@@ -360,6 +360,18 @@ def test_run_does_not_go_on_with_other_teacher_weights(
     assert call(train.main, "--model_dir", student.path, "--restart").status == 0
 
 
+def test_option_that_is_newer_than_the_run_has_its_default(
+    make_folder: MakeFolder, place: Place, tmp_path: Path, call: Call
+) -> None:
+    folder = make_folder(tmp_path / "run", num_epochs=1)
+    run.train_folder(folder, place)
+    resolved = read_json(folder.resolved)
+    del resolved["gradient_clip"], resolved["optimizer"]["eps"]
+    folder.resolved.write_text(json.dumps(resolved))
+    ended = call(train.main, "--model_dir", folder.path)
+    assert (ended.status, "is finished" in ended.err) == (0, True)
+
+
 def test_teacher_weights_that_were_saved_in_parallel_are_the_same_teacher(teacher: Folder, place: Place) -> None:
     path, params = teacher.checkpoint("best"), check_params(load_params(teacher.path), teacher.params, place)
     content = load_checkpoint(path)

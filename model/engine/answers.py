@@ -8,8 +8,10 @@ Rows are read through a memory map and written by pwrite: on a full disk, writin
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -84,12 +86,12 @@ class Answers:
             file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         except PermissionError:
             file = os.open(self.path, os.O_RDONLY)  # another user's teacher: what is kept there is read
-        length = os.fstat(file).st_size
-        if length < self.size:
-            self.was_cut_short = length > 0
-            try:
+        weakref.finalize(self, os.close, file)
+        if os.fstat(file).st_size < self.size:
+            fcntl.flock(file, fcntl.LOCK_EX)  # else two processes that lengthen it could cut it
+            length = os.fstat(file).st_size
+            self.was_cut_short = 0 < length < self.size
+            if length < self.size:
                 os.ftruncate(file, self.size)
-            except OSError:
-                os.close(file)
-                raise
+            fcntl.flock(file, fcntl.LOCK_UN)
         return file

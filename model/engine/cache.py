@@ -12,23 +12,26 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model.engine.answers import Answers, Rows
 from model.engine.teachers import Teacher
-from model.types import Batch, Output, Part, Views
+from model.types import Batch, Output, Part, Pipeline, Views
 from utils import UserError, log, read_json, write_json
 
 ABOUT = "about.json"  # in the folder of each cache: what its answers depend on
 SAMPLE = 16  # kept answers that are computed again at the start of a run
 CHUNK = 100_000  # rows that are read at once
+PREPARED = 256  # images that the network is run on at once, ahead of an epoch
 # How far a kept answer may be from the same one computed again, as a share of the largest logit or feature: the order
 # of sums changes with the number of threads and images. Answers of two images differ by far more.
 TOLERANCES = {torch.float32: 0.01, torch.bfloat16: 0.1}
@@ -203,7 +206,7 @@ class CachedTeacher:
     ) -> None:
         self.live, self.kept, self.views, self.wanted, self.tolerance = live, kept, views, wanted, tolerance
         self.num_asked = 0
-        self._keeps = True
+        self._keeps, self._told_damage = True, False
         self._is_complete = all(each.shelf.is_complete for each in kept.values())
         self.num_missing = len(wanted) - len(self._kept_rows())
 
@@ -213,6 +216,9 @@ class CachedTeacher:
 
     def __call__(self, batch: Batch) -> Output:
         self.num_asked += len(batch.index)
+        return self._answer(batch)
+
+    def _answer(self, batch: Batch) -> Output:
         rows_N = self.views.row(batch.index, batch.view)
         found = {part: each.shelf.read(rows_N) for part, each in self.kept.items()}
         said = {part: each.coding.decode(found[part].words) for part, each in self.kept.items()}
@@ -225,6 +231,10 @@ class CachedTeacher:
 
     def _fill(self, said: dict[Part, Tensor], missing_N: Tensor, batch: Batch) -> None:
         """Run the network on the missing rows, put what it says into `said`, and keep it."""
+        for damaged in [each.answers for each in self.kept.values() if each.answers.num_damaged]:
+            if not self._told_damage:
+                log.warning("%s has damaged rows: they are computed again", damaged.path)
+            self._told_damage = True
         missing = batch if missing_N.all() else chosen(batch, missing_N)
         output = self.live(missing)
         rows_M = self.views.row(missing.index, missing.view)
@@ -243,6 +253,24 @@ class CachedTeacher:
         except OSError as error:
             self._keeps = False
             log.warning("%s: %s; the teacher's answers are not kept any more", kept.answers.path, error.strerror)
+
+    def prepare(self, data: Pipeline, epoch: int) -> Iterator[float]:
+        """Run the network on the views of an epoch whose answers are missing, in no order.
+
+        So runs that begin together share the work, each asking on after what the others have kept meanwhile. Views
+        without end are left to the steps, for reading an image twice costs more.
+        """
+        if self.views.endless or not self._keeps:
+            return
+        index_M, view_M = data.drawn_views(epoch)
+        rows_M = self.views.row(index_M, view_M)
+        missing = np.random.default_rng().permutation(np.flatnonzero(~self._are_kept(rows_M)))
+        for start in range(0, len(missing), PREPARED):
+            chunk = missing[start : start + PREPARED]
+            chunk = chunk[~self._are_kept(rows_M[chunk])]
+            if len(chunk) and self._keeps:
+                self._answer(data.training_batch(index_M[chunk], view_M[chunk]))
+            yield (start + PREPARED) / len(missing)
 
     def seconds_to_come(self, batch: Batch) -> float:
         """What running the network on the wanted rows that are missing takes about, timed on one batch."""
@@ -282,8 +310,13 @@ class CachedTeacher:
                 )
 
     def _kept_rows(self) -> Rows:
-        there = [each.answers.are_there(self.wanted) for each in self.kept.values()]
-        return self.wanted[np.logical_and.reduce(there)]
+        return self.wanted[self._are_kept(self.wanted)]
+
+    def _are_kept(self, rows_N: Rows) -> NDArray[np.bool_]:
+        there: NDArray[np.bool_] = np.logical_and.reduce(
+            [each.answers.are_there(rows_N) for each in self.kept.values()]
+        )
+        return there
 
 
 def open_cache(
@@ -309,9 +342,10 @@ def open_cache(
     text = json.dumps(about, sort_keys=True)
     place = folder / hashlib.sha256(text.encode()).hexdigest()[:16]
     for other in folder.glob(f"*/{ABOUT}"):
-        theirs = read_json(other)
-        if theirs["weights"] == about["weights"] and theirs["digest"] != about["digest"]:
-            shutil.rmtree(other.parent, ignore_errors=True)
+        with suppress(UserError, KeyError, TypeError):  # removed meanwhile, or not ours
+            theirs = read_json(other)
+            if theirs["weights"] == about["weights"] and theirs["digest"] != about["digest"]:
+                shutil.rmtree(other.parent, ignore_errors=True)
     if not (place / ABOUT).exists():
         place.mkdir(parents=True, exist_ok=True)
         write_json(place / ABOUT, about)

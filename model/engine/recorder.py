@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,6 +60,24 @@ class Recorder:
         finally:
             self._bar.close()
             self._bar = None
+
+    @contextmanager
+    def asking(self, epoch: int) -> Iterator[Callable[[float], None]]:
+        """A bar over what the teacher is asked ahead of an epoch; it shows when the first share is told."""
+        with tqdm(
+            desc=f"epoch {epoch}/{self.num_epochs}: asking the teacher",
+            total=1.0,
+            leave=False,
+            disable=None,
+            delay=0.1,
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {remaining} left",
+        ) as bar:
+
+            def tell(share: float) -> None:
+                bar.n = min(share, 1.0)
+                bar.refresh()
+
+            yield tell
 
     def is_due(self) -> bool:
         """Whether it is time for a sign of life, which costs the step a wait for the device."""

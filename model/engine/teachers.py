@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from model.engine.precision import autocast, placed
-from model.types import Batch, Normalisation, Output
+from model.types import Batch, Normalisation, Output, Pipeline
 
 
 class Teacher(Protocol):
@@ -25,6 +25,9 @@ class Teacher(Protocol):
         """Images that a network was run on for that; of several networks the sum."""
 
     def __call__(self, batch: Batch) -> Output: ...
+
+    def prepare(self, data: Pipeline, epoch: int) -> Iterator[float]:
+        """Do ahead of an epoch what can be done; gives the share that is done, in [0, 1], now and then."""
 
     def seconds_to_come(self, batch: Batch) -> float:
         """About how much longer a run takes than its calls on a batch that has been asked about before."""
@@ -69,6 +72,9 @@ class LiveTeacher:
             output: Output = self.net(images)
         return output
 
+    def prepare(self, data: Pipeline, epoch: int) -> Iterator[float]:  # noqa: ARG002
+        return iter(())
+
     def seconds_to_come(self, batch: Batch) -> float:  # noqa: ARG002
         return 0.0
 
@@ -86,6 +92,11 @@ class EnsembleTeacher:
     @property
     def num_run(self) -> int:
         return sum(member.num_run for member in self.members)
+
+    def prepare(self, data: Pipeline, epoch: int) -> Iterator[float]:
+        for number, member in enumerate(self.members):
+            for share in member.prepare(data, epoch):
+                yield (number + share) / len(self.members)
 
     def seconds_to_come(self, batch: Batch) -> float:
         return sum(member.seconds_to_come(batch) for member in self.members)

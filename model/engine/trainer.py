@@ -91,6 +91,7 @@ class Trainer:
     def _train_epoch(self, recorder: Recorder) -> None:
         epoch, first_step = divmod(self.step, self.steps_per_epoch)
         clock = Clock(self.seconds)
+        self._prepare_teacher(epoch, recorder)
         last_saved = time.monotonic()
         self.student.train()
         with recorder.progress(epoch + 1, self.step):
@@ -115,6 +116,15 @@ class Trainer:
         self._finish_epoch(epoch + 1, recorder, clock, speed=steps_here * self.batch_size / clock.elapsed())
         if self.should_stop() and self.step < self.total_steps:
             raise Stopped(f"{self.folder.name}: saved after epoch {epoch + 1} of {self.num_epochs}")
+
+    def _prepare_teacher(self, epoch: int, recorder: Recorder) -> None:
+        if self.teacher is None:
+            return
+        with recorder.asking(epoch + 1) as tell:
+            for share in self.teacher.prepare(self.data, epoch):
+                tell(share)
+                if self.should_stop():
+                    raise Stopped(f"{self.folder.name}: what the teacher said is kept; step {self.step} is saved")
 
     def train_step(self, batch: Batch) -> None:
         """One step of the optimizer on one batch."""

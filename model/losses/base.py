@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from model.types import Batch, Output, Part
+from model.types import Batch, Need, Output
 
 
 class DistillLoss(nn.Module):
@@ -14,7 +14,7 @@ class DistillLoss(nn.Module):
     returns is a mean over the batch. A term may own parameters; they are trained, saved and resumed with the run.
     """
 
-    needs: frozenset[Part] = frozenset({"logits"})  # what it reads of the teacher; where empty, no teacher is asked
+    needs: frozenset[Need] = frozenset({"logits"})  # what it reads of the teacher; where empty, no teacher is asked
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         raise NotImplementedError  # each term's own

@@ -60,7 +60,7 @@ class KnowledgeDistillation(DistillLoss):
         if not self.soft_weight and not self.hard_weight:
             raise ValueError("alpha and hard_weight are both 0: there is nothing to learn from")
         self.reduction, self.divergence = reduction, divergence
-        self.needs = frozenset({"logits"}) if self.soft_weight else frozenset()
+        self.needs = frozenset({"probabilities"}) if self.soft_weight else frozenset()
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         loss = student.logits.new_zeros(())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from model.losses.base import DistillLoss
-from model.types import Batch, Output, Part, TermOptions
+from model.types import Batch, Need, Output, TermOptions
 
 
 class Objective(nn.Module):
@@ -35,9 +35,14 @@ class Objective(nn.Module):
         return list(self.options)
 
     @property
-    def needs(self) -> frozenset[Part]:
-        """What the terms read of the teacher; where empty, no teacher is asked."""
-        return frozenset().union(*(cast(DistillLoss, loss).needs for loss in self.losses.values()))
+    def needs_of(self) -> dict[str, frozenset[Need]]:
+        """What each term reads of the teacher."""
+        return {name: cast(DistillLoss, loss).needs for name, loss in self.losses.items()}
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What the terms read of the teacher together; where empty, no teacher is asked."""
+        return frozenset().union(*self.needs_of.values())
 
     def forward(
         self, student: Output, teacher: Output | None, batch: Batch, epoch: float

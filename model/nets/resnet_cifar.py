@@ -119,3 +119,8 @@ def resnet110(num_classes: int, in_channels: int = 3) -> ResNet:
 @NETS.register
 def resnet8x4(num_classes: int, in_channels: int = 3) -> ResNet:
     return ResNet(depth=8, widths=(32, 64, 128, 256), num_classes=num_classes, in_channels=in_channels)
+
+
+@NETS.register
+def resnet32x4(num_classes: int, in_channels: int = 3) -> ResNet:
+    return ResNet(depth=32, widths=(32, 64, 128, 256), num_classes=num_classes, in_channels=in_channels)

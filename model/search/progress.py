@@ -92,9 +92,9 @@ class Progress:
         self._note_best(run)
         value = best_value(run.folder, self.metric)
         reached = "" if value is None else f", {self.metric.name} {shown(self.metric.name, value)}"
-        log.info(
-            "%s: %s after %s%s; %s", run.name, told, duration(time.monotonic() - line.began), reached, self._state()
-        )
+        took = duration(time.monotonic() - line.began)
+        taught = teacher_work(run.folder) if finished else ""
+        log.info("%s: %s after %s%s%s; %s", run.name, told, took, reached, taught, self._state())
         self._next_look = 0.0
 
     def look(self) -> None:
@@ -147,6 +147,12 @@ class Progress:
             return
         if self._best is None or self.metric.best((value, self._best[0])) != self._best[0]:
             self._best = value, run.name
+
+
+def teacher_work(folder: Folder) -> str:
+    """On how many images a finished run had to run its teacher, as the others' answers were kept."""
+    images = folder.read_run().get("teacher_images")
+    return f", its teacher run on {images['run']:,} of {images['asked']:,} images" if images else ""
 
 
 def share_done(folder: Folder) -> float:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
 from model.engine import recorder
-from model.engine.teachers import digest
+from model.engine.teachers import LiveTeacher, digest
 from model.engine.trainer import Totals, Trainer
 from model.losses.base import DistillLoss
 from model.losses.kd import KnowledgeDistillation
@@ -23,6 +23,7 @@ from model.registry import SCHEDULES
 from model.types import Batch, Output, TermOptions
 from tests.engine.toy import (
     CPU,
+    NORMALISATION,
     STEPS_PER_EPOCH,
     LinearNet,
     SmallNet,
@@ -197,17 +198,22 @@ def test_student_that_is_its_teacher_has_nothing_to_learn(tmp_path: Path) -> Non
     assert [row["loss_kd"] for row in trainer.folder.read_history()] == pytest.approx([0.0, 0.0], abs=1e-10)
 
 
+class AnswersTheNeighbour(LiveTeacher):
+    """A teacher that is shown the wrong images."""
+
+    def __call__(self, batch: Batch) -> Output:
+        return super().__call__(batch._replace(images=batch.images.roll(1, dims=0)))
+
+
 def test_answers_of_other_images_are_not_nothing_to_learn(tmp_path: Path) -> None:
     student = seeded(LinearNet, 1)
-    teacher = live_teacher(copy.deepcopy(student))
-
-    def answers_the_neighbour(batch: Batch) -> Output:
-        return teacher(batch._replace(images=batch.images.roll(1, dims=0)))
-
+    teacher = AnswersTheNeighbour(
+        copy.deepcopy(student), trained_on=NORMALISATION, fed_with=NORMALISATION, dtype=torch.float32, device=CPU
+    )
     trainer = toy_trainer(
         tmp_path,
         student=student,
-        teacher=answers_the_neighbour,
+        teacher=teacher,
         objective=Objective(ONLY_TEACHER),
         optimizer=torch.optim.SGD(student.parameters(), lr=0.0),
     )

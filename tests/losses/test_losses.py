@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -178,3 +179,24 @@ def test_bfloat16_logits_are_compared_in_float32(row: Row) -> None:
     exactly = (student_NK.double().numpy(), teacher_NK.double().numpy())
     assert total.dtype == torch.float32
     assert np.isclose(total.item(), row.reference(*exactly, seen.labels.tolist()), rtol=1e-5)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=row_name)
+def test_loss_reads_of_the_teacher_only_what_it_needs(row: Row) -> None:
+    loss, student, teacher, seen = (
+        build(row),
+        output(logits(8, 10, seed=1)),
+        output(logits(8, 10, seed=2)),
+        batch(8, 10),
+    )
+    parts = {"logits" if need == "probabilities" else need for need in loss.needs}
+    needed = cast(Output, SimpleNamespace(**{part: getattr(teacher, part) for part in parts}))
+    assert torch.equal(loss(student, needed, seen), loss(student, teacher, seen))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=row_name)
+def test_loss_that_needs_probabilities_does_not_see_a_shift_of_the_logits(row: Row) -> None:
+    loss, student, seen = build(row), output(logits(8, 10, seed=1)), batch(8, 10)
+    teacher_NK, shift_N1 = logits(8, 10, seed=2), torch.arange(8.0)[:, None]
+    same = torch.allclose(loss(student, output(teacher_NK + shift_N1), seen), loss(student, output(teacher_NK), seen))
+    assert same is not ("logits" in loss.needs)

@@ -13,7 +13,17 @@ from model.registry import NETS
 Layer = TypeVar("Layer", bound=nn.Module)
 
 PYTORCH_CONVS = ["cnn", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
-CIFAR_RESNETS = ["resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet8x4"]
+CIFAR_RESNETS = [
+    "resnet8",
+    "resnet14",
+    "resnet20",
+    "resnet32",
+    "resnet44",
+    "resnet56",
+    "resnet110",
+    "resnet8x4",
+    "resnet32x4",
+]
 WIDE_RESNETS = ["wrn", "wrn_16_1", "wrn_16_2", "wrn_40_1", "wrn_40_2"]
 FAN_OUT_NORMAL_CONVS = CIFAR_RESNETS + WIDE_RESNETS
 LINEAR_BIAS_IS_ZERO = WIDE_RESNETS

@@ -9,6 +9,7 @@ from model.registry import NETS
 CONVOLUTIONS = {
     "resnet8": 7,
     "resnet8x4": 7,
+    "resnet32x4": 31,
     "resnet14": 13,
     "resnet20": 19,
     "resnet32": 31,

@@ -38,9 +38,9 @@ def test_wrn_28_10_has_the_papers_36_5_million_parameters() -> None:
 
 def test_preact_is_the_map_after_the_next_batch_norm(net: WideResNet) -> None:
     output = output_of(net.eval())
-    norms = (net.block2.layer[0].bn1, net.block3.layer[0].bn1, net.bn1)  # type: ignore[union-attr]
+    norms = ("block2.layer.0.bn1", "block3.layer.0.bn1", "bn1")
     for map_NCHW, preact_NCHW, norm in zip(output.maps, output.preacts, norms, strict=True):
-        assert torch.equal(preact_NCHW, norm(map_NCHW))
+        assert torch.equal(preact_NCHW, net.get_submodule(norm)(map_NCHW))
 
 
 def test_a_training_step_updates_every_statistic_once(net: WideResNet) -> None:

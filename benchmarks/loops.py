@@ -1,0 +1,164 @@
+"""The loops that are timed: each is a function that does one step on 128 images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from model import build
+from model.build import Place
+from model.build_teacher import build_teacher, read_teachers
+from model.engine.precision import autocast, placed
+from model.engine.teachers import Teacher
+from model.engine.trainer import Trainer
+from model.folder import Folder
+from model.params import Params, parse_params
+from model.registry import NETS
+from model.run import build_trainer, open_data
+from model.types import Batch, Pipeline
+from utils import save_checkpoint, write_json
+
+BATCH_SIZE = 128
+EPOCHS = 2  # whose views the cached teacher knows: the loops go round and round them
+Step = Callable[[], Any]
+
+COMMON: dict[str, Any] = {
+    "dataset": {"name": "cifar10_mini"},
+    "student": {"name": "cnn"},
+    "optimizer": {"name": "adam"},
+    "batch_size": BATCH_SIZE,
+    "num_epochs": EPOCHS,
+}
+
+
+class Workshop:
+    """Builds the parts of runs in a folder of its own: a data set, trainers, a teacher with random weights.
+
+    Args:
+        folder: An empty folder.
+        place: Device and data.
+    """
+
+    def __init__(self, folder: Path, place: Place) -> None:
+        self.folder, self.place = Folder(folder), place
+        params = self.params()
+        self.source = build.build_source(params, place)
+        self.data = open_data(params, self.folder, self.source, place)
+        self.batch = next(iter(self.data.train_batches(0, BATCH_SIZE)))
+
+    def params(self, **changes: Any) -> Params:
+        params = parse_params({**COMMON, **changes}, self.folder.params)
+        return build.resolve_params(params, self.folder.params)
+
+    def trainer(self, student: str = "cnn", teacher: Teacher | None = None) -> Trainer:
+        loss: dict[str, Any] = {"ce": {}} if teacher is None else {"kd": {}}
+        params = self.params(student={"name": student}, loss=loss, teacher=str(self.folder.path))
+        return build_trainer(self.folder, params, self.place, self.source, self.data, teacher)
+
+    def teacher(self, network: str, *, cache: bool) -> Teacher:
+        """A teacher as train.py has it; `cache` gives one that knows all views of the epochs."""
+        guide = Folder(self.folder.path / network)
+        params = self.params(student={"name": network})
+        if not guide.path.exists():
+            guide.path.mkdir()
+            write_json(guide.params, {**COMMON, "student": {"name": network}})
+            net = build.build_student(params, self.source)
+            described = build.describe(params, self.source)
+            save_checkpoint(guide.checkpoint("best"), {"state_dict": net.state_dict(), **described})
+        distilling = self.params(teacher={"model_dir": str(guide.path), "cache": cache}, loss={"kd": {}})
+        trained = read_teachers(distilling, self.folder.params)
+        teacher = build_teacher(trained, distilling, self.source, self.data, self.place)
+        assert teacher is not None
+        if cache:
+            for batch in all_batches(self.data):
+                teacher(batch)
+            teacher = build_teacher(trained, distilling, self.source, self.data, self.place)  # as a later run finds it
+            assert teacher is not None
+        return teacher
+
+
+def all_batches(data: Pipeline) -> Iterator[Batch]:
+    for epoch in range(EPOCHS):
+        yield from data.train_batches(epoch, BATCH_SIZE)
+
+
+def endless(batches: Callable[[], Iterable[Any]]) -> Iterator[Any]:
+    while True:
+        yield from batches()
+
+
+def bare(network: str, batch: Batch, dtype: torch.dtype, device: torch.device) -> Step:
+    """Forward, backward and step on one fixed batch."""
+    net = NETS.build(network, 10, 3).to(device)
+    if dtype is torch.bfloat16:
+        net = placed(net, device)
+    optimizer = torch.optim.Adam(net.parameters(), fused=True)
+
+    def step() -> None:
+        with autocast(dtype, device):
+            logits = net(batch.images).logits
+        loss = F.cross_entropy(logits.float(), batch.labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return step
+
+
+def trained(trainer: Trainer) -> Step:
+    """The trainer's step on the pipeline's batches, epoch after epoch."""
+    batches = endless(lambda: all_batches(trainer.data))
+    trainer.student.train()
+    return lambda: trainer.train_step(next(batches))
+
+
+def conventional(data: Pipeline, device: torch.device) -> Step:
+    """The loop that most projects have."""
+    student, teacher = NETS.build("cnn", 10, 3).to(device), NETS.build("resnet18", 10, 3).to(device).eval()
+    optimizer = torch.optim.Adam(student.parameters())
+    loader = DataLoader(AsImages(data), batch_size=BATCH_SIZE, shuffle=True, num_workers=2)
+    batches = endless(lambda: loader)
+
+    def step() -> float:
+        images, labels = (tensor.to(device) for tensor in next(batches))
+        logits = student(images).logits
+        with torch.no_grad():
+            guide = teacher(images).logits
+        soft = nn.KLDivLoss(reduction="batchmean")(F.log_softmax(logits / 4, dim=1), F.softmax(guide / 4, dim=1))
+        loss = 0.9 * 16 * soft + 0.1 * F.cross_entropy(logits, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return float(loss.item())
+
+    return step
+
+
+class AsImages(Dataset[tuple[Tensor, int]]):
+    """The pipeline's training images as PIL images with torchvision's transforms, one at a time."""
+
+    def __init__(self, data: Any) -> None:
+        chosen = data.indices["train"]
+        self.images, self.labels = data._images["train"][chosen].cpu().numpy(), data._labels["train"][chosen].tolist()
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomCrop(32, padding=4),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize((0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.images[place])), self.labels[place]
