@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import math
 import os
@@ -749,3 +750,62 @@ def test_place_that_another_process_removes_meanwhile_is_no_error(
         patched.setattr(Path, "glob", overtaken)
         cached(tmp_path, about=ABOUT | {"digest": "2222"})
     assert digests(tmp_path) == ["2222"]
+
+
+# Ahead of an epoch --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "PREPARED", 10)
+
+
+@pytest.mark.usefixtures("every_shelf", "small_steps")
+def test_network_is_not_run_in_an_epoch_that_was_prepared(tmp_path: Path) -> None:
+    teacher = cached(tmp_path)
+    assert list(teacher.prepare(DATA, 1)) == pytest.approx([n / 8 for n in range(1, 9)])
+    run = teacher.num_run
+    for batch in DATA.train_batches(1, 16):
+        teacher(batch)
+    assert (run, teacher.num_run) == (80, 80)
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_preparing_is_not_being_asked(tmp_path: Path) -> None:
+    teacher = cached(tmp_path)
+    list(teacher.prepare(DATA, 0))
+    assert teacher.num_asked == 0
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_answers_of_an_epoch_that_was_prepared_are_the_network_s(tmp_path: Path) -> None:
+    teacher, live = cached(tmp_path), small_teacher()
+    list(teacher.prepare(DATA, 0))
+    for batch in DATA.train_batches(0, 16):
+        assert_rounded(teacher(batch).logits, live(batch).logits)
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_runs_that_prepare_an_epoch_together_share_the_work(tmp_path: Path) -> None:
+    teachers = [cached(tmp_path), cached(tmp_path)]
+    turns = [teacher.prepare(DATA, 0) for teacher in teachers]
+    for _ in range(8):
+        for turn in turns:
+            next(turn, None)
+    assert sum(teacher.num_run for teacher in teachers) == 80
+    assert min(teacher.num_run for teacher in teachers) > 20
+
+
+def test_views_without_end_are_left_to_the_steps(tmp_path: Path) -> None:
+    teacher = cached(tmp_path)
+    teacher.views = dataclasses.replace(teacher.views, endless=True)
+    assert list(teacher.prepare(DATA, 0)) == []
+    assert teacher.num_run == 0
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_all_members_of_an_ensemble_prepare(tmp_path: Path) -> None:
+    members = [cached(tmp_path / "one"), cached(tmp_path / "two", small_teacher(2))]
+    shares = list(EnsembleTeacher(members).prepare(DATA, 0))
+    assert shares == pytest.approx([n / 16 for n in range(1, 17)])
+    assert [member.num_run for member in members] == [80, 80]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from model.losses.base import DistillLoss
 from model.losses.kd import KnowledgeDistillation
 from model.losses.objective import Objective
 from model.registry import SCHEDULES
-from model.types import Batch, Output, TermOptions
+from model.types import Batch, Output, Pipeline, TermOptions
 from tests.engine.toy import (
     CPU,
     NORMALISATION,
@@ -196,6 +196,25 @@ def test_student_that_is_its_teacher_has_nothing_to_learn(tmp_path: Path) -> Non
     )
     trainer.fit()
     assert [row["loss_kd"] for row in trainer.folder.read_history()] == pytest.approx([0.0, 0.0], abs=1e-10)
+
+
+class Prepares(LiveTeacher):
+    """A teacher that does something four times ahead of an epoch."""
+
+    def prepare(self, data: Pipeline, epoch: int) -> Iterator[float]:
+        self.shares = 0
+        for share in (0.25, 0.5, 0.75, 1.0):
+            self.shares += 1
+            yield share
+
+
+def test_run_that_is_stopped_while_its_teacher_is_asked_takes_no_step(tmp_path: Path) -> None:
+    net = seeded(SmallNet, 1)
+    teacher = Prepares(net, trained_on=NORMALISATION, fed_with=NORMALISATION, dtype=torch.float32, device=CPU)
+    trainer = toy_trainer(tmp_path, teacher=teacher, objective=Objective(ONLY_TEACHER), should_stop=lambda: True)
+    with pytest.raises(Stopped):
+        trainer.fit()
+    assert (teacher.shares, trainer.step) == (1, 0)
 
 
 class AnswersTheNeighbour(LiveTeacher):
