@@ -84,6 +84,8 @@ class Params(Strict):
         gradient_clip: Largest norm of the gradient; a longer one is scaled down to it.
         seed: Draws initial weights, the order of images, their views, and dropout.
         precision: What networks compute in; auto is bfloat16 where the hardware has it.
+        compile: Whether torch.compile makes the student's step. auto: where a GPU trains for more than five minutes, as
+            compiling takes about one.
         checkpoint_minutes: Time between two checkpoints in the middle of an epoch.
     """
 
@@ -99,6 +101,7 @@ class Params(Strict):
     gradient_clip: Annotated[float, Field(gt=0)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool | Literal["auto"] = "auto"
     checkpoint_minutes: Annotated[float, Field(ge=0)] = 5.0
 
 

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -28,6 +28,7 @@ from model.types import DataSource, Pipeline, Split
 from utils import RunFailed, Stopped, UserError, duration, load_checkpoint, log, logging_to, read_json, write_json
 
 EVAL_BATCH_SIZE = 1000
+COMPILING_PAYS_AFTER = 300.0  # seconds of training, as compiling takes about one minute
 WRITTEN_BY_A_RUN = (
     "params_resolved.json",
     "run.json",
@@ -87,20 +88,34 @@ def train_folder(
             note_teachers(teachers, folder)
             teacher = build_teacher(teachers, params, source, data, place)
             trainer = build_trainer(folder, params, place, source, data, teacher, should_stop=lambda: signals.received)
-            run(trainer, place, state, signals)
+            run(trainer, place, state, signals, params.compile)
 
 
-def run(trainer: Trainer, place: Place, state: dict[str, Any] | None, signals: StopSignals) -> None:
+def run(
+    trainer: Trainer,
+    place: Place,
+    state: dict[str, Any] | None,
+    signals: StopSignals,
+    compiling: bool | Literal["auto"],
+) -> None:
     """Train from `state`, a last.pth.tar, or from the start, to the end."""
     folder = trainer.folder
     if state is not None:
         trainer.load(state)
         log.info("%s: going on at step %d of %d", folder.name, trainer.step, trainer.total_steps)
     batch = next(iter(trainer.data.train_batches(0, trainer.batch_size)))
-    log.info("%s: %s", folder.name, plan(trainer, trainer.estimate_seconds(batch)))
+    seconds = trainer.estimate_seconds(batch)
+    log.info("%s: %s", folder.name, plan(trainer, seconds))
+    if pays_to_compile(seconds, trainer.device) if compiling == "auto" else compiling:
+        log.info("%s: compiling the student", folder.name)
+        trainer.compile(batch)
     with signals.deferred(), counting_answers(trainer):
         trainer.fit()
         finish(folder, trainer, place)
+
+
+def pays_to_compile(seconds: float, device: torch.device) -> bool:
+    return device.type == "cuda" and seconds > COMPILING_PAYS_AFTER
 
 
 @contextmanager

@@ -23,7 +23,10 @@ from model.engine.teachers import Teacher
 from model.folder import Folder
 from model.randomness import step_seed
 from model.types import Batch, Output, Pipeline, Split
-from utils import RunFailed, Stopped, save_checkpoint, write_json
+from utils import RunFailed, Stopped, first_sentence, log, save_checkpoint, write_json
+
+# On a GPU, a small network's time goes into starting kernels: CUDA graphs start a whole step's at once.
+COMPILE_OPTIONS: dict[str, dict[str, Any]] = {"cuda": {"mode": "reduce-overhead", "dynamic": False}, "cpu": {}}
 
 Evaluate = Callable[[nn.Module, Split], dict[str, float]]
 
@@ -66,6 +69,7 @@ class Trainer:
         self.steps_per_epoch = self.data.steps_per_epoch(self.batch_size)
         self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self._parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self._forward: nn.Module = self.student  # the same weights, compiled where that was asked for
         self._totals = Totals(cast(list[str], self.objective.names), self.device)
 
     @property
@@ -133,7 +137,7 @@ class Trainer:
         epoch = self.step / self.steps_per_epoch
         for group, base in zip(self.optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = base * self.schedule(epoch)
-        loss, terms, output = self.compute_loss(self.student, batch, epoch)
+        loss, terms, output = self.compute_loss(self._forward, batch, epoch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.gradient_clip is not None:
@@ -218,6 +222,19 @@ class Trainer:
         self.optimizer.load_state_dict(content["optimizer"])
         self.step, self.seconds, self.best = content["step"], content["seconds"], content["best"]
         self._totals.sums.copy_(content["totals"])
+
+    def compile(self, batch: Batch) -> None:
+        """Compile the student for batches like this one; where that fails, say so and leave it as it is."""
+        compiled = cast(nn.Module, torch.compile(self.student, **COMPILE_OPTIONS[self.device.type]))
+        before = copy.deepcopy(self.student.state_dict())
+        try:
+            loss, _, _ = self.compute_loss(compiled.train(), batch, epoch=0.0)
+            torch.autograd.grad(loss, [p for p in self._parameters if p.requires_grad], allow_unused=True)
+        except Exception as error:  # compilers fail in many ways, and none of them should end a run
+            log.warning("the student cannot be compiled (%s); it runs as it is", first_sentence(error))
+        else:
+            self._forward = compiled
+        self.student.load_state_dict(before)  # batch norm's statistics have seen the batch
 
     def estimate_seconds(self, batch: Batch, steps: int = 3) -> float:
         """About how long the rest of the run takes, from a few steps on a copy; the run itself is left as it is."""

@@ -32,7 +32,7 @@ from tests.engine.toy import (
     seeded,
     toy_trainer,
 )
-from utils import RunFailed, Stopped, load_checkpoint, read_json
+from utils import RunFailed, Stopped, load_checkpoint, logging_to, read_json
 
 ONLY_TEACHER = {"kd": (KnowledgeDistillation(alpha=1.0, temperature=2.0), TermOptions())}
 
@@ -462,3 +462,46 @@ def test_run_json_says_how_far_the_run_is(tmp_path: Path) -> None:
     assert (told["epoch"], told["progress"]) == (2, 1.0)
     assert told["seconds"] > 0
     assert told["images_per_second"] > 0
+
+
+# Compiling ----------------------------------------------------------------------------------------------------------
+
+
+def compile_eagerly(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
+    """Let torch.compile trace without a compiler, which not every machine has; tells what was compiled."""
+    compiled: list[nn.Module] = []
+
+    def trace(net: nn.Module, **_: Any) -> Any:
+        compiled.append(net)
+        return compile_(net, backend="eager")
+
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", trace)
+    return compiled
+
+
+def test_compiled_run_is_the_run_that_is_not_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, compiled = toy_trainer(tmp_path / "plain"), toy_trainer(tmp_path / "compiled")
+    traced = compile_eagerly(monkeypatch)
+    compiled.compile(next(compiled.data.train_batches(0, 16)))
+    for trainer in (plain, compiled):
+        trainer.fit()
+    assert traced == [compiled.student]
+    assert digest(compiled.student.state_dict()) == digest(plain.student.state_dict())
+
+
+def test_student_that_cannot_be_compiled_is_trained_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, other = toy_trainer(tmp_path / "plain"), toy_trainer(tmp_path / "other")
+
+    def broken(net: nn.Module, **_: Any) -> Any:
+        return torch.nn.Sequential(net, torch.nn.Linear(1, 1))  # fails when it is called
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with logging_to(tmp_path / "log"):
+        other.compile(next(other.data.train_batches(0, 16)))
+    for trainer in (plain, other):
+        trainer.fit()
+    assert "the student cannot be compiled" in (tmp_path / "log").read_text()
+    assert digest(other.student.state_dict()) == digest(plain.student.state_dict())
