@@ -2,17 +2,17 @@
 
     python evaluate.py --model_dir experiments/cnn_distill
 
-Prints the tables and writes them under the folder's evaluation/.
+Prints the tables and writes them under the folder's evaluation/, with what the network says of each image as arrays.
+A folder of generations gives a row for each, and for the growing ensemble of the first ones.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 from pathlib import Path
 
 from model.params import ROOT
-from utils import EXIT_DONE, UserError, load_checkpoint, run_script, write_json, write_text
+from utils import EXIT_DONE, run_script
 
 
 def main() -> int:
@@ -20,51 +20,32 @@ def main() -> int:
     parser.add_argument("--model_dir", type=Path, required=True, help="folder with a trained run")
     parser.add_argument("--split", choices=("test", "val", "train"), default="test")
     parser.add_argument("--restore_file", default="best", help="best (default), last, or the path of a weights file")
+    parser.add_argument("--temperature", type=float, default=1.0, help="of the .npz file's probabilities (default: 1)")
+    parser.add_argument(
+        "--ensemble",
+        choices=("probabilities", "logits"),
+        default="probabilities",
+        help="what generations are averaged by (default: probabilities)",
+    )
     parser.add_argument("--data_dir", type=Path, default=ROOT / "data", help="where data sets lie (default: data)")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
     args = parser.parse_args()
 
-    from model import build
-    from model.engine.precision import placed, resolve_precision
-    from model.evaluation.metrics import confusion, metrics_of, predictions
-    from model.evaluation.tables import markdown, per_class
+    from model.build import Place, find_device
+    from model.evaluate import evaluate_folder
     from model.folder import Folder
-    from model.run import EVAL_BATCH_SIZE, open_data
 
-    folder, place = Folder(args.model_dir), build.Place(device=build.find_device(args.device), data_dir=args.data_dir)
-    params = build.params_of(folder)
-    weights = folder.checkpoint(args.restore_file) if args.restore_file in ("best", "last") else Path(args.restore_file)
-    content = load_checkpoint(weights)
-    source = build.build_source(params, place)
-    net = placed(build.build_student(params, source), place.device)
-    build.load_weights(net, content, weights)
-
-    data = open_data(params, folder, source, place)
-    if not data.size(args.split):
-        raise UserError(f"{folder.params}: the split {args.split} is empty (val_size 0)")
-    dtype = resolve_precision(params.precision, place.device)
-    batches = data.eval_batches(args.split, EVAL_BATCH_SIZE)
-    logits_NK, labels_N = predictions(net, batches, dtype=dtype, device=place.device)
-
-    metrics, confusion_KK = metrics_of(logits_NK, labels_N), confusion(logits_NK, labels_N)
-    rows = per_class(confusion_KK, source.class_names)
-    own = args.restore_file in ("best", "last")
-    chosen = args.restore_file if own else f"{weights.parent.name}_{weights.name.partition('.')[0]}"
-    stem = f"{args.split}_{chosen}"
-    page = markdown(f"{folder.name}, {args.split} split, {weights.name}", metrics, rows)
-    try:
-        folder.evaluation.mkdir(exist_ok=True)
-        write_json(folder.evaluation / f"{stem}.json", metrics | {"epoch": content.get("epoch"), "classes": rows})
-        write_text(folder.evaluation / f"{stem}.md", page)
-        with (folder.evaluation / f"{stem}_confusion.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([["true", *source.class_names]])
-            csv.writer(file).writerows(
-                [name, *row] for name, row in zip(source.class_names, confusion_KK.tolist(), strict=True)
-            )
-    except OSError as error:
-        raise UserError(f"{folder.evaluation}: cannot write here ({error.strerror})") from None
-    print(page)
-    print(f"Written to {folder.evaluation}/{stem}.md, .json and _confusion.csv")
+    folder, place = Folder(args.model_dir), Place(device=find_device(args.device), data_dir=args.data_dir)
+    print(
+        evaluate_folder(
+            folder,
+            place,
+            split=args.split,
+            restore_file=args.restore_file,
+            temperature=args.temperature,
+            ensemble=args.ensemble,
+        )
+    )
     return EXIT_DONE
 
 

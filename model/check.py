@@ -22,8 +22,9 @@ from model.build import (
     teacher_folders,
 )
 from model.folder import Folder, Weights
+from model.generations import first_generation
 from model.params import Params, load_params
-from model.types import DataSource
+from model.types import Batch, DataSource, Output
 from utils import OptionError, UserError, first_sentence, load_checkpoint
 
 
@@ -34,6 +35,8 @@ def check_folder(folder: Folder, place: Place) -> Params:
         UserError: Whatever is wrong with the folder or with a teacher that it needs, in one line.
     """
     params = check_params(load_params(folder.path), folder.params, place)
+    if params.generations:
+        return params
     if params.teacher is not None and build_objective(params).needs:
         for teacher in teacher_folders(params, folder.params):
             if teacher.is_trained():
@@ -56,15 +59,12 @@ def check_params(params: Params, path: Path, place: Place) -> Params:
         UserError: Whatever is wrong, in one line.
     """
     resolved = resolve_params(params, path)
+    if params.generations:
+        _check_generations(params, path, place)
+        return resolved
     try:
-        source = build_source(resolved, place)
-        split_options(resolved)
-        with torch.device("meta"):  # shapes only: nothing is allocated, no random number is drawn
-            student = build_student(resolved, source)
-        _try_out(student, resolved, source)
-        build_optimizer(resolved, [nn.Parameter(torch.zeros(1))])
-        build_schedule(resolved)
-        objective = build_objective(resolved)
+        said, source = _try_parts(resolved, place)
+        objective, taught = build_objective(resolved), None
         if objective.needs:
             if resolved.teacher is None:
                 needing = ", ".join(name for name, needs in objective.needs_of.items() if needs)
@@ -73,27 +73,74 @@ def check_params(params: Params, path: Path, place: Place) -> Params:
                 reading = ", ".join(name for name, needs in objective.needs_of.items() if "logits" in needs)
                 raise OptionError("teacher.cache_top_k", f"the loss {reading} reads all logits: leave this out")
             for folder in teacher_folders(resolved, path):
-                _check_teacher(folder, source, path, place)
+                taught = _check_teacher(folder, source, path, place)
+        _try_objective(resolved, said, taught)
     except OptionError as error:
         raise UserError(f"{path}: {error}") from None
     return resolved
 
 
-def _try_out(student: nn.Module, params: Params, source: DataSource) -> None:
+def _try_parts(params: Params, place: Place) -> tuple[Output, DataSource]:
+    """Build all that can be built without data and teachers; what the student says of two images, shapes only."""
+    source = build_source(params, place)
+    split_options(params)
+    with torch.device("meta"):  # shapes only: nothing is allocated, no random number is drawn
+        student = build_student(params, source)
+    said = _try_out(student, params, source)
+    build_optimizer(params, [nn.Parameter(torch.zeros(1))])
+    build_schedule(params)
+    return said, source
+
+
+def _check_generations(params: Params, path: Path, place: Place) -> None:
+    """The first generation, and a later one, whose teacher is the same network and need not be there yet."""
+    check_params(first_generation(params), path, place)
+    later = resolve_params(params.model_copy(update={"generations": None}), path)
+    try:
+        said, _ = _try_parts(later, place)
+        _try_objective(later, said, said)
+        if not build_objective(later).needs:
+            raise OptionError("generations", "no term of the loss asks a teacher, so none learns from the one before")
+    except OptionError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _try_out(student: nn.Module, params: Params, source: DataSource) -> Output:
     """One training step's forward pass, shapes only."""
     images = min(params.batch_size, 2)
     try:
-        student.train()(torch.empty(images, *source.image_shape, device="meta"))
+        said: Output = student.train()(torch.empty(images, *source.image_shape, device="meta"))
     except (RuntimeError, ValueError) as error:
         key, what = ("batch_size", "1 is too few") if images == 1 else ("student", "cannot be used")
         shape = tuple(source.image_shape)
         raise OptionError(
             key, f"{what} for {params.student.name} and images of shape {shape}: {first_sentence(error)}"
         ) from None
+    return said
 
 
-def _check_teacher(folder: Folder, source: DataSource, path: Path, place: Place) -> None:
+def _try_objective(params: Params, said: Output, taught: Output | None) -> None:
+    """One step's loss of zeros: do the terms fit the networks?"""
+    index_N = torch.zeros(len(said.logits), dtype=torch.long)
+    batch = Batch(torch.zeros(len(index_N), 1, 1, 1), index_N, index_N, index_N)
+    try:
+        build_objective(params)(_zeros(said), None if taught is None else _zeros(taught), batch, 0.0)
+    except (ValueError, RuntimeError) as error:
+        raise OptionError("loss", first_sentence(error)) from None
+
+
+def _zeros(said: Output) -> Output:
+    """An output of the same shapes, which can be computed with."""
+    maps, preacts = (tuple(torch.zeros(each.shape) for each in part) for part in (said.maps, said.preacts))
+    logits, embedding = torch.zeros(said.logits.shape), torch.zeros(said.embedding.shape)
+    return Output(logits, embedding, maps, preacts, tuple(_zeros(early) for early in said.exits))
+
+
+def _check_teacher(folder: Folder, source: DataSource, path: Path, place: Place) -> Output:
+    """What a teacher says of two images, shapes only."""
     params = params_of(folder)
+    if params.generations:
+        raise OptionError("teacher", f"{folder.name} holds {params.generations} generations; name one: .../gen_1")
     theirs = build_source(params, place)
     if len(theirs.class_names) != len(source.class_names):
         raise OptionError(
@@ -106,6 +153,10 @@ def _check_teacher(folder: Folder, source: DataSource, path: Path, place: Place)
             "teacher", f"{folder.name} is fed images of shape {theirs.image_shape}, the student {source.image_shape}"
         )
     _refuse_cycles(folder, [path.parent.resolve()])
+    with torch.device("meta"):
+        net = build_student(params, theirs)
+        said: Output = net.eval()(torch.empty(2, *theirs.image_shape))
+    return said
 
 
 def _refuse_cycles(folder: Folder, above: list[Path]) -> None:

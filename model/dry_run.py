@@ -19,6 +19,7 @@ from model.check import check_folder
 from model.data.memory import Arrays, Augmentation, MemoryPipeline
 from model.engine.trainer import Trainer
 from model.folder import Folder
+from model.generations import first_generation
 from model.params import Params
 from model.run import build_trainer, missing_teachers, open_data
 from model.types import DataSource, Pipeline, SplitOptions
@@ -32,6 +33,13 @@ def dry_run(folder: Folder, place: Place) -> str:
         UserError: As `train_folder` would.
     """
     params = check_folder(folder, place)
+    if params.generations:
+        told = f"{folder.name}: {folder.state()}, {params.generations} generations, each taught by the one before\n\n"
+        return told + _told(folder, first_generation(params), place)
+    return _told(folder, params, place)
+
+
+def _told(folder: Folder, params: Params, place: Place) -> str:
     source = build.build_source(params, place)
     ready = source.is_ready()
     data = open_data(params, folder, source, place) if ready else stand_in(source, params.batch_size, place)

@@ -76,6 +76,8 @@ class Params(Strict):
         student: The network that is trained, by name, with its options.
         teacher: A folder whose network teaches, a list of them (an ensemble), or an object with `model_dir`; relative
             to the repository's root, then to this folder.
+        generations: Born-again networks: train so many, in folders gen_0, gen_1, ... of this one; the first learns from
+            labels (or the teacher, where one is named), each other from the one before.
         loss: The terms that are added up: the name of each, and its options.
         optimizer: What turns gradients into steps, by name, with its options.
         schedule: How the learning rate changes over the run, by name, with its options.
@@ -93,6 +95,7 @@ class Params(Strict):
     dataset: Component
     student: Component
     teacher: Annotated[Teacher | None, BeforeValidator(_teacher)] = None
+    generations: Annotated[int, Field(ge=2)] | None = None
     loss: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] = {"ce": {}}
     optimizer: Component = Component(name="sgd")
     schedule: Component = Component(name="constant")
@@ -173,6 +176,23 @@ def find_folder(name: str, relative_to: Path) -> Path:
             return (base / name).resolve()
     near = _nearest_folder(ROOT / name, relative_to / name)
     raise OptionError("teacher", f"no folder {shown(name)} under {ROOT} or {relative_to}{near}")
+
+
+def one_level_deeper(raw: dict[str, Any], parent_dir: Path) -> dict[str, Any]:
+    """The same params for a folder in `parent_dir`: a teacher named relative to `parent_dir` is named from there."""
+    teacher = raw.get("teacher")
+    if isinstance(teacher, dict) and "model_dir" in teacher:
+        return raw | {"teacher": teacher | {"model_dir": _moved(teacher["model_dir"], parent_dir)}}
+    return raw | {"teacher": _moved(teacher, parent_dir)} if teacher else raw
+
+
+def _moved(names: Any, parent_dir: Path) -> Any:
+    if isinstance(names, list):
+        return [_moved(name, parent_dir) for name in names]
+    if not isinstance(names, str) or (ROOT / names).is_dir() or not (parent_dir / names).is_dir():
+        return names  # the repository's root counts first
+    deeper = f"../{names}"
+    return str((parent_dir / names).resolve()) if (ROOT / deeper).is_dir() else deeper
 
 
 # Names of values ----------------------------------------------------------------------------------------------------

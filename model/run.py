@@ -22,6 +22,7 @@ from model.engine.teachers import Teacher, digest
 from model.engine.trainer import Trainer
 from model.evaluation.metrics import metrics_of, predictions
 from model.folder import Folder
+from model.generations import prepare_generations
 from model.params import Params, differences, parse_params
 from model.provenance import peak_memory, provenance
 from model.types import DataSource, Pipeline, Split
@@ -59,6 +60,9 @@ def train_folder(
         RunFailed: The run broke; run.json says why.
     """
     params = check_folder(folder, place)
+    if params.generations:
+        train_generations(folder, params, place, restart=restart, train_teachers=train_teachers, wait=wait)
+        return
     if not train_teachers:
         require_trained_teachers(params, folder)
     with StopSignals() as signals, folder.locked(wait=wait), trouble_in_one_line(folder):
@@ -89,6 +93,30 @@ def train_folder(
             teacher = build_teacher(teachers, params, source, data, place)
             trainer = build_trainer(folder, params, place, source, data, teacher, should_stop=lambda: signals.received)
             run(trainer, place, state, signals, params.compile)
+
+
+def train_generations(
+    folder: Folder, params: Params, place: Place, *, restart: bool, train_teachers: bool, wait: bool
+) -> None:
+    """Bring all generations of a folder to their end, one after another."""
+    with folder.locked(wait=wait), trouble_in_one_line(folder):
+        children = prepare_generations(folder)
+        if restart:
+            for child in reversed(children):  # from the last, as a killed restart must not leave a child of no parent
+                remove_run(child)
+        if not restart and folder.state() == "finished" and all(child.is_trained() for child in children):
+            with logging_to(None):
+                log.info("%s is finished: %d generations", folder.name, len(children))
+            return
+        dtype = resolve_precision(params.precision, place.device)
+        folder.update_run(**provenance(place.device, dtype), state="running", error=None)
+        with logging_to(folder.log), recording_the_end(folder):
+            for number, child in enumerate(children):
+                folder.update_run(generation=number, progress=number / len(children))
+                log.info("%s: generation %d of %d", folder.name, number, len(children))
+                train_folder(child, place, train_teachers=train_teachers)
+                log.info("%s: %s", child.name, summary(child))
+            folder.update_run(state="finished", progress=1.0)
 
 
 def run(
@@ -158,7 +186,7 @@ def build_trainer(
 
     def evaluate(net: nn.Module, split: Split) -> dict[str, float]:
         batches = data.eval_batches(split, EVAL_BATCH_SIZE)
-        return metrics_of(*predictions(net, batches, dtype=dtype, device=device))
+        return metrics_of(predictions(net, batches, dtype=dtype, device=device))
 
     return Trainer(
         student=student,

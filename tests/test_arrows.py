@@ -21,7 +21,7 @@ BY_SCRIPTS = (
 ARROWS: dict[str, tuple[str, ...]] = {
     # scripts: parse, call, print
     "train": BY_SCRIPTS,
-    "evaluate": (*BY_SCRIPTS, "model.engine.precision"),
+    "evaluate": (*BY_SCRIPTS, "model.evaluate"),
     "search_hyperparams": BY_SCRIPTS,
     "synthesize_results": BY_SCRIPTS,
     # what puts the parts together
@@ -33,6 +33,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
             "model.engine",
             "model.evaluation",
             "model.folder",
+            "model.generations",
             "model.params",
             "model.provenance",
         ),
@@ -40,9 +41,17 @@ ARROWS: dict[str, tuple[str, ...]] = {
     ),
     "model.dry_run": (
         *("model.build", "model.build_teacher", "model.check", "model.data", "model.engine", "model.folder"),
-        *("model.params", "model.run", "model.types", "utils"),
+        *("model.generations", "model.params", "model.run", "model.types", "utils"),
     ),
-    "model.check": ("model.build", "model.folder", "model.params", "model.types", "utils"),
+    "model.check": (
+        *("model.build", "model.folder", "model.generations", "model.params", "model.types"),
+        "utils",
+    ),
+    "model.evaluate": (
+        *("model.build", "model.engine", "model.evaluation", "model.folder", "model.generations", "model.params"),
+        *("model.run", "model.types", "utils"),
+    ),
+    "model.generations": ("model.folder", "model.params", "utils"),
     "model.build": (
         *("model.data", "model.engine", "model.losses", "model.nets"),
         *("model.folder", "model.params", "model.registry", "model.types", "utils"),

@@ -15,22 +15,27 @@ from model.build_teacher import build_untrained_teacher
 from model.check import check_params
 from model.dry_run import stand_in
 from model.folder import Folder
+from model.generations import first_generation
 from model.params import ROOT, load_params
 from model.run import build_trainer
 from model.search.plan import make_plan
+from utils import read_json
 
 EXPERIMENTS = ROOT / "experiments"
 NUM_IMAGES = 2  # enough for batch norm, few enough for the largest networks
 
 
-def is_run_of_a_search(path: Path) -> bool:
-    return (path.parent / "search.json").exists()
+def is_made(path: Path) -> bool:
+    """Whether a folder was made by its parent: a run of a search, or a generation."""
+    parent = path.parent / "params.json"
+    is_generation = path.name.startswith("gen_") and parent.exists() and "generations" in read_json(parent)
+    return (path.parent / "search.json").exists() or is_generation
 
 
 FOLDERS = {
     str(file.parent.relative_to(EXPERIMENTS)): Folder(file.parent)
     for file in sorted(EXPERIMENTS.rglob("params.json"))
-    if not is_run_of_a_search(file.parent)
+    if not is_made(file.parent)
 }
 SEARCHES = [name for name, folder in FOLDERS.items() if (folder.path / "search.json").exists()]
 
@@ -45,6 +50,8 @@ def nowhere(tmp_path: Path) -> Place:
 def test_an_experiment_takes_a_step(name: str, nowhere: Place) -> None:
     folder = FOLDERS[name]
     params = check_params(load_params(folder.path), folder.params, nowhere)
+    if params.generations:
+        params = first_generation(params)
     params = params.model_copy(update={"precision": "float32"})
     source = build_source(params, nowhere)
     data = stand_in(source, NUM_IMAGES, nowhere)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,36 +14,65 @@ from model.engine.precision import autocast
 from model.types import Batch, Output
 
 
+class Predictions(NamedTuple):
+    """What a network said of all images of a split."""
+
+    logits: Tensor  # (N, K) float32
+    labels: Tensor  # (N,)
+    index: Tensor  # type: ignore[assignment]  # (N,) the samples' places in the data set
+    exits: tuple[Tensor, ...] = ()  # (N, K) float32, early exits, shallow to deep
+
+
 @torch.no_grad()
-def predictions(
-    net: nn.Module, batches: Iterable[Batch], *, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Logits (N, K) in float32 and labels (N,) of all batches, in eval mode; the network's mode is put back."""
+def predictions(net: nn.Module, batches: Iterable[Batch], *, dtype: torch.dtype, device: torch.device) -> Predictions:
+    """Run a network over all batches in eval mode; its mode is put back."""
     was_training = net.training
     net.eval()
-    logits, labels = [], []
+    parts = []
     for batch in batches:
         with autocast(dtype, device):
             output: Output = net(batch.images)
-        logits.append(output.logits.float())
-        labels.append(batch.labels)
+        exits = tuple(early.logits.float() for early in output.exits)
+        parts.append(Predictions(output.logits.float(), batch.labels, batch.index, exits))
     net.train(was_training)
-    return torch.cat(logits), torch.cat(labels)
+    logits, labels, index, exits_of_parts = zip(*parts, strict=True)
+    exits = tuple(torch.cat(said) for said in zip(*exits_of_parts, strict=True))
+    return Predictions(torch.cat(logits), torch.cat(labels), torch.cat(index), exits)
 
 
-def metrics_of(logits_NK: Tensor, labels_N: Tensor) -> dict[str, float]:
+def metrics_of(said: Predictions) -> dict[str, float]:
     """Accuracy and top-5 accuracy in [0, 1], mean cross-entropy, number of samples.
 
-    With fewer than six classes top-5 says nothing and is left out.
+    With fewer than six classes top-5 says nothing and is left out. A network with early exits also has the accuracy of
+    each (`exit_1_accuracy`, ...) and of all exits together, by the mean of their probabilities (`ensemble_accuracy`).
     """
-    count = len(labels_N)
-    correct_N = logits_NK.argmax(dim=1) == labels_N
+    logits_NK, labels_N, count = said.logits, said.labels, len(said.labels)
     loss = F.cross_entropy(logits_NK.double(), labels_N, reduction="sum").item() / count
-    metrics = {"accuracy": int(correct_N.sum()) / count, "loss": loss, "num_samples": count}
+    metrics = {"accuracy": accuracy(logits_NK, labels_N), "loss": loss, "num_samples": count}
     if logits_NK.shape[1] > 5:
         top_N5 = logits_NK.topk(5, dim=1).indices
         metrics["top5_accuracy"] = int((top_N5 == labels_N[:, None]).any(dim=1).sum()) / count
+    for number, exit_NK in enumerate(said.exits, start=1):
+        metrics[f"exit_{number}_accuracy"] = accuracy(exit_NK, labels_N)
+    if said.exits:
+        metrics["ensemble_accuracy"] = accuracy(mean_of_probabilities([*said.exits, logits_NK]), labels_N)
     return metrics
+
+
+def accuracy(scores_NK: Tensor, labels_N: Tensor) -> float:
+    """Share of the samples whose largest score is the label's."""
+    return int((scores_NK.argmax(dim=1) == labels_N).sum()) / len(labels_N)
+
+
+def mean_of_probabilities(logits: Sequence[Tensor]) -> Tensor:
+    """What several networks say together, as log-probabilities: (N, K) each to (N, K)."""
+    log_p_MNK = torch.stack([each_NK.double().log_softmax(dim=1) for each_NK in logits])
+    return log_p_MNK.logsumexp(dim=0) - math.log(len(logits))
+
+
+def mean_of_logits(logits: Sequence[Tensor]) -> Tensor:
+    """The same by the mean of their scores: (N, K) each to (N, K)."""
+    return torch.stack([each_NK.double() for each_NK in logits]).mean(dim=0)
 
 
 def confusion(logits_NK: Tensor, labels_N: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Networks, one file an architecture. Importing this package imports every file below, which registers it in NETS."""
 
 from model.nets import cnn as cnn
+from model.nets import multi_exit_resnet as multi_exit_resnet
 from model.nets import resnet as resnet
 from model.nets import resnet_cifar as resnet_cifar
 from model.nets import wrn as wrn

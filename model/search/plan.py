@@ -14,11 +14,11 @@ from model.folder import Folder, State
 from model.legacy import is_flat, nested_from_flat
 from model.params import (
     PARAMS_FILE,
-    ROOT,
     Params,
     differences,
     find_folder,
     load_params,
+    one_level_deeper,
     parse_params,
     with_values,
 )
@@ -93,7 +93,7 @@ def make_plan(parent_dir: Path, *, check: Check | None = None, restart: bool = F
     teachers: dict[Path, Run] = {}
     for point in points(space):
         raw = with_values(base, point.values)
-        run = Run(Folder(parent_dir / point.name), point.name, _one_level_deeper(raw, parent_dir), restart)
+        run = Run(Folder(parent_dir / point.name), point.name, one_level_deeper(raw, parent_dir), restart)
         runs.append(run)
         with _naming(point):
             params = parse_params(raw, parent_dir / PARAMS_FILE)
@@ -154,20 +154,3 @@ def _teachers(params: Params, parent_dir: Path) -> list[Folder]:
         return [Folder(find_folder(name, parent_dir)) for name in params.teacher.model_dir] if params.teacher else []
     except OptionError as error:
         raise UserError(f"{parent_dir / PARAMS_FILE}: {error}") from None
-
-
-def _one_level_deeper(raw: dict[str, Any], parent_dir: Path) -> dict[str, Any]:
-    """The same params for a folder in `parent_dir`: a teacher named relative to `parent_dir` is named from there."""
-    teacher = raw.get("teacher")
-    if isinstance(teacher, dict) and "model_dir" in teacher:
-        return raw | {"teacher": teacher | {"model_dir": _moved(teacher["model_dir"], parent_dir)}}
-    return raw | {"teacher": _moved(teacher, parent_dir)} if teacher else raw
-
-
-def _moved(names: Any, parent_dir: Path) -> Any:
-    if isinstance(names, list):
-        return [_moved(name, parent_dir) for name in names]
-    if not isinstance(names, str) or (ROOT / names).is_dir() or not (parent_dir / names).is_dir():
-        return names  # the repository's root counts first
-    deeper = f"../{names}"
-    return str((parent_dir / names).resolve()) if (ROOT / deeper).is_dir() else deeper

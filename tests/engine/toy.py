@@ -90,7 +90,7 @@ def toy_trainer(path: Path, **changes: Any) -> Trainer:
     trained = [*student.parameters(), *objective.parameters()]
 
     def evaluate(net: nn.Module, split: Split) -> dict[str, float]:
-        return metrics_of(*predictions(net, data.eval_batches(split, 7), dtype=torch.float32, device=CPU))
+        return metrics_of(predictions(net, data.eval_batches(split, 7), dtype=torch.float32, device=CPU))
 
     parts: dict[str, Any] = {
         "student": student,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.evaluation.metrics import confusion, metrics_of, predictions
+from model.evaluation.metrics import Predictions, confusion, metrics_of, predictions
 from model.evaluation.tables import markdown, per_class
 from model.types import Batch, Output
 
@@ -35,7 +35,7 @@ def batches(batch_size: int) -> Iterator[Batch]:
 
 
 def metrics_in_batches_of(batch_size: int) -> dict[str, float]:
-    return metrics_of(*predictions(SaysTheImage(), batches(batch_size), dtype=torch.float32, device=CPU))
+    return metrics_of(predictions(SaysTheImage(), batches(batch_size), dtype=torch.float32, device=CPU))
 
 
 def test_metrics_are_counts_and_sums_over_samples() -> None:
@@ -61,7 +61,7 @@ def test_metrics_do_not_depend_on_the_batch_size(batch_size: int) -> None:
 
 @pytest.mark.parametrize(("num_classes", "told"), [(5, False), (6, True)])
 def test_top_5_is_told_where_it_says_something(num_classes: int, told: bool) -> None:
-    found = metrics_of(LOGITS_NK[:, :num_classes], LABELS_N % num_classes)
+    found = metrics_of(Predictions(LOGITS_NK[:, :num_classes], LABELS_N % num_classes, torch.arange(len(LABELS_N))))
     assert ("top5_accuracy" in found) is told
 
 
@@ -88,15 +88,15 @@ def test_evaluation_leaves_the_network_as_it_was(training: bool) -> None:
 
 def test_evaluation_neither_drops_nor_tracks() -> None:
     net = Sensitive()
-    first, labels = predictions(net, batches(100), dtype=torch.float32, device=CPU)
-    second, _ = predictions(net, batches(7), dtype=torch.float32, device=CPU)
+    first, labels, *_ = predictions(net, batches(100), dtype=torch.float32, device=CPU)
+    second, *_ = predictions(net, batches(7), dtype=torch.float32, device=CPU)
     torch.testing.assert_close(first, second)
     assert not first.requires_grad
     assert torch.equal(labels, LABELS_N)
 
 
 def test_predictions_come_in_float32_whatever_was_computed_in() -> None:
-    logits, _ = predictions(Sensitive(), batches(100), dtype=torch.bfloat16, device=CPU)
+    logits, *_ = predictions(Sensitive(), batches(100), dtype=torch.bfloat16, device=CPU)
     assert logits.dtype == torch.float32
 
 

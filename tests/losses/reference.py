@@ -54,3 +54,13 @@ def mean_squared_difference(student: Logits, teacher: Logits) -> float:
         for a, b in zip(student_scores, teacher_scores, strict=True):
             total += (a - b) ** 2
     return total / student.size
+
+
+def weighted_by_confidence(student: Logits, teacher: Logits, labels: Labels) -> float:
+    """Cross-entropy with the labels, each sample's by the teacher's largest probability, over the sum of these."""
+    total = weights = 0.0
+    for said, taught, label in zip(student, teacher, labels, strict=True):
+        confidence = max(np.exp(score) for score in taught) / sum(np.exp(score) for score in taught)
+        total += confidence * cross_entropy(said[None], [label])
+        weights += confidence
+    return float(total / weights)

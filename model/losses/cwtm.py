@@ -1,0 +1,29 @@
+"""Confidence weighted by teacher max: the teacher says how much each label counts, and nothing else.
+
+Furlanello et al., "Born-Again Neural Networks", ICML 2018, sec. 3.3. https://arxiv.org/abs/1805.04770
+A control that has the importance weights which the teacher's largest probability gives, but no dark knowledge.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.losses.base import DistillLoss
+from model.registry import LOSSES
+from model.types import Batch, Output
+
+
+@LOSSES.register("cwtm")
+class ConfidenceWeightedByTeacherMax(DistillLoss):
+    """Cross-entropy with the labels, weighted by the teacher's largest probability; a batch's weights sum to 1."""
+
+    needs = frozenset({"probabilities"})
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        confidence_N = teacher.logits.softmax(dim=1).amax(dim=1)
+        loss_N = F.cross_entropy(student.logits, batch.labels, reduction="none")
+        return (confidence_N / confidence_N.sum() * loss_N).sum()

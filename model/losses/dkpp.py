@@ -1,0 +1,39 @@
+"""Dark knowledge with permuted predictions: the teacher's probabilities, all but the largest one mixed up.
+
+Furlanello et al., "Born-Again Neural Networks", ICML 2018, sec. 3.3. https://arxiv.org/abs/1805.04770
+A control that keeps the teacher's confidence and the higher moments of its probabilities, but not which classes it
+takes for similar.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.losses.base import DistillLoss
+from model.registry import LOSSES
+from model.types import Batch, Output
+
+
+@LOSSES.register("dkpp")
+class DarkKnowledgeWithPermutedPredictions(DistillLoss):
+    """Cross-entropy with the permuted probabilities of the teacher; each sample has a new permutation at each step."""
+
+    needs = frozenset({"probabilities"})
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:  # noqa: ARG002
+        target_NK = permuted(teacher.logits.softmax(dim=1))
+        return -(target_NK * F.log_softmax(student.logits, dim=1)).sum(dim=1).mean()
+
+
+def permuted(p_NK: Tensor) -> Tensor:
+    """Each row's largest value stays where it is, the others change places at random: (N, K) to (N, K)."""
+    largest_N1 = p_NK.argmax(dim=1, keepdim=True)
+    random_NK = torch.rand_like(p_NK).scatter(1, largest_N1, -1.0)
+    from_NK = random_NK.argsort(dim=1)  # the largest first, then the others in random order
+    to_NK = torch.ones_like(p_NK).scatter(1, largest_N1, 0.0).argsort(dim=1, stable=True)  # the others in their order
+    return torch.zeros_like(p_NK).scatter(1, to_NK, p_NK.gather(1, from_NK))

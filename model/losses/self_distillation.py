@@ -1,0 +1,75 @@
+"""Self-distillation: a network's early exits learn from its last one.
+
+Zhang et al., "Be Your Own Teacher", ICCV 2019, eq. 1 to 5. https://arxiv.org/abs/1905.08094
+    sum over all exits, the last included, of (1 - alpha) * CE(exit, labels)
+    + sum over the early exits of alpha * T^2 * KL(last_T || exit_T) + beta * |exit's feature - last feature|^2,
+with the last exit's output detached. Defaults are those of luanyunteng's pytorch-be-your-own-teacher. Its feature loss
+is a sum over batch and features; its beta of 1e-6 is the default here for ResNet-18 (512 features) and batches of 128.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.losses.base import DistillLoss
+from model.registry import LOSSES
+from model.types import Batch, Output
+
+
+@LOSSES.register("self_distillation")
+class SelfDistillation(DistillLoss):
+    """Labels, the last exit's probabilities and its features, for networks with early exits; no teacher is asked.
+
+    Args:
+        alpha: Share of the soft part, in [0, 1]. At 0 every exit learns from the labels alone (deep supervision).
+        temperature: Divides the logits in the soft part; above 0.
+        beta: Factor of the feature part; 0 leaves it out.
+        feature_reduction: "mean" over batch and features, or the original's "sum", whose weight grows with both.
+        divergence: "kl", or the original's "cross_entropy": the same gradients, the value larger by an entropy.
+    """
+
+    needs = frozenset()
+
+    def __init__(
+        self,
+        *,
+        alpha: float = 0.1,
+        temperature: float = 3.0,
+        beta: float = 0.0655,
+        feature_reduction: Literal["mean", "sum"] = "mean",
+        divergence: Literal["kl", "cross_entropy"] = "kl",
+    ) -> None:
+        super().__init__()
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"alpha must be in [0, 1], got {alpha}")
+        if temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
+        if beta < 0:
+            raise ValueError(f"beta must be 0 or more, got {beta}")
+        self.alpha, self.temperature, self.beta = alpha, temperature, beta
+        self.feature_reduction, self.divergence = feature_reduction, divergence
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:  # noqa: ARG002
+        if not student.exits:
+            raise ValueError("the loss self_distillation needs a network with early exits, as multi_exit_resnet18")
+        hard = sum(F.cross_entropy(output.logits, batch.labels) for output in (student, *student.exits))
+        loss = (1 - self.alpha) * hard
+        if self.alpha:
+            last_NK = student.logits.detach()
+            loss = loss + self.alpha * self.temperature**2 * sum(self.soft(x.logits, last_NK) for x in student.exits)
+        if self.beta:
+            last_ND = student.embedding.detach()
+            features = sum(F.mse_loss(x.embedding, last_ND, reduction=self.feature_reduction) for x in student.exits)
+            loss = loss + self.beta * features
+        return loss
+
+    def soft(self, exit_NK: Tensor, last_NK: Tensor) -> Tensor:
+        """Divergence of the softened distributions, the mean over the batch."""
+        log_p_exit_NK = F.log_softmax(exit_NK / self.temperature, dim=1)
+        log_p_last_NK = F.log_softmax(last_NK / self.temperature, dim=1)
+        if self.divergence == "kl":
+            return F.kl_div(log_p_exit_NK, log_p_last_NK, log_target=True, reduction="batchmean")
+        return -(log_p_last_NK.exp() * log_p_exit_NK).sum(dim=1).mean()
