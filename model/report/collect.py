@@ -21,7 +21,7 @@ from utils import UserError, nearest
 SPLITS = ("val", "test")
 WEIGHTS: tuple[Weights, ...] = ("best", "last")
 SEARCH_FILE = "search.json"
-NO_RUNS_INSIDE = ("tensorboard", "evaluation")
+NO_RUNS_INSIDE = ("tensorboard", "evaluation", "cache")
 
 ANCESTOR = "val is the test set (ancestor)"
 

@@ -490,9 +490,7 @@ def test_compiled_run_is_the_run_that_is_not_compiled(tmp_path: Path, monkeypatc
     assert digest(compiled.student.state_dict()) == digest(plain.student.state_dict())
 
 
-def test_student_that_cannot_be_compiled_is_trained_as_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_student_that_cannot_be_compiled_is_trained_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, other = toy_trainer(tmp_path / "plain"), toy_trainer(tmp_path / "other")
 
     def broken(net: nn.Module, **_: Any) -> Any:
