@@ -20,7 +20,8 @@ from model.build import (
     teacher_folders,
     weights_of,
 )
-from model.engine.cache import SAMPLE, CachedTeacher, Coding, Half, TopK, open_cache, wanted_rows
+from model.engine.cache import SAMPLE, CachedTeacher, open_cache, wanted_rows
+from model.engine.codings import Coding, Half, TopK
 from model.engine.precision import resolve_precision
 from model.engine.teachers import EnsembleTeacher, LiveTeacher, Teacher, digest
 from model.folder import Folder

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,161 +24,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.engine.answers import Answers, Rows
+from model.engine.codings import Coding
+from model.engine.shelves import DeviceShelf, FileShelf, Shelf
 from model.engine.teachers import Teacher
 from model.types import Batch, Output, Part, Pipeline, Views
 from utils import UserError, log, read_json, write_json
 
 ABOUT = "about.json"  # in the folder of each cache: what its answers depend on
 SAMPLE = 16  # kept answers that are computed again at the start of a run
-CHUNK = 100_000  # rows that are read at once
 PREPARED = 256  # images that the network is run on at once, ahead of an epoch
 # How far a kept answer may be from the same one computed again, as a share of the largest logit or feature: the order
 # of sums changes with the number of threads and images. Answers of two images differ by far more.
 TOLERANCES = {torch.float32: 0.01, torch.bfloat16: 0.1}
-
-
-# How an answer is kept ----------------------------------------------------------------------------------------------
-
-
-class Coding(Protocol):
-    """Turns what a network says of an image into `width` words of 16 bits, and back."""
-
-    @property
-    def width(self) -> int: ...
-
-    def file_name(self, part: Part) -> str:
-        """Tells answers kept in this way from those kept in another."""
-
-    def encode(self, said_ND: Tensor) -> Tensor:
-        """(N, D) to int16 (N, width)."""
-
-    def decode(self, words_NW: Tensor) -> Tensor:
-        """int16 (N, width) to float32 (N, D)."""
-
-    def distance(self, kept_ND: Tensor, now_ND: Tensor) -> Tensor:
-        """How far two decoded answers are apart, as a share of what they could be: (N,)."""
-
-
-@dataclass(frozen=True)
-class Half:
-    """All values, as float16."""
-
-    width: int
-
-    def file_name(self, part: Part) -> str:
-        return part
-
-    def encode(self, said_ND: Tensor) -> Tensor:
-        return said_ND.half().view(torch.int16)
-
-    def decode(self, words_NW: Tensor) -> Tensor:
-        return words_NW.view(torch.float16).float()
-
-    def distance(self, kept_ND: Tensor, now_ND: Tensor) -> Tensor:
-        largest_N = now_ND.abs().amax(dim=1).clamp(min=torch.finfo(torch.float16).tiny)
-        return (kept_ND - now_ND).abs().amax(dim=1) / largest_N
-
-
-class TopK:
-    """The k largest of the log-probabilities and their classes; the rest of the mass is spread over the other classes.
-
-    Args:
-        k: How many are kept, below the number of classes.
-        num_classes: At most 65,536.
-    """
-
-    def __init__(self, k: int, num_classes: int) -> None:
-        if not 0 < k < num_classes <= 2**16:
-            raise ValueError(f"k must be above 0 and below the number of classes, {num_classes}, got {k}")
-        self.k, self.num_classes, self.width = k, num_classes, 2 * k
-
-    def file_name(self, part: Part) -> str:
-        return f"{part}_top_{self.k}"
-
-    def encode(self, said_ND: Tensor) -> Tensor:
-        top_Nk = said_ND.float().log_softmax(dim=1).topk(self.k, dim=1)
-        classes_Nk = top_Nk.indices.to(torch.int32).to(torch.int16)  # classes from 2^15 on wrap and are unwrapped
-        return torch.cat([top_Nk.values.half().view(torch.int16), classes_Nk], dim=1)
-
-    def decode(self, words_NW: Tensor) -> Tensor:
-        log_p_Nk = words_NW[:, : self.k].contiguous().view(torch.float16).float()
-        classes_Nk = words_NW[:, self.k :].long() & 0xFFFF
-        rest_N1 = (1 - self.mass(words_NW)).clamp(min=torch.finfo(torch.float16).tiny)[:, None]
-        others_NK = (rest_N1 / (self.num_classes - self.k)).log().repeat(1, self.num_classes)
-        return others_NK.scatter(1, classes_Nk, log_p_Nk)
-
-    def distance(self, kept_ND: Tensor, now_ND: Tensor) -> Tensor:
-        return (kept_ND.exp() - now_ND.exp()).abs().amax(dim=1)  # of probabilities: far classes come and go
-
-    def mass(self, words_NW: Tensor) -> Tensor:
-        """Probability that the kept classes have together: (N,)."""
-        return words_NW[:, : self.k].contiguous().view(torch.float16).float().exp().sum(dim=1)
-
-
-# Where answers are looked up ----------------------------------------------------------------------------------------
-
-
-class Found(NamedTuple):
-    words: Tensor  # (N, width) int16
-    whole: Tensor  # (N,) bool: the others are not kept yet
-
-
-class Shelf(Protocol):
-    """The kept answers of one part of the output."""
-
-    is_complete: bool  # whether every row that the run wants is there, so that nobody need look
-
-    def read(self, rows_N: Tensor) -> Found: ...
-
-    def write(self, rows_N: Tensor, words_NW: Tensor) -> None: ...
-
-
-class FileShelf:
-    """Reads the file at every batch: for a CPU, to which a memory map is memory."""
-
-    is_complete = False  # a row may break while the run goes on
-
-    def __init__(self, answers: Answers) -> None:
-        self.answers = answers
-
-    def read(self, rows_N: Tensor) -> Found:
-        words_NW, whole_N = self.answers.read(rows_N.cpu().numpy())
-        device = rows_N.device
-        return Found(torch.from_numpy(words_NW.view(np.int16)).to(device), torch.from_numpy(whole_N).to(device))
-
-    def write(self, rows_N: Tensor, words_NW: Tensor) -> None:
-        self.answers.write(rows_N.cpu().numpy(), words_NW.cpu().numpy().view(np.uint16))
-
-
-class DeviceShelf:
-    """Holds a copy of all rows that a run wants: for a device that should not wait for the host."""
-
-    def __init__(self, answers: Answers, wanted: Rows, device: torch.device) -> None:
-        self.file = FileShelf(answers)
-        self.wanted_M = torch.from_numpy(wanted).to(device)
-        self.words_MW = torch.empty(len(wanted), answers.width, dtype=torch.int16, device=device)
-        self.whole_M = torch.empty(len(wanted), dtype=torch.bool, device=device)
-        for start in range(0, len(wanted), CHUNK):
-            part = slice(start, start + CHUNK)
-            self.words_MW[part], self.whole_M[part] = self.file.read(self.wanted_M[part])
-        self.is_complete = bool(self.whole_M.all())
-
-    def read(self, rows_N: Tensor) -> Found:
-        place_N = self._places(rows_N)
-        return Found(self.words_MW[place_N], self.whole_M[place_N] & (self.wanted_M[place_N] == rows_N))
-
-    def write(self, rows_N: Tensor, words_NW: Tensor) -> None:
-        place_N = self._places(rows_N)
-        wanted_N = self.wanted_M[place_N] == rows_N
-        self.words_MW[place_N[wanted_N]] = words_NW[wanted_N]
-        self.whole_M[place_N[wanted_N]] = True
-        self.file.write(rows_N, words_NW)
-
-    def _places(self, rows_N: Tensor) -> Tensor:
-        return torch.searchsorted(self.wanted_M, rows_N).clamp_(max=len(self.wanted_M) - 1)
-
-
-# The teacher --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -207,7 +64,7 @@ class CachedTeacher:
         self.live, self.kept, self.views, self.wanted, self.tolerance = live, kept, views, wanted, tolerance
         self.num_asked = 0
         self._keeps, self._told_damage = True, False
-        self._is_complete = all(each.shelf.is_complete for each in kept.values())
+        self._is_complete = False  # whether an epoch's answers are sure to be found, so that nobody need look
         self.num_missing = len(wanted) - len(self._kept_rows())
 
     @property
@@ -271,6 +128,8 @@ class CachedTeacher:
             if len(chunk) and self._keeps:
                 self._answer(data.training_batch(index_M[chunk], view_M[chunk]))
             yield (start + PREPARED) / len(missing)
+        sure = [each.shelf.refresh(rows_M) for each in self.kept.values()]
+        self._is_complete = all(sure)
 
     def seconds_to_come(self, batch: Batch) -> float:
         """What running the network on the wanted rows that are missing takes about, timed on one batch."""

@@ -16,9 +16,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.engine import cache
+from model.engine import cache, shelves
 from model.engine.answers import Answers, Rows
-from model.engine.cache import CachedTeacher, Coding, DeviceShelf, FileShelf, Half, TopK, open_cache, wanted_rows
+from model.engine.cache import CachedTeacher, open_cache, wanted_rows
+from model.engine.codings import Coding, Half, TopK
+from model.engine.shelves import DeviceShelf, FileShelf
 from model.engine.teachers import EnsembleTeacher, LiveTeacher
 from model.types import Batch, Output, Part, Views
 from tests.engine.test_teachers import Says
@@ -603,7 +605,7 @@ def answers(tmp_path: Path) -> Answers:
 
 @pytest.fixture(params=[100_000, 4], ids=["at once", "in chunks"])
 def shelf(request: pytest.FixtureRequest, answers: Answers, monkeypatch: pytest.MonkeyPatch) -> DeviceShelf:
-    monkeypatch.setattr(cache, "CHUNK", request.param)
+    monkeypatch.setattr(shelves, "CHUNK", request.param)
     return DeviceShelf(answers, WANTED, CPU)
 
 
@@ -646,14 +648,30 @@ def test_rows_that_are_not_wanted_take_no_other_s_place_on_the_device(shelf: Dev
 def test_shelf_is_complete_where_every_wanted_row_is_kept(answers: Answers) -> None:
     rows = np.array([*MISSING, 30])
     FileShelf(answers).write(torch.from_numpy(rows), words_of(rows))
-    assert DeviceShelf(answers, WANTED, CPU).is_complete
+    assert DeviceShelf(answers, WANTED, CPU).refresh(WANTED)
 
 
 @pytest.mark.parametrize("lacking", [[*MISSING], [30]], ids=["missing", "damaged"])
 def test_shelf_is_not_complete_where_a_wanted_row_is_lacking(lacking: list[int], answers: Answers) -> None:
     rows = np.array(sorted({*MISSING, 30} - set(lacking)))
     FileShelf(answers).write(torch.from_numpy(rows), words_of(rows))
-    assert not DeviceShelf(answers, WANTED, CPU).is_complete
+    assert not DeviceShelf(answers, WANTED, CPU).refresh(WANTED)
+
+
+def test_shelf_is_complete_for_rows_of_which_none_is_lacking(shelf: DeviceShelf) -> None:
+    assert shelf.refresh(np.array([49, 3, 20, 3]))
+
+
+def test_rows_that_another_process_kept_are_found_after_a_refresh(shelf: DeviceShelf, answers: Answers) -> None:
+    rows = np.array([8, 41])
+    FileShelf(answers).write(torch.from_numpy(rows), words_of(rows))
+    assert not shelf.read(torch.from_numpy(rows)).whole.any()
+    assert shelf.refresh(rows)
+    assert torch.equal(shelf.read(torch.from_numpy(rows)).words, words_of(rows))
+
+
+def test_file_is_never_sure(answers: Answers) -> None:
+    assert not FileShelf(answers).refresh(np.array([3, 7]))
 
 
 # Places -------------------------------------------------------------------------------------------------------------
@@ -768,6 +786,18 @@ def test_network_is_not_run_in_an_epoch_that_was_prepared(tmp_path: Path) -> Non
     for batch in DATA.train_batches(1, 16):
         teacher(batch)
     assert (run, teacher.num_run) == (80, 80)
+
+
+@pytest.mark.usefixtures("every_shelf", "small_steps")
+def test_answers_that_another_run_keeps_while_an_epoch_is_prepared_are_found(tmp_path: Path) -> None:
+    teacher, other = cached(tmp_path), cached(tmp_path)
+    turn = teacher.prepare(DATA, 0)
+    next(turn)
+    list(other.prepare(DATA, 0))
+    list(turn)
+    for batch in DATA.train_batches(0, 16):
+        teacher(batch)
+    assert (teacher.num_run, other.num_run) == (10, 70)
 
 
 @pytest.mark.usefixtures("small_steps")

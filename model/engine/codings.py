@@ -1,0 +1,86 @@
+"""How an answer is kept: what a network says of an image, as words of 16 bits, and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from model.types import Part
+
+
+class Coding(Protocol):
+    """Turns what a network says of an image into `width` words of 16 bits, and back."""
+
+    @property
+    def width(self) -> int: ...
+
+    def file_name(self, part: Part) -> str:
+        """Tells answers kept in this way from those kept in another."""
+
+    def encode(self, said_ND: Tensor) -> Tensor:
+        """(N, D) to int16 (N, width)."""
+
+    def decode(self, words_NW: Tensor) -> Tensor:
+        """int16 (N, width) to float32 (N, D)."""
+
+    def distance(self, kept_ND: Tensor, now_ND: Tensor) -> Tensor:
+        """How far two decoded answers are apart, as a share of what they could be: (N,)."""
+
+
+@dataclass(frozen=True)
+class Half:
+    """All values, as float16."""
+
+    width: int
+
+    def file_name(self, part: Part) -> str:
+        return part
+
+    def encode(self, said_ND: Tensor) -> Tensor:
+        return said_ND.half().view(torch.int16)
+
+    def decode(self, words_NW: Tensor) -> Tensor:
+        return words_NW.view(torch.float16).float()
+
+    def distance(self, kept_ND: Tensor, now_ND: Tensor) -> Tensor:
+        largest_N = now_ND.abs().amax(dim=1).clamp(min=torch.finfo(torch.float16).tiny)
+        return (kept_ND - now_ND).abs().amax(dim=1) / largest_N
+
+
+class TopK:
+    """The k largest of the log-probabilities and their classes; the rest of the mass is spread over the other classes.
+
+    Args:
+        k: How many are kept, below the number of classes.
+        num_classes: At most 65,536.
+    """
+
+    def __init__(self, k: int, num_classes: int) -> None:
+        if not 0 < k < num_classes <= 2**16:
+            raise ValueError(f"k must be above 0 and below the number of classes, {num_classes}, got {k}")
+        self.k, self.num_classes, self.width = k, num_classes, 2 * k
+
+    def file_name(self, part: Part) -> str:
+        return f"{part}_top_{self.k}"
+
+    def encode(self, said_ND: Tensor) -> Tensor:
+        top_Nk = said_ND.float().log_softmax(dim=1).topk(self.k, dim=1)
+        classes_Nk = top_Nk.indices.to(torch.int32).to(torch.int16)  # classes from 2^15 on wrap and are unwrapped
+        return torch.cat([top_Nk.values.half().view(torch.int16), classes_Nk], dim=1)
+
+    def decode(self, words_NW: Tensor) -> Tensor:
+        log_p_Nk = words_NW[:, : self.k].contiguous().view(torch.float16).float()
+        classes_Nk = words_NW[:, self.k :].long() & 0xFFFF
+        rest_N1 = (1 - self.mass(words_NW)).clamp(min=torch.finfo(torch.float16).tiny)[:, None]
+        others_NK = (rest_N1 / (self.num_classes - self.k)).log().repeat(1, self.num_classes)
+        return others_NK.scatter(1, classes_Nk, log_p_Nk)
+
+    def distance(self, kept_ND: Tensor, now_ND: Tensor) -> Tensor:
+        return (kept_ND.exp() - now_ND.exp()).abs().amax(dim=1)  # of probabilities: far classes come and go
+
+    def mass(self, words_NW: Tensor) -> Tensor:
+        """Probability that the kept classes have together: (N,)."""
+        return words_NW[:, : self.k].contiguous().view(torch.float16).float().exp().sum(dim=1)
