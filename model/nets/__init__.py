@@ -3,4 +3,5 @@
 from model.nets import cnn as cnn
 from model.nets import resnet as resnet
 from model.nets import resnet_cifar as resnet_cifar
+from model.nets import resnet_imagenet as resnet_imagenet
 from model.nets import wrn as wrn
