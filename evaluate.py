@@ -1,4 +1,4 @@
-"""Look closely at what was trained: accuracy, top-5, loss and a row for every class.
+"""Look closely at what was trained: accuracy, top-5, loss, what the network costs, and a row for every class.
 
     python evaluate.py --model_dir experiments/cnn_distill
 
@@ -29,7 +29,7 @@ def main() -> int:
     from model.evaluation.metrics import confusion, metrics_of, predictions
     from model.evaluation.tables import markdown, per_class
     from model.folder import Folder
-    from model.run import EVAL_BATCH_SIZE, open_data
+    from model.run import EVAL_BATCH_SIZE, cost_of, open_data
 
     folder, place = Folder(args.model_dir), build.Place(device=build.find_device(args.device), data_dir=args.data_dir)
     params = build.params_of(folder)
@@ -47,14 +47,15 @@ def main() -> int:
     logits_NK, labels_N = predictions(net, batches, dtype=dtype, device=place.device)
 
     metrics, confusion_KK = metrics_of(logits_NK, labels_N), confusion(logits_NK, labels_N)
-    rows = per_class(confusion_KK, source.class_names)
+    rows, cost = per_class(confusion_KK, source.class_names), cost_of(params, source)
     own = args.restore_file in ("best", "last")
     chosen = args.restore_file if own else f"{weights.parent.name}_{weights.name.partition('.')[0]}"
     stem = f"{args.split}_{chosen}"
-    page = markdown(f"{folder.name}, {args.split} split, {weights.name}", metrics, rows)
+    page = markdown(f"{folder.name}, {args.split} split, {weights.name}", metrics, cost, rows)
     try:
         folder.evaluation.mkdir(exist_ok=True)
-        write_json(folder.evaluation / f"{stem}.json", metrics | {"epoch": content.get("epoch"), "classes": rows})
+        told = metrics | cost._asdict() | {"epoch": content.get("epoch"), "classes": rows}
+        write_json(folder.evaluation / f"{stem}.json", told)
         write_text(folder.evaluation / f"{stem}.md", page)
         with (folder.evaluation / f"{stem}_confusion.csv").open("w", newline="") as file:
             csv.writer(file).writerows([["true", *source.class_names]])
