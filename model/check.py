@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,10 @@ from model.build import (
 )
 from model.folder import Folder, Weights
 from model.params import Params, load_params
-from model.types import DataSource
+from model.types import Batch, DataSource, Need, Output
 from utils import OptionError, UserError, first_sentence, load_checkpoint
+
+OF_ANY_TEACHER: frozenset[Need] = frozenset({"probabilities", "logits", "embedding"})  # several give these together
 
 
 def check_folder(folder: Folder, place: Place) -> Params:
@@ -61,7 +65,7 @@ def check_params(params: Params, path: Path, place: Place) -> Params:
         split_options(resolved)
         with torch.device("meta"):  # shapes only: nothing is allocated, no random number is drawn
             student = build_student(resolved, source)
-        _try_out(student, resolved, source)
+        said = _try_out(student.train(), resolved, source)
         build_optimizer(resolved, [nn.Parameter(torch.zeros(1))])
         build_schedule(resolved)
         objective = build_objective(resolved)
@@ -72,24 +76,57 @@ def check_params(params: Params, path: Path, place: Place) -> Params:
             if resolved.teacher.cache_top_k is not None and "logits" in objective.needs:
                 reading = ", ".join(name for name, needs in objective.needs_of.items() if "logits" in needs)
                 raise OptionError("teacher.cache_top_k", f"the loss {reading} reads all logits: leave this out")
-            for folder in teacher_folders(resolved, path):
+            teachers = teacher_folders(resolved, path)
+            for folder in teachers:
                 _check_teacher(folder, source, path, place)
+            _try_losses(resolved, said, teachers, place)
     except OptionError as error:
         raise UserError(f"{path}: {error}") from None
     return resolved
 
 
-def _try_out(student: nn.Module, params: Params, source: DataSource) -> None:
-    """One training step's forward pass, shapes only."""
+def _try_out(net: nn.Module, params: Params, source: DataSource) -> Output:
+    """One step's forward pass, shapes only."""
     images = min(params.batch_size, 2)
     try:
-        student.train()(torch.empty(images, *source.image_shape, device="meta"))
+        output: Output = net(torch.empty(images, *source.image_shape, device="meta"))
     except (RuntimeError, ValueError) as error:
         key, what = ("batch_size", "1 is too few") if images == 1 else ("student", "cannot be used")
         shape = tuple(source.image_shape)
         raise OptionError(
             key, f"{what} for {params.student.name} and images of shape {shape}: {first_sentence(error)}"
         ) from None
+    return output
+
+
+def _try_losses(params: Params, said: Output, teachers: Sequence[Folder], place: Place) -> None:
+    """Refuse a student and a teacher that a term cannot compare; shapes only."""
+    with torch.device("meta"):
+        objective = build_objective(params)
+        index = torch.zeros(len(said.logits), dtype=torch.long)
+        batch = Batch(torch.zeros(len(index), 1, 1, 1), labels=index, index=index, view=index)
+    names = [name for name, needs in objective.needs_of.items() if needs - OF_ANY_TEACHER]
+    if names and len(teachers) > 1:
+        raise OptionError("teacher", f"the loss {', '.join(names)} compares with one network: name one folder only")
+    for name in names:
+        taught = _answer(teachers[0], params.batch_size, place)
+        try:
+            with suppress(RuntimeError):  # of a term that looks at values, which are not here
+                objective.losses[name](said, taught, batch)
+        except ValueError as error:
+            raise OptionError(f"loss.{name}", str(error)) from None
+
+
+def _answer(folder: Folder, batch_size: int, place: Place) -> Output:
+    """What the network of a teacher's folder gives, shapes only."""
+    params = params_of(folder).model_copy(update={"batch_size": batch_size})
+    try:
+        source = build_source(params, place)
+        with torch.device("meta"):
+            net = build_student(params, source)
+        return _try_out(net.eval(), params, source)
+    except OptionError as error:
+        raise UserError(f"{folder.params}: {error}") from None
 
 
 def _check_teacher(folder: Folder, source: DataSource, path: Path, place: Place) -> None:
