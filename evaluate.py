@@ -1,4 +1,4 @@
-"""Look closely at what was trained: accuracy, top-5, loss and a row for every class.
+"""Look closely at what was trained: accuracy, top-5, loss, what the network costs, and a row for every class.
 
     python evaluate.py --model_dir experiments/cnn_distill
 

@@ -24,8 +24,10 @@ from model.build import (
 from model.folder import Folder, Weights
 from model.generations import first_generation
 from model.params import Params, load_params
-from model.types import Batch, DataSource, Output
+from model.types import Batch, DataSource, Need, Output
 from utils import OptionError, UserError, first_sentence, load_checkpoint
+
+OF_ANY_TEACHER: frozenset[Need] = frozenset({"probabilities", "logits", "embedding"})  # several give these together
 
 
 def check_folder(folder: Folder, place: Place) -> Params:
@@ -72,16 +74,22 @@ def check_params(params: Params, path: Path, place: Place) -> Params:
             if resolved.teacher.cache_top_k is not None and "logits" in objective.needs:
                 reading = ", ".join(name for name, needs in objective.needs_of.items() if "logits" in needs)
                 raise OptionError("teacher.cache_top_k", f"the loss {reading} reads all logits: leave this out")
-            for folder in teacher_folders(resolved, path):
-                taught = _check_teacher(folder, source, path, place)
-        _try_objective(resolved, said, taught)
+            folders = teacher_folders(resolved, path)
+            comparing = [name for name, needs in objective.needs_of.items() if needs - OF_ANY_TEACHER]
+            if comparing and len(folders) > 1:
+                raise OptionError(
+                    "teacher", f"the loss {', '.join(comparing)} compares with one network: name one folder"
+                )
+            for folder in folders:
+                taught = _check_teacher(folder, source, path, place, num_images=len(said.logits))
+        _try_losses(resolved, said, taught)
     except OptionError as error:
         raise UserError(f"{path}: {error}") from None
     return resolved
 
 
 def _try_parts(params: Params, place: Place) -> tuple[Output, DataSource]:
-    """Build all that can be built without data and teachers; what the student says of two images, shapes only."""
+    """Build all that can be built without data and teachers; what the student says of some images, shapes only."""
     source = build_source(params, place)
     split_options(params)
     with torch.device("meta"):  # shapes only: nothing is allocated, no random number is drawn
@@ -98,7 +106,7 @@ def _check_generations(params: Params, path: Path, place: Place) -> None:
     later = resolve_params(params.model_copy(update={"generations": None}), path)
     try:
         said, _ = _try_parts(later, place)
-        _try_objective(later, said, said)
+        _try_losses(later, said, said)
         if not build_objective(later).needs:
             raise OptionError("generations", "no term of the loss asks a teacher, so none learns from the one before")
     except OptionError as error:
@@ -119,14 +127,15 @@ def _try_out(student: nn.Module, params: Params, source: DataSource) -> Output:
     return said
 
 
-def _try_objective(params: Params, said: Output, taught: Output | None) -> None:
-    """One step's loss of zeros: do the terms fit the networks?"""
+def _try_losses(params: Params, said: Output, taught: Output | None) -> None:
+    """Refuse a student and a teacher that a term cannot compare; values are zeros."""
     index_N = torch.zeros(len(said.logits), dtype=torch.long)
     batch = Batch(torch.zeros(len(index_N), 1, 1, 1), index_N, index_N, index_N)
-    try:
-        build_objective(params)(_zeros(said), None if taught is None else _zeros(taught), batch, 0.0)
-    except (ValueError, RuntimeError) as error:
-        raise OptionError("loss", first_sentence(error)) from None
+    for name, loss in build_objective(params).losses.items():
+        try:
+            loss(_zeros(said), None if taught is None else _zeros(taught), batch)
+        except (ValueError, RuntimeError) as error:
+            raise OptionError(f"loss.{name}", first_sentence(error)) from None
 
 
 def _zeros(said: Output) -> Output:
@@ -136,8 +145,8 @@ def _zeros(said: Output) -> Output:
     return Output(logits, embedding, maps, preacts, tuple(_zeros(early) for early in said.exits))
 
 
-def _check_teacher(folder: Folder, source: DataSource, path: Path, place: Place) -> Output:
-    """What a teacher says of two images, shapes only."""
+def _check_teacher(folder: Folder, source: DataSource, path: Path, place: Place, *, num_images: int) -> Output:
+    """What a teacher says of some images, shapes only."""
     params = params_of(folder)
     if params.generations:
         raise OptionError("teacher", f"{folder.name} holds {params.generations} generations; name one: .../gen_1")
@@ -155,7 +164,7 @@ def _check_teacher(folder: Folder, source: DataSource, path: Path, place: Place)
     _refuse_cycles(folder, [path.parent.resolve()])
     with torch.device("meta"):
         net = build_student(params, theirs)
-        said: Output = net.eval()(torch.empty(2, *theirs.image_shape))
+        said: Output = net.eval()(torch.empty(num_images, *theirs.image_shape))
     return said
 
 

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import nn
 
 from model import build
 from model.build import Place
@@ -21,7 +19,7 @@ from model.engine.trainer import Trainer
 from model.folder import Folder
 from model.generations import first_generation
 from model.params import Params
-from model.run import build_trainer, missing_teachers, open_data
+from model.run import build_trainer, cost_of, missing_teachers, open_data
 from model.types import DataSource, Pipeline, SplitOptions
 from utils import duration
 
@@ -54,7 +52,7 @@ def _told(folder: Folder, params: Params, place: Place) -> str:
         "",
         json.dumps(params.model_dump(mode="json"), indent=2),
         "",
-        f"student   {params.student.name}, {_count(trainer.student)} parameters",
+        f"student   {params.student.name}, {cost_of(params, source)}",
         *_teacher_lines(trainer, params, folder, place),
         f"data      {_sizes(data) if ready else 'not here yet: fetched first; random images stand in for it now'}",
         f"one batch loss {loss:.4f} ({', '.join(f'{name} {value:.4f}' for name, value in terms.items())})",
@@ -85,9 +83,8 @@ def _teacher_lines(trainer: Trainer, params: Params, folder: Folder, place: Plac
     lines = []
     for teacher in teachers:
         theirs = build.params_of(teacher)
-        with torch.device("meta"):
-            net = build.build_student(theirs, build.build_source(theirs, place))
-        lines.append(f"teacher   {teacher.name}: {theirs.student.name}, {_count(net)} parameters, {teacher.state()}")
+        told = cost_of(theirs, build.build_source(theirs, place))
+        lines.append(f"teacher   {teacher.name}: {theirs.student.name}, {told}, {teacher.state()}")
     if has_cache(params, trainer.data):
         asked = trainer.num_epochs * trainer.data.size("train")
         lines.append(f"cache     the teacher is run once on each view, {asked:,} at most; its answers are kept")
@@ -110,10 +107,6 @@ def _estimate(folder: Folder, place: Place, data: Pipeline) -> float:
     own = open_data(params, folder, source, place) if source.is_ready() else data
     with _untrained(folder, params, source, own, place) as trainer:
         return trainer.estimate_seconds(next(iter(own.train_batches(0, params.batch_size))), steps=1)
-
-
-def _count(net: nn.Module) -> str:
-    return f"{sum(p.numel() for p in net.parameters()):,}"
 
 
 def _sizes(data: Pipeline) -> str:

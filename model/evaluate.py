@@ -25,7 +25,7 @@ from model.evaluation.tables import markdown, per_class
 from model.folder import Folder
 from model.generations import generation_folders
 from model.params import load_params
-from model.run import EVAL_BATCH_SIZE, open_data
+from model.run import EVAL_BATCH_SIZE, cost_of, open_data
 from model.types import Split
 from utils import UserError, load_checkpoint, replacing, write_json, write_text
 
@@ -76,16 +76,18 @@ def _run(folder: Folder, place: Place, split: Split, restore_file: str, temperat
     own = restore_file in ("best", "last")
     weights = folder.checkpoint(restore_file) if own else Path(restore_file)  # type: ignore[arg-type]
     said = said_by(folder, place, split, weights)
-    class_names = build.build_source(build.params_of(folder), place).class_names
+    params = build.params_of(folder)
+    source = build.build_source(params, place)
+    class_names, cost = source.class_names, cost_of(params, source)
     metrics, confusion_KK = metrics_of(said), confusion(said.logits, said.labels)
     rows = per_class(confusion_KK, class_names)
-    page = markdown(f"{folder.name}, {split} split, {weights.name}", metrics, rows)
+    page = markdown(f"{folder.name}, {split} split, {weights.name}", metrics, cost, rows)
     chosen = restore_file if own else f"{weights.parent.name}_{weights.name.partition('.')[0]}"
     path = folder.evaluation / f"{split}_{chosen}"
     try:
         folder.evaluation.mkdir(exist_ok=True)
         epoch = load_checkpoint(weights).get("epoch")
-        write_json(path.with_suffix(".json"), metrics | {"epoch": epoch, "classes": rows})
+        write_json(path.with_suffix(".json"), metrics | cost._asdict() | {"epoch": epoch, "classes": rows})
         write_text(path.with_suffix(".md"), page)
         with (folder.evaluation / f"{path.name}_confusion.csv").open("w", newline="") as file:
             csv.writer(file).writerows([["true", *class_names]])

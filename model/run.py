@@ -20,6 +20,7 @@ from model.check import check_folder, check_weights
 from model.engine.precision import placed, resolve_precision
 from model.engine.teachers import Teacher, digest
 from model.engine.trainer import Trainer
+from model.evaluation.cost import Cost, cost
 from model.evaluation.metrics import metrics_of, predictions
 from model.folder import Folder
 from model.generations import prepare_generations
@@ -85,7 +86,8 @@ def train_folder(
         remove_leftovers(folder)
         write_json(folder.resolved, params.model_dump(mode="json"))
         dtype = resolve_precision(params.precision, place.device)
-        folder.update_run(**provenance(place.device, dtype), num_epochs=params.num_epochs, state="running", error=None)
+        told = provenance(place.device, dtype) | cost_of(params, source)._asdict()
+        folder.update_run(**told, num_epochs=params.num_epochs, state="running", error=None)
         with logging_to(folder.log), recording_the_end(folder):
             train_missing_teachers(params, folder, place)
             teachers = read_teachers(params, folder.params)
@@ -207,6 +209,12 @@ def build_trainer(
         checkpoint_minutes=params.checkpoint_minutes,
         should_stop=should_stop,
     )
+
+
+def cost_of(params: Params, source: DataSource) -> Cost:
+    """What the folder's network costs."""
+    with torch.device("meta"):  # nothing is allocated, and no random number drawn
+        return cost(build.build_student(params, source), source.image_shape)
 
 
 def open_data(params: Params, folder: Folder, source: DataSource, place: Place) -> Pipeline:

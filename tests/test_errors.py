@@ -20,8 +20,11 @@ import evaluate
 import train
 from model.build import Place
 from model.folder import Folder
+from model.nets.cnn import CNN
 from model.params import ROOT
+from model.registry import NETS
 from model.run import train_folder
+from model.types import Output
 from tests.conftest import MakeFolder
 from utils import EXIT_USER, run_script, save_checkpoint
 
@@ -459,6 +462,43 @@ def test_a_teacher_of_other_images_is_told(
     assert train_refused(student) == (
         f"{student.params}: teacher: {teacher.path} is fed images of shape (3, 32, 32), the student (3, 8, 8)"
     )
+
+
+class Mapless(CNN):
+    """A network that gives no maps."""
+
+    def forward(self, images_NCHW: torch.Tensor) -> Output:
+        return super().forward(images_NCHW)._replace(maps=())
+
+
+@pytest.mark.parametrize("mapless", ["student", "teacher"])
+def test_maps_that_cannot_be_compared_are_told(
+    mapless: str, student: Folder, trained: Folder, train_refused: TrainRefused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(NETS._functions, "mapless", Mapless)
+    change_params(student, {"loss": {"ce": {}, "at": {"weight": 1000.0}}})
+    change_params(student if mapless == "student" else trained, {"student": {"name": "mapless"}})
+
+    assert train_refused(student) == f"{student.params}: loss.at: the {mapless} gives no maps to compare"
+
+
+def test_maps_of_several_teachers_are_refused(student: Folder, trained: Folder, train_refused: TrainRefused) -> None:
+    change_params(student, {"loss": {"at": {}}, "teacher": ["../trained", "../trained"]})
+
+    assert train_refused(student) == (
+        f"{student.params}: teacher: the loss at compares with one network: name one folder only"
+    )
+
+
+def test_a_teacher_whose_network_cannot_be_built_is_told_under_its_own_file(
+    student: Folder, make_folder: MakeFolder, train_refused: TrainRefused
+) -> None:
+    teacher = make_folder(student.path.parent / "trained", student={"name": "wrn", "conv": "G16B4"})
+    change_params(student, {"loss": {"at": {}}})
+
+    message = train_refused(student)
+
+    assert message.startswith(f"{teacher.params}: student: conv G16B4 cannot go from 16 to 32 channels: ")
 
 
 def test_a_mistake_in_the_teachers_params_is_told_before_it_is_trained(

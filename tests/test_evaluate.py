@@ -61,6 +61,7 @@ def test_figures_are_counts_over_the_test_images(folder: Folder, kind: str, tiny
     among_five = [label in np.argsort(scores)[-5:] for scores, label in zip(logits, labels, strict=True)]
     losses = [np.log(np.exp(scores).sum()) - scores[label] for scores, label in zip(logits, labels, strict=True)]
     assert (found["accuracy"], found["top5_accuracy"]) == (sum(right) / 60, sum(among_five) / 60)
+    assert (found["parameters"], found["macs"]) == (2106, 16544)
     assert found["loss"] == pytest.approx(sum(losses) / 60, rel=1e-4)
     for k, row in enumerate(found["classes"]):
         assert row["images"] == 6
@@ -90,6 +91,7 @@ def test_table_is_printed_and_written(folder: Folder, call: Call) -> None:
     page = (folder.evaluation / "test_best.md").read_text()
     assert page in ended.out
     assert "60 images" in page
+    assert "2,106 parameters, 16,544 multiply-accumulates an image" in page
     assert {path.name for path in folder.evaluation.iterdir()} == {
         "test_best.json",
         "test_best.md",

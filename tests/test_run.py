@@ -88,6 +88,13 @@ def trainer_of(folder: Folder, place: Place) -> Trainer:
     return run.build_trainer(folder, params, place, source, data, teacher)
 
 
+# The CNN for images of 8 x 8: convolutions, their batch norms, hidden layer with its batch norm, classifier.
+PARAMETERS_OF_4_CHANNELS = 112 + 8 + 296 + 16 + 1168 + 32 + 272 + 32 + 170
+PARAMETERS_OF_6_CHANNELS = 168 + 12 + 660 + 24 + 2616 + 48 + 600 + 48 + 250
+MACS_OF_4_CHANNELS = 64 * 4 * 27 + 16 * 8 * 36 + 4 * 16 * 72 + 16 * 16 + 16 * 10
+MACS_OF_6_CHANNELS = 64 * 6 * 27 + 16 * 12 * 54 + 4 * 24 * 108 + 24 * 24 + 24 * 10
+
+
 # What a finished run leaves -----------------------------------------------------------------------------------------
 
 
@@ -116,6 +123,7 @@ def test_run_json_says_where_the_results_come_from(distilled: Folder, teacher: F
     assert set(told["versions"]) >= {"python", "torch"}
     assert told["seconds"] > 0
     assert told["peak_memory_bytes"] > 1_000_000
+    assert (told["parameters"], told["macs"]) == (PARAMETERS_OF_4_CHANNELS, MACS_OF_4_CHANNELS)
     assert told["teacher"] == {teacher.name: digest(load_checkpoint(teacher.checkpoint("best"))["state_dict"])}
 
 
@@ -520,9 +528,9 @@ def test_dry_run_tells_what_would_be_done(make_folder: MakeFolder, tmp_path: Pat
     teacher = make_folder(tmp_path / "teacher", student={"name": "cnn", "num_channels": 6})
     student = make_folder(tmp_path / "student", teacher=str(teacher.path), loss={"kd": {}})
     told = " ".join(call(train.main, "--model_dir", student.path, "--dry_run").out.split())
-    # Convolutions, their batch norms, hidden layer with its batch norm, classifier.
-    assert f"student cnn, {112 + 8 + 296 + 16 + 1168 + 32 + 272 + 32 + 170:,} parameters" in told
-    assert f"cnn, {168 + 12 + 660 + 24 + 2616 + 48 + 600 + 48 + 250:,} parameters, new" in told
+    macs = "multiply-accumulates an image"
+    assert f"student cnn, {PARAMETERS_OF_4_CHANNELS:,} parameters, {MACS_OF_4_CHANNELS:,} {macs} teacher" in told
+    assert f"cnn, {PARAMETERS_OF_6_CHANNELS:,} parameters, {MACS_OF_6_CHANNELS:,} {macs}, new" in told
     assert "data 200 train, 40 val, 60 test" in told
     assert "2 epochs of 13, 26 in all" in told
     assert f"first {teacher.name} is trained, about" in told

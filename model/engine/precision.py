@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from itertools import chain
 from typing import Literal
 
 import torch
@@ -25,8 +26,11 @@ def autocast(dtype: torch.dtype, device: torch.device) -> AbstractContextManager
 
 def placed(net: nn.Module, device: torch.device) -> nn.Module:
     """The network on its device, in the channels-last layout that convolutions are fastest in."""
-    # Two calls, for torch's type hints know none with both.
-    return net.to(device).to(memory_format=torch.channels_last)
+    net = net.to(device)
+    for tensor in chain(net.parameters(), net.buffers()):
+        if tensor.ndim == 4:  # of images; Module.to refuses a network that has a three-dimensional convolution, too
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return net
 
 
 def _has_bfloat16(device: torch.device) -> bool:

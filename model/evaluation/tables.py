@@ -8,6 +8,8 @@ from typing import Any
 from tabulate import tabulate
 from torch import Tensor
 
+from model.evaluation.cost import Cost
+
 
 def per_class(confusion_KK: Tensor, class_names: Sequence[str]) -> list[dict[str, Any]]:
     """One row a class: images, accuracy (recall), precision, and the class it is most often taken for.
@@ -34,8 +36,8 @@ def per_class(confusion_KK: Tensor, class_names: Sequence[str]) -> list[dict[str
     return rows
 
 
-def markdown(title: str, metrics: dict[str, float], rows: list[dict[str, Any]]) -> str:
-    """The page that evaluate.py prints: one line of metrics, one table of classes."""
+def markdown(title: str, metrics: dict[str, float], cost: Cost, rows: list[dict[str, Any]]) -> str:
+    """The page that evaluate.py prints: a line of metrics, one of what the network costs, a table of classes."""
     overall = [f"accuracy {100 * metrics['accuracy']:.2f} %"]
     if "top5_accuracy" in metrics:
         overall.append(f"top-5 {100 * metrics['top5_accuracy']:.2f} %")
@@ -56,7 +58,7 @@ def markdown(title: str, metrics: dict[str, float], rows: list[dict[str, Any]]) 
         colalign=("left", "right", "right", "right", "left"),
         disable_numparse=True,
     )
-    return f"# {title}\n\n{', '.join(overall)}\n\n{table}\n"
+    return f"# {title}\n\n{', '.join(overall)}\n\n{cost}\n\n{table}\n"
 
 
 def _percent(value: float | None) -> str:

@@ -4,4 +4,5 @@ from model.nets import cnn as cnn
 from model.nets import multi_exit_resnet as multi_exit_resnet
 from model.nets import resnet as resnet
 from model.nets import resnet_cifar as resnet_cifar
+from model.nets import resnet_imagenet as resnet_imagenet
 from model.nets import wrn as wrn

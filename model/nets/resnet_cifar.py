@@ -14,6 +14,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.nets.convolutions import convolution
 from model.registry import NETS
 from model.types import Output
 
@@ -54,21 +55,21 @@ class ResNet(nn.Module):
         return Output(self.fc(embedding_ND), embedding_ND, tuple(maps), tuple(preacts))
 
 
-def stage(num_blocks: int, in_channels: int, out_channels: int, *, stride: int) -> nn.Sequential:
+def stage(num_blocks: int, in_channels: int, out_channels: int, *, stride: int, conv: str = "Conv") -> nn.Sequential:
     """Blocks of one resolution; the first one has the stride."""
-    first = BasicBlock(in_channels, out_channels, stride=stride)
-    rest = [BasicBlock(out_channels, out_channels, stride=1) for _ in range(num_blocks - 1)]
+    first = BasicBlock(in_channels, out_channels, stride=stride, conv=conv)
+    rest = [BasicBlock(out_channels, out_channels, stride=1, conv=conv) for _ in range(num_blocks - 1)]
     return nn.Sequential(first, *rest)
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut; returns their sum, whose ReLU is left to the network."""
+    """Two convolutions and a shortcut; returns their sum, whose ReLU is left to the network."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int, conv: str = "Conv") -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False)
+        self.conv1 = convolution(conv, in_channels, out_channels, stride=stride)
         self.bn1 = nn.BatchNorm2d(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=False)
+        self.conv2 = convolution(conv, out_channels, out_channels)
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.downsample = nn.Sequential()  # the identity
         if stride != 1 or in_channels != out_channels:

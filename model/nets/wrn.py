@@ -6,40 +6,74 @@ changes the number of channels, its 1x1 shortcut reads the input after batch nor
 A stage hands on a plain sum, so `maps` are sums, and `preacts` are what the next batch norm makes of them.
 The last pool is global, the same at 32x32 as the 8x8 pool there, so that other image sizes work too.
 Initial weights: convolutions normal with variance 2 / fan-out, as there; the linear layer PyTorch's own, its bias 0.
+
+`wrn` also builds the networks of pytorch-moonshine: their blocks have cheaper convolutions, one instead of two
+(`Bottle`), or batch norm and ReLU behind the convolutions (`Old`; what such a block hands on has been through its ReLU,
+and the network's last batch norm and ReLU come on top, as there). With `splits`, a stage hands on that many maps,
+evenly spaced. Weights keep RepDistiller's names, whatever the convolutions and splits; pytorch-moonshine's differ.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from itertools import chain
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.nets import resnet_cifar
+from model.nets.convolutions import convolution
 from model.registry import NETS
 from model.types import Output
+
+BlockName = Literal["Basic", "Bottle", "Old"]
 
 
 class WideResNet(nn.Module):
     """A stem and three stages of equally many blocks; the second and third stage halve the resolution.
 
     Args:
-        depth: Convolutions and linear layers, shortcuts not counted: 6n+4 for n blocks a stage.
+        depth: Convolutions and linear layers of the network with basic blocks, shortcuts not counted: 6n+4 for n
+            blocks a stage.
         width: Factor of the stages' 16, 32 and 64 channels.
-        dropout: Share of values dropped between the two convolutions of a block.
+        conv: The type of the blocks' convolutions.
+        block: The blocks' structure.
+        splits: Maps that a stage gives.
+        dropout: Share of values dropped between the two convolutions of a basic block.
     """
 
-    def __init__(self, depth: int, width: float, *, dropout: float, num_classes: int, in_channels: int) -> None:
+    def __init__(
+        self,
+        depth: int,
+        width: float,
+        *,
+        num_classes: int,
+        in_channels: int,
+        conv: str = "Conv",
+        block: BlockName = "Basic",
+        splits: int = 1,
+        dropout: float = 0.0,
+    ) -> None:
         if depth < 10 or depth % 6 != 4:
             raise ValueError(f"depth must be 6n+4 for a whole n of at least 1, got {depth}")
+        num_blocks = (depth - 4) // 6
         if int(16 * width) < 1:
             raise ValueError(f"width must give the first stage a channel at least, got {width}")
+        if splits < 1 or num_blocks % splits:
+            raise ValueError(f"splits must divide the {num_blocks} blocks of a stage, got {splits}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+        if dropout and block != "Basic":
+            raise ValueError(f"dropout stands between the two convolutions of a Basic block, {block} has none")
         super().__init__()
-        num_blocks = (depth - 4) // 6
+        new_block = partial(BLOCKS[block], conv=conv, **({"dropout": dropout} if dropout else {}))
         widths = [16, *(int(channels * width) for channels in (16, 32, 64))]
         self.conv1 = nn.Conv2d(in_channels, widths[0], kernel_size=3, padding=1, bias=False)
-        self.block1 = Stage(num_blocks, widths[0], widths[1], stride=1, dropout=dropout)
-        self.block2 = Stage(num_blocks, widths[1], widths[2], stride=2, dropout=dropout)
-        self.block3 = Stage(num_blocks, widths[2], widths[3], stride=2, dropout=dropout)
+        self.block1 = Stage(new_block, num_blocks, widths[0], widths[1], stride=1)
+        self.block2 = Stage(new_block, num_blocks, widths[1], widths[2], stride=2)
+        self.block3 = Stage(new_block, num_blocks, widths[2], widths[3], stride=2)
         self.bn1 = nn.BatchNorm2d(widths[3])
         self.fc = nn.Linear(widths[3], num_classes)
         for module in self.modules():
@@ -47,45 +81,51 @@ class WideResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         nn.init.zeros_(self.fc.bias)
 
+        every = num_blocks // splits
+        self.ends = tuple(range(every - 1, 3 * num_blocks, every))  # numbers of the blocks whose maps are handed on
+        # What a map's ReLU reads comes from the next block's batch norm, or from a block that ends in that ReLU.
+        self.preacts_from = self.ends if block == "Old" else tuple(end + 1 for end in self.ends[:-1])
+
     def forward(self, images_NCHW: Tensor) -> Output:
-        first_NCHW, _ = self.block1(self.conv1(images_NCHW))
-        second_NCHW, before_second_NCHW = self.block2(first_NCHW)
-        third_NCHW, before_third_NCHW = self.block3(second_NCHW)
-        last_NCHW = self.bn1(third_NCHW)
+        map_NCHW = self.conv1(images_NCHW)
+        maps, preacts = [], []
+        for number, block in enumerate(chain(self.block1.layer, self.block2.layer, self.block3.layer)):
+            map_NCHW, preact_NCHW = block(map_NCHW)
+            if number in self.ends:
+                maps.append(map_NCHW)
+            if number in self.preacts_from:
+                preacts.append(preact_NCHW)
+        last_NCHW = self.bn1(map_NCHW)
+        if len(preacts) < len(maps):
+            preacts.append(last_NCHW)
         embedding_ND = F.relu(last_NCHW).mean(dim=(2, 3))
-        maps = (first_NCHW, second_NCHW, third_NCHW)
-        return Output(self.fc(embedding_ND), embedding_ND, maps, (before_second_NCHW, before_third_NCHW, last_NCHW))
+        return Output(self.fc(embedding_ND), embedding_ND, tuple(maps), tuple(preacts))
 
 
 class Stage(nn.Module):
-    """Blocks of one resolution; the first one has the stride. Returns their output, and its input after batch norm."""
+    """The blocks of one resolution; the first one has the stride."""
 
-    def __init__(self, num_blocks: int, in_channels: int, out_channels: int, *, stride: int, dropout: float) -> None:
+    def __init__(
+        self, new_block: Callable[..., nn.Module], num_blocks: int, in_channels: int, out_channels: int, *, stride: int
+    ) -> None:
         super().__init__()
-        first = BasicBlock(in_channels, out_channels, stride=stride, dropout=dropout)
-        rest = [BasicBlock(out_channels, out_channels, stride=1, dropout=dropout) for _ in range(num_blocks - 1)]
+        first = new_block(in_channels, out_channels, stride=stride)
+        rest = [new_block(out_channels, out_channels, stride=1) for _ in range(num_blocks - 1)]
         self.layer = nn.ModuleList([first, *rest])
-
-    def forward(self, map_NCHW: Tensor) -> tuple[Tensor, Tensor]:
-        first, *rest = self.layer
-        map_NCHW, normed_NCHW = first(map_NCHW)
-        for block in rest:
-            map_NCHW, _ = block(map_NCHW)
-        return map_NCHW, normed_NCHW
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut. Returns their sum, and the input after batch norm."""
+    """Two convolutions and a shortcut. Returns their sum, and the input after batch norm."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int, dropout: float) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, *, stride: int, conv: str = "Conv", dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(in_channels)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False)
+        self.conv1 = convolution(conv, in_channels, out_channels, stride=stride)
         self.bn2 = nn.BatchNorm2d(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=False)
-        self.convShortcut: nn.Conv2d | None = None
-        if in_channels != out_channels:
-            self.convShortcut = nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False)
+        self.conv2 = convolution(conv, out_channels, out_channels)
+        self.convShortcut = shortcut(in_channels, out_channels, stride=stride)
         self.dropout = dropout
 
     def forward(self, map_NCHW: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,18 +137,73 @@ class BasicBlock(nn.Module):
         return shortcut_NCHW + branch_NCHW, normed_NCHW
 
 
+class BottleBlock(nn.Module):
+    """One convolution and a shortcut. Returns their sum, and the input after batch norm."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int, conv: str = "Conv") -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = convolution(conv, in_channels, out_channels, stride=stride)
+        self.convShortcut = shortcut(in_channels, out_channels, stride=stride)
+
+    def forward(self, map_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+        normed_NCHW = self.bn1(map_NCHW)
+        active_NCHW = F.relu(normed_NCHW)
+        shortcut_NCHW = map_NCHW if self.convShortcut is None else self.convShortcut(active_NCHW)
+        return shortcut_NCHW + self.conv1(active_NCHW), normed_NCHW
+
+
+class OldBlock(resnet_cifar.BasicBlock):
+    """Batch norm and ReLU behind the convolutions. Returns the sum after its ReLU and before."""
+
+    def forward(self, map_NCHW: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        sum_NCHW = super().forward(map_NCHW)
+        return F.relu(sum_NCHW), sum_NCHW
+
+
+BLOCKS: dict[BlockName, Callable[..., nn.Module]] = {"Basic": BasicBlock, "Bottle": BottleBlock, "Old": OldBlock}
+
+
+def shortcut(in_channels: int, out_channels: int, *, stride: int) -> nn.Conv2d | None:
+    """A 1x1 convolution, or None where the channels stay as they are."""
+    if in_channels == out_channels:
+        return None
+    return nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False)
+
+
 @NETS.register
 def wrn(
-    num_classes: int, in_channels: int = 3, *, depth: int = 40, width: float = 2.0, dropout: float = 0.0
+    num_classes: int,
+    in_channels: int = 3,
+    *,
+    depth: int = 40,
+    width: float = 2.0,
+    conv: str = "Conv",
+    block: BlockName = "Basic",
+    splits: int = 1,
+    dropout: float = 0.0,
 ) -> WideResNet:
-    """A wide residual network of any size.
+    """A wide residual network of any size, with convolutions and blocks of any type.
 
     Args:
-        depth: Layers, shortcuts not counted: 10, 16, 22, 28, 34, 40, ...
+        depth: Layers with basic blocks, shortcuts not counted: 10, 16, 22, 28, 34, 40, ...
         width: Factor of the 16, 32 and 64 channels; need not be whole.
-        dropout: Share of values dropped between the two convolutions of a block.
+        conv: What the blocks have for 3x3 convolutions: Conv, Conv2x2, DConv, DConv3D, ConvB4, DConvB4, DConvG8,
+            DConvA8, G8B4, A8B4, with any numbers.
+        block: Basic has two convolutions, Bottle one; Old has two, with batch norm and ReLU behind them.
+        splits: Maps that each of the three stages gives to losses that compare maps; divides its number of blocks.
+        dropout: Share of values dropped between the two convolutions of a basic block.
     """
-    return WideResNet(depth, width, dropout=dropout, num_classes=num_classes, in_channels=in_channels)
+    return WideResNet(
+        depth,
+        width,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        conv=conv,
+        block=block,
+        splits=splits,
+        dropout=dropout,
+    )
 
 
 @NETS.register

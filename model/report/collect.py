@@ -38,6 +38,7 @@ class Run:
         state: As `Folder.state`; None where there are results, but nothing that says how the run ended.
         metrics: (split, weights) -> the finite numbers of that metrics file.
         epochs: Epochs done.
+        parameters, macs: What the student costs, as the run wrote it down.
         notes: What a reader of the numbers must know.
     """
 
@@ -48,6 +49,8 @@ class Run:
     metrics: dict[tuple[str, Weights], dict[str, float]]
     epochs: float | None
     seconds: float | None
+    parameters: float | None
+    macs: float | None
     notes: tuple[str, ...]
 
 
@@ -111,6 +114,8 @@ def _read_run(folder: Folder, parent_dir: Path) -> Run:
         metrics=metrics,
         epochs=_epochs(folder, run, notes),
         seconds=_numbers(run).get("seconds"),
+        parameters=_numbers(run).get("parameters"),
+        macs=_numbers(run).get("macs"),
         notes=tuple(notes),
     )
 

@@ -108,6 +108,8 @@ def _columns(parent_dir: Path, group_by_seed: bool) -> list[Column]:
         counts = [len(group) for group in groups]
         columns.append(Column("n", [str(count) for count in counts], counts, "right"))
     columns += _metrics_columns(groups, with_spread=group_by_seed)
+    columns += _cost_columns("parameters", [[run.parameters for run in group] for group in groups], _with_commas)
+    columns += _cost_columns("macs", [[run.macs for run in group] for group in groups], _millions)
     columns += _number_columns("epochs", [[run.epochs for run in group] for group in groups], _whole)
     columns += _number_columns("seconds", [[run.seconds for run in group] for group in groups], _whole)
     if any(notes):
@@ -224,6 +226,13 @@ def _metrics_columns(groups: list[Group], *, with_spread: bool) -> list[Column]:
     return columns
 
 
+def _cost_columns(header: str, values: list[list[float | None]], written: Callable[[float], str]) -> list[Column]:
+    """What the networks of the runs cost; where it is the same for all, it is in the CSV file only."""
+    differ = len({value for group in values for value in group if value is not None}) > 1
+    columns = _number_columns(header, values, written)
+    return columns if differ else [column._replace(markdown=None) for column in columns]
+
+
 def _number_columns(
     header: str,
     values: list[list[float | None]],
@@ -258,3 +267,11 @@ def _decimals(value: float) -> str:
 
 def _whole(value: float) -> str:
     return f"{value:.0f}"
+
+
+def _with_commas(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _millions(value: float) -> str:
+    return f"{value / 1e6:,.1f} M"

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from model.evaluation.cost import Cost
 from model.evaluation.metrics import Predictions, confusion, metrics_of, predictions
 from model.evaluation.tables import markdown, per_class
 from model.types import Batch, Output
@@ -124,7 +125,8 @@ def test_class_without_a_sample_has_no_accuracy_and_one_never_named_no_precision
 
 def test_page_shows_missing_values_as_dashes() -> None:
     rows = per_class(torch.tensor([[0, 0], [1, 2]]), ["cat", "dog"])
-    page = markdown("title", {"accuracy": 2 / 3, "loss": 0.5, "num_samples": 12345}, rows)
+    page = markdown("title", {"accuracy": 2 / 3, "loss": 0.5, "num_samples": 12345}, Cost(1234, 5_600_000), rows)
     assert "accuracy 66.67 %, loss 0.5000, 12,345 images" in page
+    assert "1,234 parameters, 5,600,000 multiply-accumulates an image" in page
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("|")]
     assert cells[2:] == [["cat", "0", "-", "0.00", "-"], ["dog", "3", "66.67", "100.00", "cat (1)"]]

@@ -64,3 +64,29 @@ def weighted_by_confidence(student: Logits, teacher: Logits, labels: Labels) -> 
         total += confidence * cross_entropy(said[None], [label])
         weights += confidence
     return float(total / weights)
+
+
+Maps = Sequence[NDArray[np.float64]]  # of each stage (N, C, H, W)
+
+
+def attention(map_CHW: NDArray[np.float64]) -> list[float]:
+    """Mean over channels of the squares, row by row, divided by the root of their sum of squares."""
+    num_channels, height, width = map_CHW.shape
+    energies = []
+    for row in range(height):
+        for column in range(width):
+            energies.append(sum(map_CHW[c, row, column] ** 2 for c in range(num_channels)) / num_channels)
+    length = math.sqrt(sum(energy**2 for energy in energies))
+    return [energy / length for energy in energies]
+
+
+def attention_transfer(student: Maps, teacher: Maps) -> float:
+    """Sum over stages of the mean over images and positions; the maps of a stage have equal height and width."""
+    total = 0.0
+    for student_NCHW, teacher_NCHW in zip(student, teacher, strict=True):
+        squares = []
+        for student_CHW, teacher_CHW in zip(student_NCHW, teacher_NCHW, strict=True):
+            for a, b in zip(attention(student_CHW), attention(teacher_CHW), strict=True):
+                squares.append((a - b) ** 2)
+        total += sum(squares) / len(squares)
+    return total

@@ -20,6 +20,7 @@ from model.types import Batch, Normalisation, Output, TermOptions
 from tests.losses.reference import (
     Labels,
     Logits,
+    attention_transfer,
     cross_entropy,
     entropy,
     kl,
@@ -37,7 +38,14 @@ class Row(NamedTuple):
     least_at_teacher: bool = False  # no student does better than one that says what the teacher says
 
 
+def maps(logits_NK: Logits) -> list[Logits]:
+    """Two stages of maps, (N, 1, 1, K) and (N, 2, K, 1), that follow from the logits."""
+    turned_NK = np.roll(logits_NK, 1, axis=1)
+    return [logits_NK[:, None, None, :], np.stack([logits_NK, 2 * turned_NK], axis=1)[..., None]]
+
+
 ROWS = [
+    Row("at", {}, lambda s, t, y: attention_transfer(maps(s), maps(t)), least_at_teacher=True),
     Row("ce", {}, lambda s, t, y: cross_entropy(s, y)),
     Row("ce", {"label_smoothing": 0.1}, lambda s, t, y: cross_entropy(s, y, label_smoothing=0.1)),
     Row("kd", {}, lambda s, t, y: 0.1 * cross_entropy(s, y) + 0.9 * 16 * kl(t, s, 4)),
@@ -81,7 +89,14 @@ def logits(num_samples: int, num_classes: int, seed: int, scale: float = 2.0) ->
 
 
 def output(logits_NK: Tensor) -> Output:
-    return Output(logits=logits_NK, embedding=logits_NK.new_zeros(len(logits_NK), 1))
+    """What a network would say: logits, and maps that follow from them as `maps` has it."""
+    turned_NK = logits_NK.roll(1, dims=1)
+    second_NCHW = torch.stack([logits_NK, 2 * turned_NK], dim=1)[..., None]
+    return Output(
+        logits=logits_NK,
+        embedding=logits_NK.new_zeros(len(logits_NK), 1),
+        maps=(logits_NK[:, None, None, :], second_NCHW),
+    )
 
 
 def batch(num_samples: int, num_classes: int) -> Batch:
@@ -133,7 +148,7 @@ class Flat(nn.Module):
 
     def forward(self, images: Tensor) -> Output:
         flat = images.flatten(1)
-        return Output(logits=self.linear(flat), embedding=flat)
+        return output(self.linear(flat))
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.least_at_teacher], ids=row_name)
@@ -211,5 +226,7 @@ def test_loss_reads_of_the_teacher_only_what_it_needs(row: Row) -> None:
 def test_loss_that_needs_probabilities_does_not_see_a_shift_of_the_logits(row: Row) -> None:
     loss, student, seen = build(row), output(logits(8, 10, seed=1)), batch(8, 10)
     teacher_NK, shift_N1 = logits(8, 10, seed=2), torch.arange(8.0)[:, None]
-    same = torch.allclose(loss(student, output(teacher_NK + shift_N1), seen), loss(student, output(teacher_NK), seen))
+    teacher = output(teacher_NK)
+    shifted = teacher._replace(logits=teacher_NK + shift_N1)
+    same = torch.allclose(loss(student, shifted, seen), loss(student, teacher, seen))
     assert same is not ("logits" in loss.needs)

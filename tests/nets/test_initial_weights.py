@@ -24,9 +24,10 @@ CIFAR_RESNETS = [
     "resnet8x4",
     "resnet32x4",
 ]
+IMAGENET_RESNETS = ["resnet18_imagenet", "resnet34_imagenet"]
 MULTI_EXIT_RESNETS = ["multi_exit_resnet18", "multi_exit_resnet50"]
 WIDE_RESNETS = ["wrn", "wrn_16_1", "wrn_16_2", "wrn_40_1", "wrn_40_2"]
-FAN_OUT_NORMAL_CONVS = CIFAR_RESNETS + MULTI_EXIT_RESNETS + WIDE_RESNETS
+FAN_OUT_NORMAL_CONVS = CIFAR_RESNETS + IMAGENET_RESNETS + MULTI_EXIT_RESNETS + WIDE_RESNETS
 LINEAR_BIAS_IS_ZERO = WIDE_RESNETS
 TAIL = 6  # standard errors, so far out that the hundreds of layers checked here stay inside
 

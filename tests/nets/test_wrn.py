@@ -1,5 +1,7 @@
 """The rules of the wide residual networks: table 1 of the paper, and what their features are."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -43,6 +45,47 @@ def test_preact_is_the_map_after_the_next_batch_norm(net: WideResNet) -> None:
         assert torch.equal(preact_NCHW, net.get_submodule(norm)(map_NCHW))
 
 
+@pytest.mark.parametrize("splits", [1, 2, 3, 6])
+def test_splits_are_evenly_spaced_and_end_with_the_stage(splits: int) -> None:
+    with torch.device("meta"):
+        output = NETS.build("wrn", 10, splits=splits)(torch.empty(2, 3, 32, 32))
+    expected = [shape for shape in ((32, 32, 32), (64, 16, 16), (128, 8, 8)) for _ in range(splits)]
+    assert [tuple(map_NCHW.shape[1:]) for map_NCHW in output.maps] == expected
+    assert [tuple(preact_NCHW.shape[1:]) for preact_NCHW in output.preacts] == expected
+
+
+def split_net(splits: int, block: str = "Basic") -> WideResNet:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net: WideResNet = NETS.build("wrn", 10, depth=16, width=1.0, splits=splits, block=block)
+    return net.eval()
+
+
+def test_splits_change_neither_weights_nor_answers() -> None:
+    whole, halves = split_net(1), split_net(2)
+    halves.load_state_dict(whole.state_dict())
+    whole_output, halves_output = output_of(whole), output_of(halves)
+    assert torch.equal(whole_output.logits, halves_output.logits)
+    for whole_NCHW, half_NCHW in zip(whole_output.maps, halves_output.maps[1::2], strict=True):
+        assert torch.equal(whole_NCHW, half_NCHW)
+
+
+def test_preact_of_a_split_is_its_map_after_the_next_batch_norm() -> None:
+    net = split_net(2)
+    output = output_of(net)
+    norms = [*(f"block{stage}.layer.{block}.bn1" for stage in (1, 2, 3) for block in (0, 1)), "bn1"][1:]
+    for map_NCHW, preact_NCHW, norm in zip(output.maps, output.preacts, norms, strict=True):
+        assert torch.equal(preact_NCHW, net.get_submodule(norm)(map_NCHW))
+
+
+@pytest.mark.parametrize("splits", [1, 2])
+def test_blocks_that_end_in_a_relu_hand_on_what_it_gives(splits: int) -> None:
+    output = output_of(split_net(splits, "Old"))
+    for map_NCHW, preact_NCHW in zip(output.maps, output.preacts, strict=True):
+        assert (preact_NCHW < 0).any()
+        assert torch.equal(map_NCHW, preact_NCHW.relu())
+
+
 def test_a_training_step_updates_every_statistic_once(net: WideResNet) -> None:
     output_of(net.train())
     counts = [int(buffer) for name, buffer in net.named_buffers() if name.endswith("num_batches_tracked")]
@@ -65,8 +108,12 @@ def test_dropout_is_for_training_alone() -> None:
         ({"depth": 4}, "depth must be 6n.4 .*, got 4"),
         ({"width": 0.01}, "width must give .*, got 0.01"),
         ({"dropout": 1.0}, "dropout must be in .*, got 1.0"),
+        ({"dropout": 0.3, "block": "Old"}, "dropout stands between .* of a Basic block, Old has none"),
+        ({"splits": 4}, "splits must divide the 6 blocks of a stage, got 4"),
+        ({"splits": 0}, "splits must divide the 6 blocks of a stage, got 0"),
+        ({"block": "basic"}, "should be 'Basic', 'Bottle' or 'Old', got \"basic\""),
     ],
 )
-def test_sizes_that_make_no_network_are_refused(options: dict[str, float], told: str) -> None:
+def test_sizes_that_make_no_network_are_refused(options: dict[str, Any], told: str) -> None:
     with pytest.raises(OptionError, match=told):
         NETS.build("wrn", 10, **options)

@@ -237,6 +237,20 @@ def test_epochs_done_are_those_of_run_json_without_a_history(
     assert (only_run(tmp_path).epochs, only_run(tmp_path).seconds) == (3, 12.4)
 
 
+def test_costs_are_those_of_run_json(
+    tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any], finished: dict[str, Any]
+) -> None:
+    make_run("cnn", params=cnn, run=finished | {"parameters": 1234, "macs": 5678})
+    assert (only_run(tmp_path).parameters, only_run(tmp_path).macs) == (1234, 5678)
+
+
+def test_runs_of_before_costs_were_written_have_none(
+    tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any], finished: dict[str, Any]
+) -> None:
+    make_run("cnn", params=cnn, run=finished)
+    assert (only_run(tmp_path).parameters, only_run(tmp_path).macs) == (None, None)
+
+
 # The ancestor's results ---------------------------------------------------------------------------------------------
 
 ANCESTORS_METRICS = {"accuracy": 0.8351, "loss": 0.61}

@@ -62,9 +62,9 @@ def test_the_files_hold_the_table_and_the_raw_values(
     table = write_results(tmp_path)
     assert (tmp_path / "results.md").read_text(encoding="utf-8") == table + "\n"
     assert (tmp_path / "results.csv").read_text(encoding="utf-8") == (
-        "path,alpha,val best,val last,test best,test last,epochs,seconds\n"
-        "alpha_0.9,0.9,0.72,0.72,0.7103,0.71,3,12.4\n"
-        "alpha_0.5,0.5,0.71525,0.7,,,3,12.4\n"
+        "path,alpha,val best,val last,test best,test last,parameters,macs,epochs,seconds\n"
+        "alpha_0.9,0.9,0.72,0.72,0.7103,0.71,,,3,12.4\n"
+        "alpha_0.5,0.5,0.71525,0.7,,,,,3,12.4\n"
     )
 
 
@@ -248,6 +248,32 @@ def test_a_loss_that_is_nan_is_missing(tmp_path: Path, make_run: MakeRun, cnn: d
     write_results(tmp_path)
     names, *rows = csv_rows(tmp_path)
     assert [row[names.index("val loss")] for row in rows] == ["0.5", ""]
+
+
+def test_what_networks_cost_is_shown_where_it_differs(
+    tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any], finished: dict[str, Any]
+) -> None:
+    sizes = {"a": {"parameters": 2_243_546, "macs": 327_599_360}, "b": {"parameters": 372_698, "macs": 65_300_000}}
+    for name, size in sizes.items():
+        make_run(name, params=cnn, run=finished | size)
+    make_run("c", params=cnn, run=finished)
+    assert [[row[0], *row[5:]] for row in cells(results_table(tmp_path))] == [
+        ["path", "parameters", "macs", "epochs", "seconds"],
+        ["a", "2,243,546", "327.6 M", "3", "12"],
+        ["b", "372,698", "65.3 M", "3", "12"],
+        ["c", "-", "-", "3", "12"],
+    ]
+
+
+def test_what_equal_networks_cost_is_in_the_csv_file_only(
+    tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any], finished: dict[str, Any]
+) -> None:
+    for seed in (0, 1):
+        make_run(f"seed_{seed}", params=cnn | {"seed": seed}, run=finished | {"parameters": 1234, "macs": 5_600_000})
+    table = write_results(tmp_path, group_by_seed=True)
+    assert not {"parameters", "macs"} & set(headers(table))
+    names, row = csv_rows(tmp_path)
+    assert [row[names.index(name)] for name in ("parameters", "macs")] == ["1234", "5600000"]
 
 
 # State and notes ----------------------------------------------------------------------------------------------------
