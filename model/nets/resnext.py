@@ -4,7 +4,8 @@ Xie, Girshick, Dollar, Tu and He, "Aggregated Residual Transformations for Deep 
 https://arxiv.org/abs/1611.05431
 Follows the structure and names of prlz77's ResNeXt.pytorch, which peterliht's knowledge-distillation-pytorch has its
 teacher from, so that weights trained there load: where a block changes the number of channels, its shortcut is a 1x1
-convolution and batch norm; the stride is the 3x3 convolution's.
+convolution and batch norm; the stride is the 3x3 convolution's. Batch norm comes after each convolution, as in the
+authors' code, which found that better on small images than the paper's blocks with batch norm first.
 The last pool is global, the same at 32x32 as the 8x8 pool there, so that other image sizes work too.
 Initial weights: convolutions normal with variance 2 / fan-out (all output channels, not those of a group), the linear
 layer normal with variance 2 / inputs, its bias 0, as there.
