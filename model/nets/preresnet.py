@@ -37,13 +37,11 @@ class PreResNet(nn.Module):
         self, depth: int, block: Literal["basic", "bottleneck"], *, num_classes: int, in_channels: int
     ) -> None:
         make = BLOCKS[block]
-        per_block = 3 * make.num_layers
-        if depth < per_block + 2 or (depth - 2) % per_block:
-            raise ValueError(
-                f"depth must be {per_block}n+2 with {block} blocks, for a whole n of at least 1, got {depth}"
-            )
+        layers = 3 * make.num_layers  # of one block a stage
+        if depth < layers + 2 or depth % layers != 2:
+            raise ValueError(f"depth must be {layers}n+2 with {block} blocks, for a whole n of at least 1, got {depth}")
         super().__init__()
-        num_blocks = (depth - 2) // per_block
+        num_blocks = (depth - 2) // layers
         self.conv1 = nn.Conv2d(in_channels, 16, kernel_size=3, padding=1, bias=False)
         self.layer1 = Stage(make, num_blocks, 16, 16, stride=1)
         self.layer2 = Stage(make, num_blocks, 16 * make.expansion, 32, stride=2)
