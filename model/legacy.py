@@ -20,7 +20,7 @@ TEACHERS = {
     "wrn": "experiments/base_wrn",
     "densenet": "experiments/base_densenet",
     "resnext29": "experiments/base_resnext29",
-    "preresnet110": "experiments/base_preresnet110",
+    "preresnet110": "experiments/base_preresnet",  # it has 164 layers, whatever its name says
 }
 
 SEED = 230  # written into the ancestor's train.py

@@ -128,7 +128,7 @@ FOLDERS = {
     ),
     "resnet18_distill/preresnet_teacher": (
         flat("resnet18_distill", 1.0, "yes", "preresnet110", 0.95, 6, 0.1, 170, 0.0),
-        resnet18(170) | {"teacher": "experiments/base_preresnet110", "loss": kd(0.95, 6)},
+        resnet18(170) | {"teacher": "experiments/base_preresnet", "loss": kd(0.95, 6)},
     ),
     "resnet18_distill/resnext_teacher": (
         flat("resnet18_distill", 1.0, "yes", "resnext29", 0.95, 6, 0.1, 175, 0.0),

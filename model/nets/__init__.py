@@ -1,8 +1,13 @@
 """Networks, one file an architecture. Importing this package imports every file below, which registers it in NETS."""
 
 from model.nets import cnn as cnn
+from model.nets import densenet as densenet
+from model.nets import lenet as lenet
+from model.nets import mlp as mlp
 from model.nets import multi_exit_resnet as multi_exit_resnet
+from model.nets import preresnet as preresnet
 from model.nets import resnet as resnet
 from model.nets import resnet_cifar as resnet_cifar
 from model.nets import resnet_imagenet as resnet_imagenet
+from model.nets import resnext as resnext
 from model.nets import wrn as wrn

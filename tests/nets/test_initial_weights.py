@@ -12,7 +12,7 @@ from model.registry import NETS
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
-PYTORCH_CONVS = ["cnn", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
+PYTORCH_CONVS = ["cnn", "lenet", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 CIFAR_RESNETS = [
     "resnet8",
     "resnet14",
@@ -27,8 +27,17 @@ CIFAR_RESNETS = [
 IMAGENET_RESNETS = ["resnet18_imagenet", "resnet34_imagenet"]
 MULTI_EXIT_RESNETS = ["multi_exit_resnet18", "multi_exit_resnet50"]
 WIDE_RESNETS = ["wrn", "wrn_16_1", "wrn_16_2", "wrn_40_1", "wrn_40_2"]
-FAN_OUT_NORMAL_CONVS = CIFAR_RESNETS + IMAGENET_RESNETS + MULTI_EXIT_RESNETS + WIDE_RESNETS
-LINEAR_BIAS_IS_ZERO = WIDE_RESNETS
+PRE_RESNETS = ["preresnet", "preresnet20", "preresnet56", "preresnet110", "preresnet164"]
+DENSE_NETS = ["densenet", "densenet_bc_100_12"]
+RESNEXTS = ["resnext", "resnext29_8x64d"]
+FAN_OUT_NORMAL_CONVS = [
+    *(*CIFAR_RESNETS, *IMAGENET_RESNETS, *MULTI_EXIT_RESNETS, *WIDE_RESNETS, *PRE_RESNETS, *DENSE_NETS),
+    *RESNEXTS,
+]
+WITHOUT_CONVS = ["mlp", "mlp_1200", "mlp_800", "mlp_128"]
+WITHOUT_BATCH_NORM = [*WITHOUT_CONVS, "lenet"]
+LINEAR_IS_FAN_IN_NORMAL = RESNEXTS
+LINEAR_BIAS_IS_ZERO = WIDE_RESNETS + RESNEXTS
 TAIL = 6  # standard errors, so far out that the hundreds of layers checked here stay inside
 
 
@@ -70,9 +79,12 @@ def test_convolutions_are_uniform_within_one_over_root_fan_in(name: str) -> None
 
 
 @pytest.mark.parametrize("name", NETS.names())
-def test_linear_layers_are_uniform_within_one_over_root_fan_in(name: str) -> None:
+def test_linear_layers_are_uniform_within_one_over_root_fan_in_or_normal(name: str) -> None:
     for linear in layers_of(name, nn.Linear):
-        assert_is_uniform(linear.weight, 1 / math.sqrt(linear.in_features))
+        if name in LINEAR_IS_FAN_IN_NORMAL:
+            assert_is_normal(linear.weight, math.sqrt(2 / linear.in_features))
+        else:
+            assert_is_uniform(linear.weight, 1 / math.sqrt(linear.in_features))
         if name in LINEAR_BIAS_IS_ZERO:
             assert not linear.bias.any()
         else:
@@ -81,10 +93,17 @@ def test_linear_layers_are_uniform_within_one_over_root_fan_in(name: str) -> Non
 
 @pytest.mark.parametrize("name", NETS.names())
 def test_batch_norms_start_as_the_identity(name: str) -> None:
-    for norm in [*layers_of(name, nn.BatchNorm1d), *layers_of(name, nn.BatchNorm2d)]:
+    norms = [*layers_of(name, nn.BatchNorm1d), *layers_of(name, nn.BatchNorm2d)]
+    assert bool(norms) == (name not in WITHOUT_BATCH_NORM)
+    for norm in norms:
         assert (norm.weight == 1).all()
         assert (norm.bias == 0).all()
 
 
 def test_every_network_is_listed_with_its_convolutions() -> None:
-    assert sorted(PYTORCH_CONVS + FAN_OUT_NORMAL_CONVS) == NETS.names()
+    assert sorted(PYTORCH_CONVS + FAN_OUT_NORMAL_CONVS + WITHOUT_CONVS) == NETS.names()
+
+
+@pytest.mark.parametrize("name", WITHOUT_CONVS)
+def test_a_network_listed_without_convolutions_has_none(name: str) -> None:
+    assert not layers_of(name, nn.Conv2d)

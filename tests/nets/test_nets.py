@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator
 from itertools import chain
+from typing import Any
 
 import pytest
 import torch
@@ -14,12 +15,28 @@ from model.registry import NETS
 from model.types import Output
 
 # Batch norm and ReLU come before the convolutions, so what a stage hands on has seen neither.
-BATCH_NORM_FIRST = {"wrn", "wrn_16_1", "wrn_16_2", "wrn_40_1", "wrn_40_2"}
+WIDE_RESNETS = {"wrn", "wrn_16_1", "wrn_16_2", "wrn_40_1", "wrn_40_2"}
+PRE_RESNETS = {"preresnet", "preresnet20", "preresnet56", "preresnet110", "preresnet164"}
+DENSE_NETS = {"densenet", "densenet_bc_100_12"}
+BATCH_NORM_FIRST = WIDE_RESNETS | PRE_RESNETS | DENSE_NETS
+WITHOUT_MAPS = {"mlp", "mlp_1200", "mlp_800", "mlp_128"}  # linear layers alone
+
+# Networks of any size, in a small one: named ones of the same class are here in full, as all are in test_vectors.py.
+SMALL: dict[str, dict[str, Any]] = {
+    "densenet": {"depth": 22},
+    "preresnet": {"depth": 29},
+    "resnext": {"depth": 20, "cardinality": 4, "base_width": 16},
+}
+
+
+def build_net(name: str, num_classes: int = 10, in_channels: int = 3) -> nn.Module:
+    net: nn.Module = NETS.build(name, num_classes, in_channels, **SMALL.get(name, {}))
+    return net
 
 
 def num_parameters(name: str) -> int:
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in NETS.build(name, 10).parameters())
+        return sum(parameter.numel() for parameter in build_net(name).parameters())
 
 
 def smallest_of_each_file() -> list[str]:
@@ -46,8 +63,7 @@ def name(request: pytest.FixtureRequest) -> str:
 def net(name: str) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        net: nn.Module = NETS.build(name, 10)
-    return net.eval()
+        return build_net(name).eval()
 
 
 def test_output_has_a_row_for_every_image(net: nn.Module) -> None:
@@ -79,12 +95,18 @@ def test_embedding_is_what_the_classifier_reads(net: nn.Module) -> None:
     assert any(read is output.embedding and result is output.logits for read, result in calls)
 
 
+def test_stages_hand_on_a_map_and_its_preact(name: str, net: nn.Module) -> None:
+    with torch.no_grad():
+        output = net(images(1))
+    assert bool(output.maps) == (name not in WITHOUT_MAPS)
+    assert [tensor.shape for tensor in output.maps] == [tensor.shape for tensor in output.preacts]
+
+
 def test_map_is_the_relu_of_its_preact(name: str, net: nn.Module) -> None:
     if name in BATCH_NORM_FIRST:
-        pytest.skip("its maps are sums, which batch norm comes after")
+        pytest.skip("its maps are what batch norm reads")
     with torch.no_grad():
         output = net(images(2))
-    assert len(output.maps) == len(output.preacts)
     assert all(torch.equal(after, F.relu(before)) for after, before in zip(output.maps, output.preacts, strict=True))
 
 
@@ -93,7 +115,9 @@ def test_preact_has_negative_values(net: nn.Module) -> None:
         assert all((before < 0).any() for before in net(images(2)).preacts)
 
 
-def test_maps_lie_on_the_way_to_the_logits(net: nn.Module) -> None:
+def test_maps_lie_on_the_way_to_the_logits(name: str, net: nn.Module) -> None:
+    if name in WITHOUT_MAPS:
+        pytest.skip("it has none")
     output = net(images(1))
     gradients = torch.autograd.grad(output.logits[0, 0], output.maps)
     assert all(gradient.any() for gradient in gradients)
@@ -160,7 +184,7 @@ def test_maps_stay_channels_last_under_bfloat16(net: nn.Module) -> None:
 
 
 def test_two_builds_share_no_storage(name: str, net: nn.Module) -> None:
-    other = NETS.build(name, 10)
+    other = build_net(name)
     ours, theirs = (
         {tensor.untyped_storage().data_ptr() for tensor in chain(build.parameters(), build.buffers())}
         for build in (net, other)
@@ -170,13 +194,13 @@ def test_two_builds_share_no_storage(name: str, net: nn.Module) -> None:
 
 def test_channels_and_classes_are_those_asked_for(name: str) -> None:
     with torch.device("meta"):
-        output = NETS.build(name, 7, 1)(torch.empty(2, 1, 32, 32))
+        output = build_net(name, 7, 1)(torch.empty(2, 1, 32, 32))
     assert output.logits.shape == (2, 7)
 
 
 @pytest.mark.parametrize("name", smallest_of_each_file())
 def test_compiles_into_one_graph(name: str) -> None:
-    net = NETS.build(name, 10).eval()
+    net = build_net(name).eval()
     torch.compiler.reset()
     compiled: Callable[[Tensor], Output] = torch.compile(net, fullgraph=True, backend="eager")
     with torch.no_grad():

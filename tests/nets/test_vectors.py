@@ -6,6 +6,7 @@ another way than RepDistiller, whose names our wide residual networks have: `moo
 
 import re
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,11 +47,12 @@ class Vector(NamedTuple):
     name: str
     file: str
     num_classes: int
-    logits: tuple[float, float, float]  # the first three of the first image
+    logits: tuple[float, ...]  # the first three of the first image
     features: tuple[float, ...] = ()  # the stages after their ReLU, then the embedding where the original gives it
     preacts: tuple[float, ...] = ()
     options: dict[str, Any] = {}  # noqa: RUF012 - read only
     their_name: Callable[[str], str] = same
+    image: tuple[int, int] = (3, 32)  # channels and size
 
 
 def wrn_of_moonshine(
@@ -205,11 +207,31 @@ VECTORS = [
         (1.627583, 2.381349, 3.694021, 6.602234, 8.834146, 13.39549),
         splits=2,
     ),
+    Vector(
+        "wrn",
+        "seed1_wrn_28_10",
+        10,
+        (0.10023324, -1.1875296, 8.1153932),
+        options={"depth": 28, "width": 10.0, "dropout": 0.3},
+    ),
+    Vector("densenet", "seed1_densenet_bc_100_12", 10, (-0.46402873, -0.18750167, 0.13450207)),
+    Vector("densenet_bc_100_12", "seed1_densenet_bc_100_12", 10, (-0.46402873, -0.18750167, 0.13450207)),
+    Vector("resnext", "seed1_resnext29_8x64", 10, (-0.65834909, 0.68063465, -1.0989017)),
+    Vector("resnext29_8x64d", "seed1_resnext29_8x64", 10, (-0.65834909, 0.68063465, -1.0989017)),
+    Vector("preresnet", "seed1_preresnet110", 10, (1034.5904, -191.07757, -596.70822)),
+    Vector("preresnet164", "seed1_preresnet110", 10, (1034.5904, -191.07757, -596.70822)),
+    Vector("lenet", "seed2_LeNet", 10, (-1.4422049, 0.25757789, -2.1234693)),
+    Vector("mlp", "seed1_mnist_student", 10, (-1.094523, -1.541997, -2.5837406), image=(1, 28)),
+    Vector("mlp_1200", "seed1_mnist_teacher", 10, (-0.84094344, 2.5024948, -0.69523918), image=(1, 28)),
+    Vector("mlp_800", "seed1_mnist_student", 10, (-1.094523, -1.541997, -2.5837406), image=(1, 28)),
+    Vector("mlp_128", "seed2_MLP", 10, (), image=(1, 28)),  # the original draws its answers
 ]
+WITH_LOGITS = [vector for vector in VECTORS if vector.logits]
 WITH_FEATURES = [vector for vector in VECTORS if vector.features]  # not every original gives them out
 WITH_PREACTS = [vector for vector in VECTORS if vector.preacts]
 WITHOUT_VECTOR = {
-    *("resnet101", "resnet152"),  # their parameter counts are checked
+    # Their parameter counts are checked, and other networks of the same classes have vectors.
+    *("resnet101", "resnet152", "preresnet20", "preresnet56", "preresnet110"),
     *("multi_exit_resnet18", "multi_exit_resnet50"),  # test_multi_exit_resnet.py has theirs
 }
 AGAINST_TORCHVISION = {"resnet18_imagenet", "resnet34_imagenet"}
@@ -241,7 +263,18 @@ NUM_PARAMETERS = [
     ("wrn_16_2", 100, 703_284),
     ("wrn_40_1", 100, 569_780),
     ("wrn_40_2", 100, 2_255_156),
+    ("densenet", 10, 769_162),
+    ("densenet_bc_100_12", 10, 769_162),
+    ("resnext", 10, 34_426_698),
+    ("resnext29_8x64d", 10, 34_426_698),
+    ("preresnet", 10, 1_703_258),
+    ("preresnet164", 10, 1_703_258),
+    ("preresnet20", 10, 272_282),  # these three by hand: 97,216 n - 19,366 for n basic blocks a stage
+    ("preresnet56", 10, 855_578),
+    ("preresnet110", 10, 1_730_522),
+    ("lenet", 10, 62_006),
 ]
+NUM_PARAMETERS_ON_MNIST = [("mlp", 1_276_810), ("mlp_1200", 2_395_210), ("mlp_800", 1_276_810), ("mlp_128", 118_282)]
 
 
 def file_of(vector: Vector) -> str:
@@ -272,10 +305,16 @@ def drawn_weights(file: str) -> dict[str, Tensor]:
     return weights
 
 
-def empty_net(name: str, num_classes: int, **options: Any) -> nn.Module:
+def empty_net(name: str, *supplied: int, **options: Any) -> nn.Module:
     with torch.device("meta"):
-        net: nn.Module = NETS.build(name, num_classes, **options)
+        net: nn.Module = NETS.build(name, *supplied, **options)
     return net
+
+
+def original(vector: Vector) -> nn.Module:
+    sized = "image_size" in signature(NETS[vector.name]).parameters
+    supplied = vector.image if sized else vector.image[:1]
+    return empty_net(vector.name, vector.num_classes, *supplied, **dict(vector.options))
 
 
 def mean_abs(tensors: tuple[Tensor, ...]) -> list[float]:
@@ -290,21 +329,23 @@ def vector(request: pytest.FixtureRequest) -> Vector:
 
 @pytest.fixture(scope="module")
 def output(vector: Vector) -> Output:
-    net = empty_net(vector.name, vector.num_classes, **vector.options).eval()
+    net = original(vector).eval()
     weights = drawn_weights(vector.file)
     net.load_state_dict({key: weights[vector.their_name(key)] for key in net.state_dict()}, assign=True)
-    images = torch.from_numpy(np.random.RandomState(1).standard_normal((2, 3, 32, 32)))
+    channels, size = vector.image
+    images = torch.from_numpy(np.random.RandomState(1).standard_normal((2, channels, size, size)))
     with torch.no_grad():
         output: Output = net(images)
     return output
 
 
 def test_state_dict_has_the_originals_names_shapes_and_order(vector: Vector) -> None:
-    state_dict = empty_net(vector.name, vector.num_classes, **vector.options).state_dict()
+    state_dict = original(vector).state_dict()
     ours = [(vector.their_name(key), tuple(value.shape)) for key, value in state_dict.items()]
     assert ours == listing(vector.file)
 
 
+@pytest.mark.parametrize("vector", WITH_LOGITS, indirect=True, ids=file_of)
 def test_logits_equal_the_originals(vector: Vector, output: Output) -> None:
     tolerance = 1e-6 * output.logits.abs().max().item()
     assert output.logits[0, :3].tolist() == pytest.approx(vector.logits, rel=0, abs=tolerance)
@@ -328,9 +369,15 @@ def test_parameter_count_is_the_published_one(name: str, num_classes: int, expec
     assert sum(parameter.numel() for parameter in parameters if parameter.requires_grad) == expected
 
 
+@pytest.mark.parametrize(("name", "expected"), NUM_PARAMETERS_ON_MNIST)
+def test_parameter_count_is_the_published_one_on_mnist(name: str, expected: int) -> None:
+    assert sum(parameter.numel() for parameter in empty_net(name, 10, 1, 28).parameters()) == expected
+
+
 def test_every_network_has_a_vector_or_is_listed_without() -> None:
     assert {vector.name for vector in VECTORS} | WITHOUT_VECTOR | AGAINST_TORCHVISION == set(NETS.names())
 
 
 def test_every_network_has_a_published_parameter_count() -> None:
-    assert {name for name, _, _ in NUM_PARAMETERS} == set(NETS.names())
+    counted = {name for name, _, _ in NUM_PARAMETERS} | {name for name, _ in NUM_PARAMETERS_ON_MNIST}
+    assert counted == set(NETS.names())
