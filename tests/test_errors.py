@@ -190,7 +190,7 @@ WRONG_VALUES: dict[str, tuple[dict[str, Any], str]] = {
     "a loss that is no object": ({"loss": "kd"}, 'loss: should be an object, got "kd"'),
     "no loss": ({"loss": {}}, "loss: is empty"),
     "a number for a term's options": ({"loss": {"kd": 0.9}}, "loss.kd: should be an object, got 0.9"),
-    "an unknown loss": ({"loss": {"kdd": {}}}, 'loss: no loss is named "kdd", did you mean "kd"?; known: ce, kd,'),
+    "an unknown loss": ({"loss": {"kdd": {}}}, 'loss: no loss is named "kdd", did you mean "kd"?; known: at, ce, kd,'),
     "an unknown option of a loss": (
         {"loss": {"kd": {"temprature": 4.0}}},
         'loss.kd.temprature: unknown option of loss kd, did you mean "temperature"?; kd has alpha, temperature,',

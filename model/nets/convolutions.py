@@ -14,7 +14,7 @@ Follows the authors' code in structure and names. Their types, with other number
     G8B4       ConvB4 with its 3x3 in groups of 8 channels
     A8B4       ConvB4 with its 3x3 in 8 groups
     DConv3D    3x3 on each channel alone, then three weights an output channel, which slide over the input channels and
-               whose answers are averaged
+               whose answers are averaged (before that they fill in_channels times the memory of a map)
 
 The 3x3 has the stride; batch norm and ReLU stand between two convolutions; none has a bias. Their ACDC is left out: it
 is another package. Where channels do not fill whole groups, their code rounds (G16 of 24 channels is one group of 24);

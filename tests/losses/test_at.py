@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 import torch
 from torch import Tensor
@@ -25,7 +27,8 @@ def drawn(*sizes: tuple[int, int], seed: int = 1, dtype: torch.dtype = torch.flo
 
 def value(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...]) -> Tensor:
     nothing = torch.zeros(3, 1)
-    return AttentionTransfer()(Output(nothing, nothing, student), Output(nothing, nothing, teacher), SEEN)
+    loss = AttentionTransfer()
+    return cast(Tensor, loss(Output(nothing, nothing, student), Output(nothing, nothing, teacher), SEEN))
 
 
 def test_a_worked_example() -> None:
