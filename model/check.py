@@ -162,9 +162,12 @@ def _check_teacher(folder: Folder, source: DataSource, path: Path, place: Place,
             "teacher", f"{folder.name} is fed images of shape {theirs.image_shape}, the student {source.image_shape}"
         )
     _refuse_cycles(folder, [path.parent.resolve()])
-    with torch.device("meta"):
-        net = build_student(params, theirs)
-        said: Output = net.eval()(torch.empty(num_images, *theirs.image_shape))
+    try:
+        with torch.device("meta"):
+            net = build_student(params, theirs)
+            said: Output = net.eval()(torch.empty(num_images, *theirs.image_shape))
+    except (OptionError, RuntimeError) as error:
+        raise UserError(f"{folder.params}: {error}") from None
     return said
 
 

@@ -95,7 +95,7 @@ def _run(folder: Folder, place: Place, split: Split, restore_file: str, temperat
                 [name, *row] for name, row in zip(class_names, confusion_KK.tolist(), strict=True)
             )
         with replacing(path.with_suffix(".npz")) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays(said, temperature))
+            np.savez_compressed(file, **arrays(said, temperature))  # type: ignore[arg-type]
     except OSError as error:
         raise UserError(f"{folder.evaluation}: cannot write here ({error.strerror})") from None
     return f"{page}\nWritten to {path}.md, .json, .npz and _confusion.csv"

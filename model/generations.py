@@ -58,5 +58,5 @@ def prepare_generations(folder: Folder) -> list[Folder]:
 
 def first_generation(params: Params) -> Params:
     """The params of the first generation, with a teacher's folder as it is named in the parent's folder."""
-    labels_alone = {} if params.teacher else {"loss": {"ce": {}}}
+    labels_alone: dict[str, Any] = {} if params.teacher else {"loss": {"ce": {}}}
     return params.model_copy(update={"generations": None, **labels_alone})

@@ -190,7 +190,10 @@ WRONG_VALUES: dict[str, tuple[dict[str, Any], str]] = {
     "a loss that is no object": ({"loss": "kd"}, 'loss: should be an object, got "kd"'),
     "no loss": ({"loss": {}}, "loss: is empty"),
     "a number for a term's options": ({"loss": {"kd": 0.9}}, "loss.kd: should be an object, got 0.9"),
-    "an unknown loss": ({"loss": {"kdd": {}}}, 'loss: no loss is named "kdd", did you mean "kd"?; known: at, ce, kd,'),
+    "an unknown loss": (
+        {"loss": {"kdd": {}}},
+        'loss: no loss is named "kdd", did you mean "kd"?; known: at, ce, cwtm, dkpp,',
+    ),
     "an unknown option of a loss": (
         {"loss": {"kd": {"temprature": 4.0}}},
         'loss.kd.temprature: unknown option of loss kd, did you mean "temperature"?; kd has alpha, temperature,',
@@ -486,7 +489,7 @@ def test_maps_of_several_teachers_are_refused(student: Folder, trained: Folder, 
     change_params(student, {"loss": {"at": {}}, "teacher": ["../trained", "../trained"]})
 
     assert train_refused(student) == (
-        f"{student.params}: teacher: the loss at compares with one network: name one folder only"
+        f"{student.params}: teacher: the loss at compares with one network: name one folder"
     )
 
 

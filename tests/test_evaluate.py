@@ -95,6 +95,7 @@ def test_table_is_printed_and_written(folder: Folder, call: Call) -> None:
     assert {path.name for path in folder.evaluation.iterdir()} == {
         "test_best.json",
         "test_best.md",
+        "test_best.npz",
         "test_best_confusion.csv",
     }
 

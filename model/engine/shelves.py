@@ -74,7 +74,7 @@ class DeviceShelf:
 
     def refresh(self, rows: Rows) -> bool:
         place_N = self._places(torch.from_numpy(rows).to(self.device))
-        for lacking_N in place_N[~self.whole_M[place_N]].split(CHUNK):
+        for lacking_N in torch.split(place_N[~self.whole_M[place_N]], CHUNK):
             self.words_MW[lacking_N], self.whole_M[lacking_N] = self.file.read(self.wanted_M[lacking_N])
         return bool(self.whole_M[place_N].all())
 

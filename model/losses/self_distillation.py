@@ -55,15 +55,14 @@ class SelfDistillation(DistillLoss):
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:  # noqa: ARG002
         if not student.exits:
             raise ValueError("the loss self_distillation needs a network with early exits, as multi_exit_resnet18")
-        hard = sum(F.cross_entropy(output.logits, batch.labels) for output in (student, *student.exits))
-        loss = (1 - self.alpha) * hard
-        if self.alpha:
-            last_NK = student.logits.detach()
-            loss = loss + self.alpha * self.temperature**2 * sum(self.soft(x.logits, last_NK) for x in student.exits)
-        if self.beta:
-            last_ND = student.embedding.detach()
-            features = sum(F.mse_loss(x.embedding, last_ND, reduction=self.feature_reduction) for x in student.exits)
-            loss = loss + self.beta * features
+        last_NK, last_ND = student.logits.detach(), student.embedding.detach()
+        loss = (1 - self.alpha) * F.cross_entropy(student.logits, batch.labels)
+        for early in student.exits:
+            loss = loss + (1 - self.alpha) * F.cross_entropy(early.logits, batch.labels)
+            if self.alpha:
+                loss = loss + self.alpha * self.temperature**2 * self.soft(early.logits, last_NK)
+            if self.beta:
+                loss = loss + self.beta * F.mse_loss(early.embedding, last_ND, reduction=self.feature_reduction)
         return loss
 
     def soft(self, exit_NK: Tensor, last_NK: Tensor) -> Tensor:

@@ -57,8 +57,8 @@ class Run:
 def collect_runs(parent_dir: Path) -> list[Run]:
     """All runs in and below a folder, in natural order of their paths: run_2 before run_10.
 
-    A run is a folder with params.json or with results; the folder of a search or of generations is one only if it has
-    metrics of its own.
+    A run is a folder with params.json or with results; a search's folder is one only if it has results of its own, and
+    the folder of generations is none.
 
     Raises:
         UserError: There is no such folder, or no run in it.
@@ -70,8 +70,9 @@ def collect_runs(parent_dir: Path) -> list[Run]:
     for path, children, _ in os.walk(parent_dir):
         children[:] = [child for child in children if not child.startswith(".") and child not in NO_RUNS_INSIDE]
         folder = Folder(Path(path))
-        begun = folder.run.exists() or folder.params.exists()
-        if _has_metrics(folder) or (begun and not _is_parent(folder)):
+        if "generations" in _read_object(folder.params, []):
+            continue  # its generations are runs, and it is none
+        if _has_results(folder) or (folder.params.exists() and not (folder.path / SEARCH_FILE).exists()):
             runs.append(_read_run(folder, parent_dir))
     if not runs:
         raise UserError(f"no runs under {parent_dir}: no folder in it holds a params.json or metrics")
@@ -83,14 +84,9 @@ def natural_order(path: str) -> list[tuple[str, int]]:
     return [(text, int(number or -1)) for text, number in re.findall(r"(\D*)(\d*)", path)]
 
 
-def _is_parent(folder: Folder) -> bool:
-    """Whether a folder holds runs, but is none: a search, or generations."""
-    return (folder.path / SEARCH_FILE).exists() or "generations" in _read_object(folder.params, [])
-
-
-def _has_metrics(folder: Folder) -> bool:
+def _has_results(folder: Folder) -> bool:
     files = [folder.metrics(split, weights) for split in SPLITS for weights in WEIGHTS]
-    return any(file.exists() for file in [folder.history, *files])
+    return any(file.exists() for file in [folder.run, folder.history, *files])
 
 
 def _read_run(folder: Folder, parent_dir: Path) -> Run:
@@ -184,7 +180,7 @@ def _is_ancestors(folder: Folder, val_metrics: dict[str, float]) -> bool:
 def _state(folder: Folder, run: dict[str, Any]) -> str | None:
     if run:
         return folder.state()
-    return None if _has_metrics(folder) else "new"
+    return None if _has_results(folder) else "new"
 
 
 def _epochs(folder: Folder, run: dict[str, Any], notes: list[str]) -> float | None:

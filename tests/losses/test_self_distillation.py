@@ -25,7 +25,8 @@ def student() -> Output:
 
 
 def value(output: Output, **options: object) -> Tensor:
-    return SelfDistillation(**options)(output, output, SEEN)  # type: ignore[arg-type]
+    loss: Tensor = SelfDistillation(**options)(output, output, SEEN)  # type: ignore[arg-type]
+    return loss
 
 
 def arrays(output: Output) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -62,9 +63,9 @@ def test_default_beta_is_the_originals_for_128_images_and_512_features() -> None
 
 def test_last_exit_learns_from_the_labels_alone() -> None:
     output = student()
-    value(output).backward()
+    value(output).backward()  # type: ignore[no-untyped-call]
     hard = drawn((N, K), 4)
-    (0.9 * torch.nn.functional.cross_entropy(hard, LABELS)).backward()
+    (0.9 * torch.nn.functional.cross_entropy(hard, LABELS)).backward()  # type: ignore[no-untyped-call]
     assert output.logits.grad is not None
     assert hard.grad is not None
     torch.testing.assert_close(output.logits.grad, hard.grad)
@@ -73,7 +74,7 @@ def test_last_exit_learns_from_the_labels_alone() -> None:
 
 def test_every_exit_learns_from_logits_and_features() -> None:
     output = student()
-    value(output).backward()
+    value(output).backward()  # type: ignore[no-untyped-call]
     for early in output.exits:
         assert early.logits.grad is not None
         assert early.logits.grad.any()
@@ -89,7 +90,7 @@ def test_exits_that_say_what_the_last_one_says_have_nothing_to_learn_from_it() -
 
 def test_beta_of_zero_leaves_features_alone() -> None:
     output = student()
-    value(output, beta=0.0).backward()
+    value(output, beta=0.0).backward()  # type: ignore[no-untyped-call]
     assert all(early.embedding.grad is None for early in output.exits)
 
 
@@ -109,7 +110,7 @@ def test_value_and_gradient_are_finite_in_float32(scale: float) -> None:
     exits = tuple(Output((drawn((N, K), n) * scale).float(), drawn((N, D), n).float()) for n in (1, 2, 3))
     last = (drawn((N, K), 4) * scale).float().detach().requires_grad_()
     loss = value(Output(last, drawn((N, D), 14).float(), exits=exits))
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     assert loss.isfinite()
     assert last.grad is not None
     assert last.grad.isfinite().all()
