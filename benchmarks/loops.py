@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
 
 from model import build
 from model.build import Place
 from model.build_teacher import build_teacher, read_teachers
+from model.engine.memory import keep_freed_memory
 from model.engine.precision import autocast, placed
 from model.engine.teachers import Teacher
 from model.engine.trainer import Trainer
 from model.folder import Folder
-from model.params import Params, parse_params
+from model.params import ROOT, Params, parse_params
 from model.registry import NETS
 from model.run import build_trainer, open_data
 from model.types import Batch, Pipeline
@@ -48,6 +48,7 @@ class Workshop:
     """
 
     def __init__(self, folder: Path, place: Place) -> None:
+        keep_freed_memory()  # as train.py does
         self.folder, self.place = Folder(folder), place
         params = self.params()
         self.source = build.build_source(params, place)
@@ -120,45 +121,20 @@ def trained(trainer: Trainer) -> Step:
     return lambda: trainer.train_step(next(batches))
 
 
-def conventional(data: Pipeline, device: torch.device) -> Step:
-    """The loop that most projects have."""
-    student, teacher = NETS.build("cnn", 10, 3).to(device), NETS.build("resnet18", 10, 3).to(device).eval()
-    optimizer = torch.optim.Adam(student.parameters())
-    loader = DataLoader(AsImages(data), batch_size=BATCH_SIZE, shuffle=True, num_workers=2)
-    batches = endless(lambda: loader)
+@contextmanager
+def conventional(place: Place) -> Iterator[Step]:
+    """The loop that most projects have, in a process of its own, for the allocator there is as the system has it."""
+    command = [sys.executable, "-m", "benchmarks.conventional", str(place.data_dir), str(place.device)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
 
-    def step() -> float:
-        images, labels = (tensor.to(device) for tensor in next(batches))
-        logits = student(images).logits
-        with torch.no_grad():
-            guide = teacher(images).logits
-        soft = nn.KLDivLoss(reduction="batchmean")(F.log_softmax(logits / 4, dim=1), F.softmax(guide / 4, dim=1))
-        loss = 0.9 * 16 * soft + 0.1 * F.cross_entropy(logits, labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return float(loss.item())
+        def step() -> None:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write("step\n")
+            process.stdin.flush()
+            process.stdout.readline()
 
-    return step
-
-
-class AsImages(Dataset[tuple[Tensor, int]]):
-    """The pipeline's training images as PIL images with torchvision's transforms, one at a time."""
-
-    def __init__(self, data: Any) -> None:
-        chosen = data.indices["train"]
-        self.images, self.labels = data._images["train"][chosen].cpu().numpy(), data._labels["train"][chosen].tolist()
-        self.transform = transforms.Compose(
-            [
-                transforms.RandomCrop(32, padding=4),
-                transforms.RandomHorizontalFlip(),
-                transforms.ToTensor(),
-                transforms.Normalize((0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)),
-            ]
-        )
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, place: int) -> tuple[Tensor, int]:
-        return self.transform(Image.fromarray(self.images[place])), self.labels[place]
+        yield step
+        process.stdin.close()

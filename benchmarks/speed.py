@@ -62,18 +62,20 @@ def loops(workshop: Workshop, times: Mapping[str, Any]) -> None:
     place, batch = workshop.place, workshop.batch
     dtype = resolve_precision("auto", place.device)
     live, cached = (workshop.teacher("resnet18", cache=cache) for cache in (False, True))
-    speeds = timed(
-        {
-            "a": bare("cnn", batch, dtype, place.device),
-            "b": trained(workshop.trainer()),
-            "c": trained(workshop.trainer(teacher=cached)),
-            "d": trained(workshop.trainer(teacher=live)),
-            "teacher": lambda: live(batch),
-            "e": conventional(workshop.data, place.device),
-            "float32": bare("cnn", batch._replace(images=batch.images.contiguous()), torch.float32, place.device),
-        },
-        **times,
-    )
+    in_float32 = batch._replace(images=batch.images.contiguous())
+    with conventional(place) as usual:
+        speeds = timed(
+            {
+                "a": bare("cnn", batch, dtype, place.device),
+                "b": trained(workshop.trainer()),
+                "c": trained(workshop.trainer(teacher=cached)),
+                "d": trained(workshop.trainer(teacher=live)),
+                "teacher": lambda: live(batch),
+                "e": usual,
+                "float32": bare("cnn", in_float32, torch.float32, place.device),
+            },
+            **times,
+        )
     what = {
         "a": "bare: forward, backward, step on one fixed batch, best settings",
         "b": "train.py's loop, student alone",

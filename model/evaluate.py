@@ -11,6 +11,7 @@ from tabulate import tabulate
 
 from model import build
 from model.build import Place
+from model.engine.memory import keep_freed_memory
 from model.engine.precision import placed, resolve_precision
 from model.evaluation.metrics import (
     Predictions,
@@ -46,6 +47,7 @@ def evaluate_folder(
     Raises:
         UserError: There is nothing to evaluate, or no place to write to.
     """
+    keep_freed_memory()
     if temperature <= 0:
         raise UserError(f"--temperature must be positive, got {temperature}")
     params = load_params(folder.path)

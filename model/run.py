@@ -17,6 +17,7 @@ from model import build
 from model.build import Place
 from model.build_teacher import Trained, build_teacher, read_teachers
 from model.check import check_folder, check_weights
+from model.engine.memory import keep_freed_memory
 from model.engine.precision import placed, resolve_precision
 from model.engine.teachers import Teacher, digest
 from model.engine.trainer import Trainer
@@ -60,6 +61,7 @@ def train_folder(
         Stopped: A signal came; all is saved.
         RunFailed: The run broke; run.json says why.
     """
+    keep_freed_memory()
     params = check_folder(folder, place)
     if params.generations:
         train_generations(folder, params, place, restart=restart, train_teachers=train_teachers, wait=wait)
