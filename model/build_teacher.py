@@ -26,10 +26,9 @@ from model.engine.precision import resolve_precision
 from model.engine.teachers import EnsembleTeacher, LiveTeacher, Teacher, digest
 from model.folder import Folder
 from model.params import Params
-from model.types import DataSource, Need, Normalisation, Part, Pipeline
+from model.types import ROWS, DataSource, Normalisation, Part, Pipeline
 from utils import load_checkpoint, log, size_of
 
-CACHEABLE: frozenset[Need] = frozenset({"probabilities", "logits", "embedding"})
 TOP_K = 16  # probabilities kept where views have no end, as a file of all logits would be too large
 
 
@@ -91,7 +90,7 @@ def has_cache(params: Params, data: Pipeline) -> bool:
     """Whether a run keeps what its teachers say."""
     assert params.teacher is not None
     wanted = not data.views(params.num_epochs).endless if params.teacher.cache is None else params.teacher.cache
-    return wanted and build_objective(params).needs <= CACHEABLE
+    return wanted and build_objective(params).needs <= ROWS
 
 
 def _together(members: Sequence[Teacher]) -> Teacher | None:
@@ -114,7 +113,7 @@ def _build_member(trained: Trained, params: Params, source: DataSource, data: Pi
     live = _live(net, normalisation_of(trained.content, their_source.normalisation), params, source, place)
     if not has_cache(params, data):
         if params.teacher.cache:
-            maps = ", ".join(sorted(build_objective(params).needs - CACHEABLE))
+            maps = ", ".join(sorted(build_objective(params).needs - ROWS))
             log.info("teacher %s: its %s cannot be kept, so it is run on every batch", trained.folder.name, maps)
         return live
     about = {

@@ -24,10 +24,8 @@ from model.build import (
 from model.folder import Folder, Weights
 from model.generations import first_generation
 from model.params import Params, load_params
-from model.types import Batch, DataSource, Need, Output
+from model.types import ROWS, Batch, DataSource, Output
 from utils import OptionError, UserError, first_sentence, load_checkpoint
-
-OF_ANY_TEACHER: frozenset[Need] = frozenset({"probabilities", "logits", "embedding"})  # several give these together
 
 
 def check_folder(folder: Folder, place: Place) -> Params:
@@ -75,7 +73,7 @@ def check_params(params: Params, path: Path, place: Place) -> Params:
                 reading = ", ".join(name for name, needs in objective.needs_of.items() if "logits" in needs)
                 raise OptionError("teacher.cache_top_k", f"the loss {reading} reads all logits: leave this out")
             folders = teacher_folders(resolved, path)
-            comparing = [name for name, needs in objective.needs_of.items() if needs - OF_ANY_TEACHER]
+            comparing = [name for name, needs in objective.needs_of.items() if needs - ROWS]
             if comparing and len(folders) > 1:
                 raise OptionError(
                     "teacher", f"the loss {', '.join(comparing)} compares with one network: name one folder"

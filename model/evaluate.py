@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from tabulate import tabulate
@@ -56,14 +56,13 @@ def evaluate_folder(
     return _run(folder, place, split, restore_file, temperature)
 
 
-def said_by(folder: Folder, place: Place, split: Split, weights: Path) -> Predictions:
-    """What a run's network says of a split.
+def said_by(folder: Folder, place: Place, split: Split, weights: Path, content: dict[str, Any]) -> Predictions:
+    """What a run's network says of a split with the content of a weights file.
 
     Raises:
-        UserError: The weights are missing or another network's, or the split is empty.
+        UserError: The weights are another network's, or the split is empty.
     """
     params = build.params_of(folder)
-    content = load_checkpoint(weights)
     source = build.build_source(params, place)
     net = placed(build.build_student(params, source), place.device)
     build.load_weights(net, content, weights)
@@ -77,7 +76,8 @@ def said_by(folder: Folder, place: Place, split: Split, weights: Path) -> Predic
 def _run(folder: Folder, place: Place, split: Split, restore_file: str, temperature: float) -> str:
     own = restore_file in ("best", "last")
     weights = folder.checkpoint(restore_file) if own else Path(restore_file)  # type: ignore[arg-type]
-    said = said_by(folder, place, split, weights)
+    content = load_checkpoint(weights)
+    said = said_by(folder, place, split, weights, content)
     params = build.params_of(folder)
     source = build.build_source(params, place)
     class_names, cost = source.class_names, cost_of(params, source)
@@ -88,8 +88,8 @@ def _run(folder: Folder, place: Place, split: Split, restore_file: str, temperat
     path = folder.evaluation / f"{split}_{chosen}"
     try:
         folder.evaluation.mkdir(exist_ok=True)
-        epoch = load_checkpoint(weights).get("epoch")
-        write_json(path.with_suffix(".json"), metrics | cost._asdict() | {"epoch": epoch, "classes": rows})
+        told = metrics | cost._asdict() | {"epoch": content.get("epoch"), "classes": rows}
+        write_json(path.with_suffix(".json"), told)
         write_text(path.with_suffix(".md"), page)
         with (folder.evaluation / f"{path.name}_confusion.csv").open("w", newline="") as file:
             csv.writer(file).writerows([["true", *class_names]])
@@ -121,7 +121,10 @@ def _generations(
 ) -> str:
     if restore_file not in ("best", "last"):
         raise UserError(f"--restore_file of {folder.name}, which holds generations, must be best or last")
-    said = [said_by(child, place, split, child.checkpoint(restore_file)) for child in children]  # type: ignore[arg-type]
+    files = [child.checkpoint(restore_file) for child in children]  # type: ignore[arg-type]
+    said = [
+        said_by(child, place, split, file, load_checkpoint(file)) for child, file in zip(children, files, strict=True)
+    ]
     alone = [metrics_of(each) for each in said]
     together = [
         accuracy(MEANS[ensemble]([each.logits for each in said[: count + 1]]), said[0].labels)

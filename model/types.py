@@ -20,6 +20,8 @@ IntegersT = TypeVar("IntegersT", NDArray[np.integer], Tensor)
 Split = Literal["train", "val", "test"]
 Part = Literal["logits", "embedding", "maps", "preacts", "exits"]  # the fields of Output
 Need = Literal["probabilities", Part]  # what a loss reads of its teacher; probabilities are logits up to a constant
+# A row an image, whatever the network: such answers can be kept, and given by several networks together.
+ROWS: frozenset[Need] = frozenset({"probabilities", "logits", "embedding"})
 
 
 class Output(NamedTuple):

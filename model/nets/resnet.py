@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.nets.stages import through_stages
 from model.registry import NETS
 from model.types import Output
 
@@ -41,15 +42,9 @@ class ResNet(nn.Module):
 
     def forward(self, images_NCHW: Tensor) -> Output:
         map_NCHW = F.relu(self.bn1(self.conv1(images_NCHW)))
-        maps, preacts = [], []
-        for blocks in (self.layer1, self.layer2, self.layer3, self.layer4):
-            for block in blocks:
-                preact_NCHW = block(map_NCHW)
-                map_NCHW = F.relu(preact_NCHW)
-            maps.append(map_NCHW)
-            preacts.append(preact_NCHW)
-        embedding_ND = map_NCHW.mean(dim=(2, 3))
-        return Output(self.linear(embedding_ND), embedding_ND, tuple(maps), tuple(preacts))
+        maps, preacts = through_stages((self.layer1, self.layer2, self.layer3, self.layer4), map_NCHW)
+        embedding_ND = maps[-1].mean(dim=(2, 3))
+        return Output(self.linear(embedding_ND), embedding_ND, maps, preacts)
 
 
 def stage(

@@ -18,6 +18,7 @@ from collections import OrderedDict
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.nets.stages import through_stages
 from model.registry import NETS
 from model.types import Output
 
@@ -53,15 +54,9 @@ class ResNeXt(nn.Module):
 
     def forward(self, images_NCHW: Tensor) -> Output:
         map_NCHW = F.relu(self.bn_1(self.conv_1_3x3(images_NCHW)))
-        maps, preacts = [], []
-        for blocks in (self.stage_1, self.stage_2, self.stage_3):
-            for block in blocks:
-                preact_NCHW = block(map_NCHW)
-                map_NCHW = F.relu(preact_NCHW)
-            maps.append(map_NCHW)
-            preacts.append(preact_NCHW)
-        embedding_ND = map_NCHW.mean(dim=(2, 3))
-        return Output(self.classifier(embedding_ND), embedding_ND, tuple(maps), tuple(preacts))
+        maps, preacts = through_stages((self.stage_1, self.stage_2, self.stage_3), map_NCHW)
+        embedding_ND = maps[-1].mean(dim=(2, 3))
+        return Output(self.classifier(embedding_ND), embedding_ND, maps, preacts)
 
 
 def stage(
