@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-ORDER, VIEW, STEP, SPLIT, CHECK = range(5)  # what a draw is for; a key never serves two purposes
+ORDER, VIEW, STEP, SPLIT, CHECK, CUTOUT = range(6)  # what a draw is for; a key never serves two purposes
 
 
 def random_bits(*key: int, index: NDArray[np.integer] | int = 0) -> NDArray[np.uint64]:

@@ -60,12 +60,15 @@ class SplitOptions:
         train_fraction: Share of the remaining training images that is used, stratified by class.
         split_seed: Draws the split; apart from the run's seed, so that all runs and their teachers share one split.
         augment: Random crop and flip, as the data set declares them.
+        cutout: Side in pixels of a square at a random place that is blanked in every training image (DeVries and
+            Taylor, https://arxiv.org/abs/1708.04552); 0 for none.
     """
 
     val_size: int | None = None
     train_fraction: float = 1.0
     split_seed: int = 0
     augment: bool = True
+    cutout: int = 0
 
     def __post_init__(self) -> None:
         if self.val_size is not None and self.val_size < 0:
@@ -74,6 +77,10 @@ class SplitOptions:
             raise ValueError(f"train_fraction must be above 0 and at most 1, got {self.train_fraction}")
         if self.split_seed < 0:
             raise ValueError(f"split_seed must be 0 or more, got {self.split_seed}")
+        if self.cutout < 0:
+            raise ValueError(f"cutout must be 0 or more, got {self.cutout}")
+        if self.cutout and not self.augment:
+            raise ValueError(f"cutout is an augmentation: it must be 0 where augment is false, got {self.cutout}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from model.data.indexed import IndexedPipeline
+from model.data.indexed import IndexedPipeline, blanked
 from model.data.location import located
 from model.data.split import Indices, batch_bounds
-from model.randomness import ORDER, permutation
+from model.randomness import CUTOUT, ORDER, permutation, random_bits
 from model.registry import DATASETS
 from model.types import Batch, Normalisation, Split, SplitOptions, Views
 from utils import OptionError, UserError
@@ -132,6 +133,8 @@ class FolderPipeline(IndexedPipeline):
         meaning: dict[str, Any] = {"size": self._readers["train"].size, "augment": self.augment}
         if self.augment:
             meaning["seed"] = self.seed
+        if self.cutout:
+            meaning["cutout"] = self.cutout
         per_image = num_epochs if self.augment else 1
         return Views(num_images=self.num_images, per_image=per_image, meaning=meaning, endless=self.augment)
 
@@ -168,5 +171,12 @@ class FolderPipeline(IndexedPipeline):
             if problem:
                 raise UserError(problem)
             images = self.normalised(pixels_NHWC.to(self.device, non_blocking=True))
+            if self.cutout and CENTRE not in views:
+                images = blanked(images, self._centres(indices, views, images.shape[2]), self.cutout)
             index_N, view_N = torch.from_numpy(indices).to(self.device), torch.from_numpy(views).to(self.device)
             yield Batch(images, self._labels[split][index_N], index_N, view_N)
+
+    def _centres(self, index: Indices, view: Indices, size: int) -> Tensor:
+        """The middle pixel of every image's square, f(seed, epoch, index)."""
+        pixel = random_bits(self.seed, CUTOUT, index=view * self.num_images + index) % np.uint64(size * size)
+        return torch.from_numpy(pixel.astype(np.int64)).to(self.device)

@@ -1,4 +1,4 @@
-"""What both pipelines share: the samples of each split, and how pixels become the input of a network."""
+"""What both pipelines share: the samples of each split, how pixels become the input of a network, cutout."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ class IndexedPipeline:
     ) -> None:
         self.seed, self.device = seed, device
         self.num_images = len(train_labels)
+        self.cutout = options.cutout
         train, val = split_indices(train_labels, options)
         self.indices: dict[Split, Indices] = {"train": train, "val": val, "test": np.arange(num_test)}
         mean, std = (torch.tensor(values, device=device) for values in (normalisation.mean, normalisation.std))
@@ -43,3 +44,24 @@ class IndexedPipeline:
         rows_NHR = pixels_NHWC.float().view(N, H, W * C)  # whole rows, as rows of C values are too short to be quick
         rows_NHR.mul_(self._scale_C.repeat(W)).add_(self._shift_C.repeat(W))
         return rows_NHR.view(N, H, W, C).permute(0, 3, 1, 2)
+
+
+def blanked(images_NCHW: Tensor, centre_N: Tensor, side: int) -> Tensor:
+    """The images with a square set to 0, the mean of all pixels; what lies beyond the border is not blanked.
+
+    Sec. 3.2 of DeVries and Taylor: the centre may be any pixel, so squares at the border are smaller.
+
+    Args:
+        centre_N: Number of the pixel below and right of the square's middle, row by row.
+        side: Height and width of the square in pixels.
+    """
+    H, W = images_NCHW.shape[2:]
+    rows_NH = _covered(centre_N // W, side, H)
+    columns_NW = _covered(centre_N % W, side, W)
+    return images_NCHW.masked_fill((rows_NH[:, :, None] & columns_NW[:, None, :])[:, None], 0.0)
+
+
+def _covered(centre_N: Tensor, side: int, length: int) -> Tensor:
+    start_N1 = centre_N[:, None] - side // 2
+    place_L = torch.arange(length, device=centre_N.device)
+    return (place_L >= start_N1) & (place_L < start_N1 + side)

@@ -1,7 +1,8 @@
 """The in-memory pipeline: uint8 images on the device, augmented a batch at a time.
 
-A sample's view is a number: which crop offset and whether flipped. It is a function of (seed, epoch, index), and the
-augmented image is a function of (index, view), so whatever is known of a view can be kept and used again.
+A sample's view is a number: which crop offset, whether flipped, and where cutout's square is. It is a function of
+(seed, epoch, index), and the augmented image is a function of (index, view), so whatever is known of a view can be kept
+and used again.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.data.indexed import IndexedPipeline
+from model.data.indexed import IndexedPipeline, blanked
 from model.data.split import Indices, batch_bounds
 from model.randomness import ORDER, VIEW, permutation, random_bits
 from model.types import Batch, Normalisation, Split, SplitOptions, Views
@@ -101,6 +102,8 @@ class MemoryPipeline(IndexedPipeline):
         labels = np.asarray(arrays.train_labels)
         super().__init__(labels, len(arrays.test_labels), options, normalisation, seed=seed, device=device)
         self.augmentation = augmentation
+        height, width = arrays.train_images.shape[1:3]
+        self._num_centres = height * width if self.cutout else 1
         training = (_tensor(arrays.train_images, device), _tensor(arrays.train_labels, device).long())
         testing = (_tensor(arrays.test_images, device), _tensor(arrays.test_labels, device).long())
         self._images = {"train": training[0], "val": training[0], "test": testing[0]}
@@ -111,7 +114,7 @@ class MemoryPipeline(IndexedPipeline):
         order_N, views_N = _tensor(order, self.device), _tensor(self._drawn(epoch, order), self.device)
         bounds = batch_bounds(len(order), batch_size)
         for start, stop in list(pairwise(bounds))[first_step:]:
-            yield self._batch("train", order_N[start:stop], views_N[start:stop], self.augmentation)
+            yield self._training_batch(order_N[start:stop], views_N[start:stop])
 
     def eval_batches(self, split: Split, batch_size: int) -> Iterator[Batch]:
         indices = _tensor(self.indices[split], self.device)
@@ -122,16 +125,16 @@ class MemoryPipeline(IndexedPipeline):
     def views(self, num_epochs: int) -> Views:  # noqa: ARG002  they are finite, however long the run
         return Views(
             num_images=self.num_images,
-            per_image=self.augmentation.num_views,
-            meaning=asdict(self.augmentation),
-            endless=False,
+            per_image=self._num_views,
+            meaning=asdict(self.augmentation) | ({"cutout": self.cutout} if self.cutout else {}),
+            endless=self.cutout > 0,  # finite, but so many that runs share few
         )
 
     def drawn_views(self, epoch: int) -> tuple[Indices, Indices]:
         return self.indices["train"], self._drawn(epoch, self.indices["train"])
 
     def training_batch(self, index: Indices, view: Indices) -> Batch:
-        return self._batch("train", _tensor(index, self.device), _tensor(view, self.device), self.augmentation)
+        return self._training_batch(_tensor(index, self.device), _tensor(view, self.device))
 
     def content_digest(self) -> str:
         images = self._images["train"].cpu().numpy()
@@ -140,8 +143,18 @@ class MemoryPipeline(IndexedPipeline):
         return total.hexdigest()
 
     def _drawn(self, epoch: int, index: Indices) -> Indices:
-        views: Indices = random_bits(self.seed, VIEW, epoch, index=index) % np.uint64(self.augmentation.num_views)
+        views: Indices = random_bits(self.seed, VIEW, epoch, index=index) % np.uint64(self._num_views)
         return views.astype(np.int64)
+
+    @property
+    def _num_views(self) -> int:
+        return self.augmentation.num_views * self._num_centres
+
+    def _training_batch(self, index_N: Tensor, view_N: Tensor) -> Batch:
+        batch = self._batch("train", index_N, view_N, self.augmentation)
+        if not self.cutout:
+            return batch
+        return batch._replace(images=blanked(batch.images, view_N // self.augmentation.num_views, self.cutout))
 
     def _batch(self, split: Split, index_N: Tensor, view_N: Tensor, augmentation: Augmentation) -> Batch:
         pixels_NHWC = augmented(self._images[split].index_select(0, index_N), view_N, augmentation)
@@ -154,7 +167,7 @@ def augmented(images_NHWC: Tensor, view_N: Tensor, augmentation: Augmentation) -
         return images_NHWC
     N, H, W, C = images_NHWC.shape
     pad, offsets = augmentation.pad, augmentation.offsets
-    flipped_N, offset_N = view_N % augmentation.flips == 1, view_N // augmentation.flips
+    flipped_N, offset_N = view_N % augmentation.flips == 1, view_N % augmentation.num_views // augmentation.flips
     padded = F.pad(images_NHWC, (0, 0, pad, pad, pad, pad)).contiguous()
     image, row, column, value = padded.stride()
     # All crops of all images, side by side in the same memory: the chosen ones are copied row by row.

@@ -124,6 +124,30 @@ def test_the_image_is_a_function_of_index_and_view(image_folder: Path) -> None:
         assert np.allclose(image.permute(1, 2, 0).numpy(), expected, atol=1e-5)
 
 
+def test_cutout_blanks_one_square_that_depends_on_index_and_view(image_folder: Path) -> None:
+    plain, cut = (opened(image_folder, cutout=side, seed=1) for side in (0, 6))
+    places = set()
+    for epoch in range(3):
+        for whole, batch in zip(plain.train_batches(epoch, 4), cut.train_batches(epoch, 4), strict=True):
+            again = cut.training_batch(batch.index.numpy(), batch.view.numpy())
+            assert torch.equal(batch.images, again.images)
+            for before, after in zip(whole.images, batch.images, strict=True):
+                blank = (after == 0).all(0)
+                rows, columns = blank.any(1).nonzero().flatten(), blank.any(0).nonzero().flatten()
+                top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+                assert blank[top:bottom, left:right].all()
+                assert 3 <= bottom - top <= 6
+                assert 3 <= right - left <= 6
+                assert torch.equal(after, before.masked_fill(blank, 0))
+                places.add((top, left))
+    assert len(places) > 15
+
+
+def test_cutout_leaves_evaluation_alone(image_folder: Path) -> None:
+    plain, cut = (next(opened(image_folder, cutout=side).eval_batches("test", 8)) for side in (0, 6))
+    assert torch.equal(plain.images, cut.images)
+
+
 def test_half_of_the_views_are_flipped_and_none_enlarges_more_than_its_twelfth() -> None:
     """Brightness rises by 2 a column, so a crop's slope tells its width and whether it is flipped."""
     rising = Image.fromarray(np.tile(np.arange(0, 200, 2, dtype=np.uint8), (100, 1)))

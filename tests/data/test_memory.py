@@ -1,5 +1,6 @@
 """The in-memory pipeline against slow loops over PIL images."""
 
+import itertools
 from itertools import product
 
 import numpy as np
@@ -102,6 +103,40 @@ def test_evaluation_images_are_not_augmented(split: Split) -> None:
         assert np.allclose(batch.images.permute(0, 2, 3, 1).numpy(), expected, atol=1e-5)
         assert batch.labels.tolist() == labels[batch.index].tolist()
         assert (batch.view == CROP_AND_FLIP.identity).all()
+
+
+@pytest.mark.parametrize("cutout", [1, 2, 3, 20])
+def test_cutout_blanks_a_square_around_any_pixel_and_nothing_else(cutout: int) -> None:
+    middles = set()
+    views = list(product(range(7), range(5), range(9), range(9), (False, True)))
+    for batch in itertools.chain.from_iterable(opened(cutout=cutout).train_batches(epoch, 16) for epoch in range(10)):
+        for image, index, view in zip(batch.images, batch.index, batch.view, strict=True):
+            middle_row, middle_column, row, column, flipped = views[view]
+            pixels = cropped_and_flipped(ARRAYS.train_images[index], row, column, flipped, 4)
+            expected = (pixels / 255 - NORMALISATION.mean) / NORMALISATION.std
+            top, left = middle_row - cutout // 2, middle_column - cutout // 2
+            expected[max(top, 0) : top + cutout, max(left, 0) : left + cutout] = 0
+            assert np.allclose(image.permute(1, 2, 0).numpy(), expected, atol=1e-5)
+            middles.add((middle_row, middle_column))
+    assert middles == set(product(range(7), range(5)))
+
+
+def test_without_cutout_views_are_those_of_crop_and_flip() -> None:
+    plain, cut = opened().drawn_views(3), opened(cutout=4).drawn_views(3)
+    assert plain[1].max() < CROP_AND_FLIP.num_views <= cut[1].max()
+    assert not opened().views(1).endless
+    assert opened(cutout=4).views(1).endless
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_evaluation_is_not_cut(split: Split) -> None:
+    plain, cut = (next(opened(cutout=side).eval_batches(split, 8)) for side in (0, 4))
+    assert torch.equal(plain.images, cut.images)
+
+
+def test_cutout_without_augmentation_is_refused() -> None:
+    with pytest.raises(ValueError, match="cutout is an augmentation: it must be 0 where augment is false, got 8"):
+        SplitOptions(augment=False, cutout=8)
 
 
 def test_normalisation_by_hand() -> None:
