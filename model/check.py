@@ -140,7 +140,9 @@ def _zeros(said: Output) -> Output:
     """An output of the same shapes, which can be computed with."""
     maps, preacts = (tuple(torch.zeros(each.shape) for each in part) for part in (said.maps, said.preacts))
     logits, embedding = torch.zeros(said.logits.shape), torch.zeros(said.embedding.shape)
-    return Output(logits, embedding, maps, preacts, tuple(_zeros(early) for early in said.exits))
+    exits = tuple(_zeros(early) for early in said.exits)
+    stem = None if said.stem is None else torch.zeros(said.stem.shape)
+    return Output(logits, embedding, maps, preacts, exits, stem)
 
 
 def _check_teacher(folder: Folder, source: DataSource, path: Path, place: Place, *, num_images: int) -> Output:

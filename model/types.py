@@ -18,7 +18,7 @@ from torch import Tensor
 IntegersT = TypeVar("IntegersT", NDArray[np.integer], Tensor)
 
 Split = Literal["train", "val", "test"]
-Part = Literal["logits", "embedding", "maps", "preacts", "exits"]  # the fields of Output
+Part = Literal["logits", "embedding", "maps", "preacts", "exits", "stem"]  # the fields of Output
 Need = Literal["probabilities", Part]  # what a loss reads of its teacher; probabilities are logits up to a constant
 # A row an image, whatever the network: such answers can be kept, and given by several networks together.
 ROWS: frozenset[Need] = frozenset({"probabilities", "logits", "embedding"})
@@ -32,6 +32,7 @@ class Output(NamedTuple):
     maps: tuple[Tensor, ...] = ()  # (N, Ci, Hi, Wi), what stage i hands on, shallow to deep, after its ReLU
     preacts: tuple[Tensor, ...] = ()  # the same before the ReLU
     exits: tuple[Output, ...] = ()  # early exits, shallow to deep
+    stem: Tensor | None = None  # (N, C, H, W), what the first stage is given, where layers come before it
 
 
 class Batch(NamedTuple):

@@ -9,5 +9,6 @@ from model.nets import preresnet as preresnet
 from model.nets import resnet as resnet
 from model.nets import resnet_cifar as resnet_cifar
 from model.nets import resnet_imagenet as resnet_imagenet
+from model.nets import resnet_stem7 as resnet_stem7
 from model.nets import resnext as resnext
 from model.nets import wrn as wrn

@@ -69,7 +69,8 @@ class DenseNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images_NCHW: Tensor) -> Output:
-        first_NCHW = self.dense1(self.conv1(images_NCHW))
+        stem_NCHW = self.conv1(images_NCHW)
+        first_NCHW = self.dense1(stem_NCHW)
         halved_NCHW, normed_first_NCHW = self.trans1(first_NCHW)
         second_NCHW = self.dense2(halved_NCHW)
         halved_NCHW, normed_second_NCHW = self.trans2(second_NCHW)
@@ -77,7 +78,8 @@ class DenseNet(nn.Module):
         last_NCHW = self.bn(third_NCHW)
         embedding_ND = F.relu(last_NCHW).mean(dim=(2, 3))
         maps = (first_NCHW, second_NCHW, third_NCHW)
-        return Output(self.fc(embedding_ND), embedding_ND, maps, (normed_first_NCHW, normed_second_NCHW, last_NCHW))
+        preacts = (normed_first_NCHW, normed_second_NCHW, last_NCHW)
+        return Output(self.fc(embedding_ND), embedding_ND, maps, preacts, stem=stem_NCHW)
 
 
 def compressed(num_channels: int, compression: float) -> int:

@@ -51,7 +51,9 @@ class MultiExitResNet(ResNet):
     def forward(self, images_NCHW: Tensor) -> Output:
         output = super().forward(images_NCHW)
         exits = [leave(map_NCHW) for leave, map_NCHW in zip(self.exits, output.maps[:3], strict=True)]
-        return Output(output.logits, output.embedding, output.maps, output.preacts, tuple(exits))
+        return Output(
+            output.logits, output.embedding, output.maps, output.preacts, exits=tuple(exits), stem=output.stem
+        )
 
 
 class Exit(nn.Module):

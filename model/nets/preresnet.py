@@ -53,13 +53,15 @@ class PreResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images_NCHW: Tensor) -> Output:
-        first_NCHW, _ = self.layer1(self.conv1(images_NCHW))
+        stem_NCHW = self.conv1(images_NCHW)
+        first_NCHW, _ = self.layer1(stem_NCHW)
         second_NCHW, before_second_NCHW = self.layer2(first_NCHW)
         third_NCHW, before_third_NCHW = self.layer3(second_NCHW)
         last_NCHW = self.bn(third_NCHW)
         embedding_ND = F.relu(last_NCHW).mean(dim=(2, 3))
         maps = (first_NCHW, second_NCHW, third_NCHW)
-        return Output(self.fc(embedding_ND), embedding_ND, maps, (before_second_NCHW, before_third_NCHW, last_NCHW))
+        preacts = (before_second_NCHW, before_third_NCHW, last_NCHW)
+        return Output(self.fc(embedding_ND), embedding_ND, maps, preacts, stem=stem_NCHW)
 
 
 class Stage(nn.ModuleList):

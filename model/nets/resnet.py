@@ -41,10 +41,10 @@ class ResNet(nn.Module):
         self.linear = nn.Linear(512 * block.expansion, num_classes)
 
     def forward(self, images_NCHW: Tensor) -> Output:
-        map_NCHW = F.relu(self.bn1(self.conv1(images_NCHW)))
-        maps, preacts = through_stages((self.layer1, self.layer2, self.layer3, self.layer4), map_NCHW)
+        stem_NCHW = F.relu(self.bn1(self.conv1(images_NCHW)))
+        maps, preacts = through_stages((self.layer1, self.layer2, self.layer3, self.layer4), stem_NCHW)
         embedding_ND = maps[-1].mean(dim=(2, 3))
-        return Output(self.linear(embedding_ND), embedding_ND, maps, preacts)
+        return Output(self.linear(embedding_ND), embedding_ND, maps, preacts, stem=stem_NCHW)
 
 
 def stage(

@@ -44,10 +44,10 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images_NCHW: Tensor) -> Output:
-        map_NCHW = F.relu(self.bn1(self.conv1(images_NCHW)))
-        maps, preacts = through_stages((self.layer1, self.layer2, self.layer3), map_NCHW)
+        stem_NCHW = F.relu(self.bn1(self.conv1(images_NCHW)))
+        maps, preacts = through_stages((self.layer1, self.layer2, self.layer3), stem_NCHW)
         embedding_ND = maps[-1].mean(dim=(2, 3))
-        return Output(self.fc(embedding_ND), embedding_ND, maps, preacts)
+        return Output(self.fc(embedding_ND), embedding_ND, maps, preacts, stem=stem_NCHW)
 
 
 def stage(num_blocks: int, in_channels: int, out_channels: int, *, stride: int, conv: str = "Conv") -> nn.Sequential:

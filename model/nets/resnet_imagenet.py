@@ -40,11 +40,11 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images_NCHW: Tensor) -> Output:
-        map_NCHW = F.relu(self.bn1(self.conv1(images_NCHW)))
-        map_NCHW = F.max_pool2d(map_NCHW, kernel_size=3, stride=2, padding=1)
-        maps, preacts = through_stages((self.layer1, self.layer2, self.layer3, self.layer4), map_NCHW)
+        stem_NCHW = F.relu(self.bn1(self.conv1(images_NCHW)))
+        stem_NCHW = F.max_pool2d(stem_NCHW, kernel_size=3, stride=2, padding=1)
+        maps, preacts = through_stages((self.layer1, self.layer2, self.layer3, self.layer4), stem_NCHW)
         embedding_ND = maps[-1].mean(dim=(2, 3))
-        return Output(self.fc(embedding_ND), embedding_ND, maps, preacts)
+        return Output(self.fc(embedding_ND), embedding_ND, maps, preacts, stem=stem_NCHW)
 
 
 @NETS.register

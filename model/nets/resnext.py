@@ -53,10 +53,10 @@ class ResNeXt(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images_NCHW: Tensor) -> Output:
-        map_NCHW = F.relu(self.bn_1(self.conv_1_3x3(images_NCHW)))
-        maps, preacts = through_stages((self.stage_1, self.stage_2, self.stage_3), map_NCHW)
+        stem_NCHW = F.relu(self.bn_1(self.conv_1_3x3(images_NCHW)))
+        maps, preacts = through_stages((self.stage_1, self.stage_2, self.stage_3), stem_NCHW)
         embedding_ND = maps[-1].mean(dim=(2, 3))
-        return Output(self.classifier(embedding_ND), embedding_ND, maps, preacts)
+        return Output(self.classifier(embedding_ND), embedding_ND, maps, preacts, stem=stem_NCHW)
 
 
 def stage(

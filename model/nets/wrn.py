@@ -87,7 +87,7 @@ class WideResNet(nn.Module):
         self.preacts_from = self.ends if block == "Old" else tuple(end + 1 for end in self.ends[:-1])
 
     def forward(self, images_NCHW: Tensor) -> Output:
-        map_NCHW = self.conv1(images_NCHW)
+        map_NCHW = stem_NCHW = self.conv1(images_NCHW)
         maps, preacts = [], []
         for number, block in enumerate(chain(self.block1.layer, self.block2.layer, self.block3.layer)):
             map_NCHW, preact_NCHW = block(map_NCHW)
@@ -99,7 +99,7 @@ class WideResNet(nn.Module):
         if len(preacts) < len(maps):
             preacts.append(last_NCHW)
         embedding_ND = F.relu(last_NCHW).mean(dim=(2, 3))
-        return Output(self.fc(embedding_ND), embedding_ND, tuple(maps), tuple(preacts))
+        return Output(self.fc(embedding_ND), embedding_ND, tuple(maps), tuple(preacts), stem=stem_NCHW)
 
 
 class Stage(nn.Module):

@@ -117,6 +117,8 @@ def test_macs_are_exact() -> None:
         ("wrn_40_1", 83.3),
         ("wrn_40_2", 327.6),
         ("resnet50", 1298.0),
+        ("resnet20_stem7", 32.8),
+        ("resnet110_stem7", 195.3),
     ],
 )
 def test_macs_of_the_zoo_are_the_published_ones(name: str, millions: float) -> None:

@@ -30,9 +30,11 @@ WIDE_RESNETS = ["wrn", "wrn_16_1", "wrn_16_2", "wrn_40_1", "wrn_40_2"]
 PRE_RESNETS = ["preresnet", "preresnet20", "preresnet56", "preresnet110", "preresnet164"]
 DENSE_NETS = ["densenet", "densenet_bc_100_12"]
 RESNEXTS = ["resnext", "resnext29_8x64d"]
+STEM7_RESNETS = ["resnet20_stem7", "resnet110_stem7"]
 FAN_OUT_NORMAL_CONVS = [
     *(*CIFAR_RESNETS, *IMAGENET_RESNETS, *MULTI_EXIT_RESNETS, *WIDE_RESNETS, *PRE_RESNETS, *DENSE_NETS),
     *RESNEXTS,
+    *STEM7_RESNETS,
 ]
 WITHOUT_CONVS = ["mlp", "mlp_1200", "mlp_800", "mlp_128"]
 WITHOUT_BATCH_NORM = [*WITHOUT_CONVS, "lenet"]
@@ -79,10 +81,12 @@ def test_convolutions_are_uniform_within_one_over_root_fan_in(name: str) -> None
 
 
 @pytest.mark.parametrize("name", NETS.names())
-def test_linear_layers_are_uniform_within_one_over_root_fan_in_or_normal(name: str) -> None:
+def test_linear_layers_are_uniform_as_their_file_promises(name: str) -> None:
     for linear in layers_of(name, nn.Linear):
         if name in LINEAR_IS_FAN_IN_NORMAL:
             assert_is_normal(linear.weight, math.sqrt(2 / linear.in_features))
+        elif name in STEM7_RESNETS:
+            assert_is_uniform(linear.weight, math.sqrt(6 / (linear.in_features + linear.out_features)))
         else:
             assert_is_uniform(linear.weight, 1 / math.sqrt(linear.in_features))
         if name in LINEAR_BIAS_IS_ZERO:

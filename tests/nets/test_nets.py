@@ -50,6 +50,8 @@ def images(num_images: int) -> Tensor:
 
 def all_tensors(output: Output) -> Iterator[Tensor]:
     yield from (output.logits, output.embedding, *output.maps, *output.preacts)
+    if output.stem is not None:
+        yield output.stem
     for early in output.exits:
         yield from all_tensors(early)
 

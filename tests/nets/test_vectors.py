@@ -133,6 +133,20 @@ VECTORS = [
         (19.65982, 747.2374, 22751.07),
     ),
     Vector(
+        "resnet20_stem7",
+        "seed5_resnet_32_20",
+        10,
+        (-4.6943836, 3.0620546, -6.0066349),
+        (1.110951, 1.263479, 2.257927, 2.257927),
+    ),
+    Vector(
+        "resnet110_stem7",
+        "seed5_resnet_32_110",
+        10,
+        (-239940.15, 9660.3336, -44346.747),
+        (54.18308, 3145.343, 163361.1, 163361.1),
+    ),
+    Vector(
         "resnet8x4",
         "zoo_resnet8x4",
         100,
@@ -254,6 +268,8 @@ NUM_PARAMETERS = [
     ("resnet44", 100, 667_188),
     ("resnet56", 100, 861_620),
     ("resnet110", 100, 1_736_564),
+    ("resnet20_stem7", 100, 280_244),
+    ("resnet110_stem7", 100, 1_738_484),
     ("resnet8x4", 100, 1_233_540),
     ("resnet32x4", 100, 7_433_860),
     ("multi_exit_resnet18", 100, 13_011_152),
@@ -275,6 +291,19 @@ NUM_PARAMETERS = [
     ("lenet", 10, 62_006),
 ]
 NUM_PARAMETERS_ON_MNIST = [("mlp", 1_276_810), ("mlp_1200", 2_395_210), ("mlp_800", 1_276_810), ("mlp_128", 118_282)]
+
+# What the first stage is given, as the mean of absolute values.
+STEMS = {
+    "zoo_resnet8": 0.4620321,
+    "zoo_resnet110": 0.4620321,
+    "zoo_resnet8x4": 0.3768442,
+    "zoo_resnet32x4": 0.3768442,
+    "zoo_ResNet50": 0.4038163,
+    "zoo_wrn_16_1": 1.08378,
+    "zoo_wrn_40_2": 1.08378,
+    "seed5_resnet_32_20": 0.3940678,
+    "seed5_resnet_32_110": 0.3940678,
+}
 
 
 def file_of(vector: Vector) -> str:
@@ -372,6 +401,12 @@ def test_parameter_count_is_the_published_one(name: str, num_classes: int, expec
 @pytest.mark.parametrize(("name", "expected"), NUM_PARAMETERS_ON_MNIST)
 def test_parameter_count_is_the_published_one_on_mnist(name: str, expected: int) -> None:
     assert sum(parameter.numel() for parameter in empty_net(name, 10, 1, 28).parameters()) == expected
+
+
+@pytest.mark.parametrize("vector", [v for v in VECTORS if v.file in STEMS], indirect=True, ids=file_of)
+def test_stem_equals_the_originals(vector: Vector, output: Output) -> None:
+    assert output.stem is not None
+    assert output.stem.abs().mean().item() == pytest.approx(STEMS[vector.file], rel=1e-6)
 
 
 def test_every_network_has_a_vector_or_is_listed_without() -> None:
