@@ -20,7 +20,7 @@ from model.folder import Folder
 from model.losses.objective import Objective
 from model.params import Component, Params, find_folder, load_params
 from model.registry import DATASETS, LOSSES, NETS, OPTIMIZERS, SCHEDULES, Registry
-from model.types import DataSource, Normalisation, SplitOptions
+from model.types import DataSource, Normalisation, Output, Pipeline, Setting, SplitOptions
 from utils import OptionError, UserError, first_sentence, nearest, shown, under
 
 
@@ -130,6 +130,40 @@ def build_objective(params: Params) -> Objective:
         return Objective(terms)
     except ValueError as error:
         raise OptionError("loss", str(error)) from None
+
+
+def prepare_objective(objective: Objective, params: Params, path: Path, data: Pipeline, place: Place) -> None:
+    """Let the terms make what depends on the networks and the data.
+
+    Raises:
+        UserError: A term cannot compare the student with its teacher.
+    """
+    asked = teacher_folders(params, path) if objective.needs else []
+    try:
+        setting = Setting(
+            student=shapes_of(params, place),
+            teacher=joined([shapes_of(params_of(folder), place) for folder in asked]),
+            labels=torch.from_numpy(data.training_labels()),
+            seed=params.seed,
+        )
+        objective.prepare(setting)
+    except OptionError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def shapes_of(params: Params, place: Place, num_images: int = 2) -> Output:
+    """What a folder's network says of so many images: shapes only, nothing is allocated and nothing drawn."""
+    source = build_source(params, place)
+    with torch.device("meta"):
+        said: Output = build_student(params, source).eval()(torch.empty(num_images, *source.image_shape))
+    return said
+
+
+def joined(taught: Sequence[Output]) -> Output | None:
+    """What several teachers say together: the embeddings side by side; None where there is none."""
+    if len(taught) < 2:
+        return taught[0] if taught else None
+    return Output(logits=taught[0].logits, embedding=torch.cat([each.embedding for each in taught], dim=1))
 
 
 def build_optimizer(params: Params, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:

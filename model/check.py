@@ -16,15 +16,17 @@ from model.build import (
     build_source,
     build_student,
     fitting_weights,
+    joined,
     params_of,
     resolve_params,
+    shapes_of,
     split_options,
     teacher_folders,
 )
 from model.folder import Folder, Weights
 from model.generations import first_generation
 from model.params import Params, load_params
-from model.types import ROWS, Batch, DataSource, Output
+from model.types import ROWS, Batch, DataSource, Output, Setting
 from utils import OptionError, UserError, first_sentence, load_checkpoint
 
 
@@ -64,7 +66,8 @@ def check_params(params: Params, path: Path, place: Place) -> Params:
         return resolved
     try:
         said, source = _try_parts(resolved, place)
-        objective, taught = build_objective(resolved), None
+        objective = build_objective(resolved)
+        taught: list[Output] = []
         if objective.needs:
             if resolved.teacher is None:
                 needing = ", ".join(name for name, needs in objective.needs_of.items() if needs)
@@ -79,8 +82,8 @@ def check_params(params: Params, path: Path, place: Place) -> Params:
                     "teacher", f"the loss {', '.join(comparing)} compares with one network: name one folder"
                 )
             for folder in folders:
-                taught = _check_teacher(folder, source, path, place, num_images=len(said.logits))
-        _try_losses(resolved, said, taught)
+                taught.append(_check_teacher(folder, source, path, place, num_images=len(said.logits)))
+        _try_losses(resolved, said, joined(taught))
     except OptionError as error:
         raise UserError(f"{path}: {error}") from None
     return resolved
@@ -127,9 +130,13 @@ def _try_out(student: nn.Module, params: Params, source: DataSource) -> Output:
 
 def _try_losses(params: Params, said: Output, taught: Output | None) -> None:
     """Refuse a student and a teacher that a term cannot compare; values are zeros."""
-    index_N = torch.zeros(len(said.logits), dtype=torch.long)
-    batch = Batch(torch.zeros(len(index_N), 1, 1, 1), index_N, index_N, index_N)
-    for name, loss in build_objective(params).losses.items():
+    num_images, num_classes = said.logits.shape
+    index_N = torch.zeros(num_images, dtype=torch.long)
+    batch = Batch(torch.zeros(num_images, 1, 1, 1), index_N, index_N, index_N)
+    objective = build_objective(params)
+    labels_M = torch.arange(2 * num_classes) % num_classes  # two images of each class, as none has been read yet
+    objective.prepare(Setting(student=said, teacher=taught, labels=labels_M, seed=params.seed))
+    for name, loss in objective.losses.items():
         try:
             loss(_zeros(said), None if taught is None else _zeros(taught), batch)
         except (ValueError, RuntimeError) as error:
@@ -163,12 +170,9 @@ def _check_teacher(folder: Folder, source: DataSource, path: Path, place: Place,
         )
     _refuse_cycles(folder, [path.parent.resolve()])
     try:
-        with torch.device("meta"):
-            net = build_student(params, theirs)
-            said: Output = net.eval()(torch.empty(num_images, *theirs.image_shape))
+        return shapes_of(params, place, num_images)
     except (OptionError, RuntimeError) as error:
         raise UserError(f"{folder.params}: {error}") from None
-    return said
 
 
 def _refuse_cycles(folder: Folder, above: list[Path]) -> None:

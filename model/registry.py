@@ -60,7 +60,11 @@ class Registry(Generic[Common]):
     def options(self, name: str) -> dict[str, inspect.Parameter]:
         """What a user may set: the function's keyword-only arguments, then the common ones."""
         own = _settable(self[name])
-        return own if self.common is None else own | _settable(self.common)
+        if self.common is None:
+            return own
+        defaults = getattr(self[name], "published", self.common())
+        common = _settable(self.common)
+        return own | {key: each.replace(default=getattr(defaults, key)) for key, each in common.items()}
 
     def resolve(self, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         """Check options against the signature and fill in every default.

@@ -185,7 +185,9 @@ def build_trainer(
     device, dtype = place.device, resolve_precision(params.precision, place.device)
     torch.manual_seed(params.seed)
     student = placed(build.build_student(params, source), device)
-    objective = build.build_objective(params).to(device)
+    objective = build.build_objective(params)
+    build.prepare_objective(objective, params, folder.params, data, place)
+    objective.to(device)
     parameters = [p for module in (student, objective) for p in module.parameters() if p.requires_grad]
 
     def evaluate(net: nn.Module, split: Split) -> dict[str, float]:

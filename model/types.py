@@ -104,6 +104,23 @@ class TermOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What a loss term may know of its run before the first step.
+
+    Args:
+        student: What the student says of some images: shapes count, there are no values (the device is `meta`).
+        teacher: The same of the teacher; None where no term asks one.
+        labels: (M,), the class of each training image of the data set in its order; -1 where the run leaves it out.
+        seed: The run's.
+    """
+
+    student: Output
+    teacher: Output | None
+    labels: Tensor
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScheduleOptions:
     """Options that every learning-rate schedule has, beside its own.
 
@@ -166,6 +183,9 @@ class Pipeline(Protocol):
 
     def training_batch(self, index: NDArray[np.integer], view: NDArray[np.integer]) -> Batch:
         """The chosen training images as the chosen views show them."""
+
+    def training_labels(self) -> NDArray[np.integer]:
+        """The class of each training image of the data set, (M,); -1 where the run does not train on it."""
 
     def content_digest(self) -> str:
         """SHA-256 that tells the training images of one data set from those of another."""

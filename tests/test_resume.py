@@ -29,7 +29,11 @@ CASES: dict[str, dict[str, Any]] = {
         "optimizer": {"name": "adam", "learning_rate": 0.01},
     },
     "sgd": {
-        "loss": {"ce": {"label_smoothing": 0.1}, "logits": {"weight": 0.1, "warmup_epochs": 1.5}},
+        "loss": {
+            "ce": {"label_smoothing": 0.1},
+            "logits": {"weight": 0.1, "warmup_epochs": 1.5},
+            "fitnet": {"weight": 1.0},  # owns parameters
+        },
         "optimizer": {"name": "sgd", "learning_rate": 0.1, "nesterov": True},
         "schedule": {"name": "onecycle", "warmup_epochs": 0.5},
         "gradient_clip": 1.0,

@@ -29,11 +29,16 @@ class IndexedPipeline:
         self.cutout = options.cutout
         train, val = split_indices(train_labels, options)
         self.indices: dict[Split, Indices] = {"train": train, "val": val, "test": np.arange(num_test)}
+        self._labels_M = np.full(self.num_images, -1)
+        self._labels_M[train] = train_labels[train]
         mean, std = (torch.tensor(values, device=device) for values in (normalisation.mean, normalisation.std))
         self._scale_C, self._shift_C = 1 / (255 * std), -mean / std
 
     def size(self, split: Split) -> int:
         return len(self.indices[split])
+
+    def training_labels(self) -> NDArray[np.integer]:
+        return self._labels_M
 
     def steps_per_epoch(self, batch_size: int) -> int:
         return len(batch_bounds(self.size("train"), batch_size)) - 1

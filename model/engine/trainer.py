@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -227,28 +228,42 @@ class Trainer:
     def compile(self, batch: Batch) -> None:
         """Compile the student for batches like this one; where that fails, say so and leave it as it is."""
         compiled = cast(nn.Module, torch.compile(self.student, **COMPILE_OPTIONS[self.device.type]))
-        before = copy.deepcopy(self.student.state_dict())
-        try:
-            loss, _, _ = self.compute_loss(compiled.train(), batch, epoch=0.0)
-            torch.autograd.grad(loss, [p for p in self._parameters if p.requires_grad], allow_unused=True)
-        except Exception as error:  # compilers fail in many ways, and none of them should end a run
-            log.warning("the student cannot be compiled (%s); it runs as it is", first_sentence(error))
-        else:
-            self._forward = compiled
-        self.student.load_state_dict(before)  # batch norm's statistics have seen the batch
+        with self._left_as_it_is():
+            try:
+                self._gradients(compiled, batch)
+            except Exception as error:  # compilers fail in many ways, and none of them should end a run
+                log.warning("the student cannot be compiled (%s); it runs as it is", first_sentence(error))
+            else:
+                self._forward = compiled
 
     def estimate_seconds(self, batch: Batch, steps: int = 3) -> float:
-        """About how long the rest of the run takes, from a few steps on a copy; the run itself is left as it is."""
-        student = copy.deepcopy(self.student).train()
+        """About how long the rest of the run takes, from a few steps; the run itself is left as it is."""
         began = 0.0
-        for step in range(steps + 1):
-            if step == 1:  # the first step also pays for warming up
-                began = time.perf_counter()
-            loss, _, _ = self.compute_loss(student, batch, epoch=0.0)
-            torch.autograd.grad(loss, [p for p in student.parameters() if p.requires_grad], allow_unused=True)
-        loss.item()  # waits for the device
-        seconds = (time.perf_counter() - began) / steps * (self.total_steps - self.step)
+        with self._left_as_it_is():
+            for step in range(steps + 1):
+                if step == 1:  # the first step also pays for warming up
+                    began = time.perf_counter()
+                loss = self._gradients(self.student, batch)
+            loss.item()  # waits for the device
+            seconds = (time.perf_counter() - began) / steps * (self.total_steps - self.step)
         return seconds if self.teacher is None else seconds + self.teacher.seconds_to_come(batch)
+
+    def _gradients(self, student: nn.Module, batch: Batch) -> Tensor:
+        """The loss of a batch, after a backward pass that leaves no gradient behind."""
+        loss, _, _ = self.compute_loss(student.train(), batch, epoch=0.0)
+        torch.autograd.grad(loss, [p for p in self._parameters if p.requires_grad], allow_unused=True)
+        return loss
+
+    @contextmanager
+    def _left_as_it_is(self) -> Iterator[None]:
+        """Put back what a forward pass changes: batch norm's statistics, what the loss terms keep."""
+        modules = (self.student, self.objective)
+        before = [copy.deepcopy(module.state_dict()) for module in modules]
+        try:
+            yield
+        finally:
+            for module, state in zip(modules, before, strict=True):
+                module.load_state_dict(state)
 
 
 def seed_generators(seed: int, device: torch.device) -> None:

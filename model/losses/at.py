@@ -1,8 +1,8 @@
 """Attention transfer: match where the maps are active, not what they contain.
 
 Zagoruyko and Komodakis, "Paying More Attention to Attention", ICLR 2017, eq. 2. https://arxiv.org/abs/1612.03928
-Follows the authors' code: the mean over positions of the squared difference, where eq. 2 has its norm. The weight that
-they published for it, and that pytorch-moonshine and RepDistiller took over, is 1000, beside {"ce": {}}.
+Follows the authors' code: the mean over positions of the squared difference, where eq. 2 has its norm. The weight is
+the one that they published for it, which pytorch-moonshine and RepDistiller took over, beside {"ce": {}}.
 
 The attention of an image has length 1, so its mean falls with the number of positions: at one angle between two of
 them, a map of 8x8 counts 16 times as much as one of 32x32. Stages are added up. So networks with s splits a stage want
@@ -17,22 +17,28 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.losses.base import DistillLoss
-from model.losses.maps import paired
+from model.losses.maps import Layers, paired
 from model.registry import LOSSES
-from model.types import Batch, Output
+from model.types import Batch, Output, TermOptions
 
 
 @LOSSES.register("at")
 class AttentionTransfer(DistillLoss):
-    """Mean squared distance between normalised activation maps, summed over stages; uses no labels."""
+    """Mean squared distance between normalised activation maps, summed over stages; uses no labels.
+
+    Args:
+        layers: Numbers of the stages that are compared, from 1, or pairs of them (student's, teacher's).
+    """
 
     needs = frozenset({"maps"})
+    published = TermOptions(weight=1000.0)
 
-    def __init__(self) -> None:
+    def __init__(self, *, layers: Layers | None = None) -> None:
         super().__init__()
+        self.layers = layers
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:  # noqa: ARG002
-        return torch.stack([distance(*pair) for pair in paired(student.maps, teacher.maps)]).sum()
+        return torch.stack([distance(*pair) for pair in paired(student.maps, teacher.maps, self.layers)]).sum()
 
 
 def distance(student_NCHW: Tensor, teacher_NCHW: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from model.types import Batch, Need, Output
+from model.types import Batch, Need, Output, Setting, TermOptions
 
 
 class DistillLoss(nn.Module):
@@ -12,10 +12,25 @@ class DistillLoss(nn.Module):
 
     Logits and embeddings come in float32 and autocast is off, so a term need not think of precision; maps come as the
     network computed them (`maps.paired` casts them). What it returns is a mean over the batch. A term may own
-    parameters; they are trained, saved and resumed with the run.
+    parameters, made when it is built or, where their sizes follow from the networks, in `prepare`; they are trained,
+    saved and resumed with the run.
+
+    Attributes:
+        needs: What it reads of the teacher; where empty, no teacher is asked.
+        published: Weight and warm-up that the paper has, or else the collections that compare methods on CIFAR-100.
+        epoch: Epochs done, part epochs included; set before each call.
     """
 
-    needs: frozenset[Need] = frozenset({"logits"})  # what it reads of the teacher; where empty, no teacher is asked
+    needs: frozenset[Need] = frozenset({"logits"})
+    published: TermOptions = TermOptions()
+    epoch: float = 0.0
+
+    def prepare(self, setting: Setting) -> None:
+        """Make what depends on the networks and the data; called once, before the first step.
+
+        Raises:
+            ValueError: The two networks cannot be compared.
+        """
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         raise NotImplementedError  # each term's own

@@ -9,30 +9,61 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Layers = list[int] | list[tuple[int, int]]  # numbers of stages from 1, the same on both sides or (student's, teacher's)
+Pair = tuple[Tensor, Tensor]
 
-def paired(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Pairs of maps (N, C, H, W), shallow to deep, of equal height and width, in float32 at least.
 
-    As many maps on both sides are paired in order. Otherwise those of equal height and width are, the deepest of the
-    student with the deepest of the teacher; what is left over is not compared. Of a pair that differs in size, the
-    larger is averaged down to the smaller.
+def paired(student: Sequence[Tensor], teacher: Sequence[Tensor], layers: Layers | None = None) -> list[Pair]:
+    """As `chosen`, with maps of equal height and width: of a pair that differs, the larger is averaged down."""
+    return [of_one_size(*pair) for pair in chosen(student, teacher, layers)]
+
+
+def chosen(student: Sequence[Tensor], teacher: Sequence[Tensor], layers: Layers | None = None) -> list[Pair]:
+    """Pairs of maps (N, C, H, W), shallow to deep, in float32 at least.
+
+    Without `layers`, as many maps on both sides are paired in order. Otherwise those of equal height and width are, the
+    deepest of the student with the deepest of the teacher; what is left over is not compared.
 
     Raises:
-        ValueError: There is nothing to pair.
+        ValueError: There is nothing to pair, or no such stage.
     """
     for side, maps in (("student", student), ("teacher", teacher)):
         if not maps:
             raise ValueError(f"the {side} gives no maps to compare")
-    pairs = list(zip(student, teacher, strict=True)) if len(student) == len(teacher) else _by_size(student, teacher)
+    if layers is not None:
+        pairs = [_numbered(student, teacher, each) for each in layers]
+    elif len(student) == len(teacher):
+        pairs = list(zip(student, teacher, strict=True))
+    else:
+        pairs = _by_size(student, teacher)
     if not pairs:
         raise ValueError(
             f"the student gives {len(student)} maps ({_sizes(student)}) and the teacher {len(teacher)} "
             f"({_sizes(teacher)}): unequal numbers, and no size in common"
         )
-    return [_of_one_size(*pair) for pair in pairs]
+    return [(in_float32(one), in_float32(other)) for one, other in pairs]
 
 
-def _by_size(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+def of_one_size(student_NCHW: Tensor, teacher_NCHW: Tensor) -> Pair:
+    """The larger map averaged down to the height and width of the smaller one."""
+    height, width = (min(sides) for sides in zip(student_NCHW.shape[2:], teacher_NCHW.shape[2:], strict=True))
+    return _shrunk(student_NCHW, height, width), _shrunk(teacher_NCHW, height, width)
+
+
+def in_float32(map_NCHW: Tensor) -> Tensor:
+    """Maps come in bfloat16; float64, as in gradient checks, stays."""
+    return map_NCHW.to(torch.promote_types(map_NCHW.dtype, torch.float32))
+
+
+def _numbered(student: Sequence[Tensor], teacher: Sequence[Tensor], numbers: int | tuple[int, int]) -> Pair:
+    mine, theirs = (numbers, numbers) if isinstance(numbers, int) else numbers
+    for side, number, maps in (("student", mine, student), ("teacher", theirs, teacher)):
+        if not 1 <= number <= len(maps):
+            raise ValueError(f"layers: the {side} has stages 1 to {len(maps)}, got {number}")
+    return student[mine - 1], teacher[theirs - 1]
+
+
+def _by_size(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[Pair]:
     waiting = defaultdict(list)
     for teacher_NCHW in teacher:
         waiting[teacher_NCHW.shape[2:]].append(teacher_NCHW)
@@ -40,13 +71,7 @@ def _by_size(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[tuple
     return pairs[::-1]
 
 
-def _of_one_size(student_NCHW: Tensor, teacher_NCHW: Tensor) -> tuple[Tensor, Tensor]:
-    height, width = (min(sides) for sides in zip(student_NCHW.shape[2:], teacher_NCHW.shape[2:], strict=True))
-    return _shrunk(student_NCHW, height, width), _shrunk(teacher_NCHW, height, width)
-
-
 def _shrunk(map_NCHW: Tensor, height: int, width: int) -> Tensor:
-    map_NCHW = map_NCHW.to(torch.promote_types(map_NCHW.dtype, torch.float32))
     return map_NCHW if map_NCHW.shape[2:] == (height, width) else F.adaptive_avg_pool2d(map_NCHW, (height, width))
 
 

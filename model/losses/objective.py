@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from model.losses.base import DistillLoss
-from model.types import Batch, Need, Output, TermOptions
+from model.types import Batch, Need, Output, Setting, TermOptions
+from utils import OptionError, under
 
 
 class Objective(nn.Module):
@@ -44,6 +45,19 @@ class Objective(nn.Module):
         """What the terms read of the teacher together; where empty, no teacher is asked."""
         return frozenset().union(*self.needs_of.values())
 
+    def prepare(self, setting: Setting) -> None:
+        """Let every term make what depends on the networks and the data; once, before the first step.
+
+        Raises:
+            OptionError: A term cannot compare the two networks.
+        """
+        for name, loss in self.losses.items():
+            with under(f"loss.{name}"):
+                try:
+                    cast(DistillLoss, loss).prepare(setting)
+                except ValueError as error:
+                    raise OptionError("", str(error)) from None
+
     def forward(
         self, student: Output, teacher: Output | None, batch: Batch, epoch: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -52,6 +66,8 @@ class Objective(nn.Module):
             student = _in_float32(student)
             # A teacher is None only where `needs` is empty, and then no term looks at it.
             guide = cast(Output, None if teacher is None else _in_float32(teacher))
+            for loss in self.losses.values():
+                cast(DistillLoss, loss).epoch = epoch
             values = {name: loss(student, guide, batch) for name, loss in self.losses.items()}
             factors = {name: self._factor(name, epoch) for name in values}
             total = sum(

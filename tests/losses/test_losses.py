@@ -68,8 +68,8 @@ ROWS = [
 ]
 
 
-# Random, or of the student's exits: the suite below has neither.
-HAVE_A_FILE_OF_TESTS = {"dkpp", "self_distillation"}
+# Random, with parameters, or of the student's exits: the suite below has none of these.
+HAVE_A_FILE_OF_TESTS = {"dkpp", "fitnet", "self_distillation"}
 
 
 def row_name(row: Row) -> str:

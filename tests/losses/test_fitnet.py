@@ -1,0 +1,90 @@
+"""The hint: a regressor of the right shape, the student's map through it, the squared difference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from model.losses.fitnet import FitNet, regressor
+from model.losses.objective import Objective
+from model.types import Batch, Output, Setting, TermOptions
+from utils import OptionError
+
+SEEN = Batch(torch.zeros(3, 1, 1, 1), torch.zeros(3, dtype=torch.long), torch.arange(3), torch.zeros(3))
+
+
+def said(*shapes: tuple[int, int, int], seed: int) -> Output:
+    """Maps of 3 images for each (channels, height, width)."""
+    generator = torch.Generator().manual_seed(seed)
+    maps = tuple(torch.randn(3, *shape, generator=generator, dtype=torch.float64) for shape in shapes)
+    return Output(torch.zeros(3, 2), torch.zeros(3, 1), maps)
+
+
+def prepared(student: Output, teacher: Output, **options: Any) -> FitNet:
+    loss = FitNet(**options)
+    loss.prepare(Setting(student=student, teacher=teacher, labels=torch.zeros(3), seed=0))
+    return loss.double()
+
+
+def by_hand(student_NCHW: Tensor, teacher_NCHW: Tensor, convolution: nn.Conv2d, relu: bool) -> float:
+    """A 1x1 convolution, batch norm with the batch's statistics, a ReLU perhaps, and the mean square."""
+    weight_DC = convolution.weight.detach().numpy()[:, :, 0, 0]
+    guess: NDArray[np.float64] = np.einsum("dc,nchw->ndhw", weight_DC, student_NCHW.numpy())
+    guess = guess - guess.mean(axis=(0, 2, 3), keepdims=True)  # which takes off the convolution's bias, too
+    guess = guess / np.sqrt((guess**2).mean(axis=(0, 2, 3), keepdims=True) + 1e-5)
+    if relu:
+        guess = np.maximum(guess, 0)
+    return float(((guess - teacher_NCHW.numpy()) ** 2).mean())
+
+
+@pytest.mark.parametrize("relu", [True, False])
+def test_value_follows_the_formula(relu: bool) -> None:
+    student, teacher = said((2, 4, 4), (3, 2, 2), seed=1), said((5, 4, 4), (7, 2, 2), seed=2)
+    loss = prepared(student, teacher, relu=relu)
+    convolution = loss.regressors[0].get_submodule("0")
+    assert isinstance(convolution, nn.Conv2d)
+    expected = by_hand(student.maps[1], teacher.maps[1], convolution, relu)
+    assert loss(student, teacher, SEEN).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_stages_are_summed() -> None:
+    student, teacher = said((2, 4, 4), (3, 2, 2), seed=1), said((5, 4, 4), (7, 2, 2), seed=2)
+    both = prepared(student, teacher, layers=[1, 2])
+    parts = []
+    for number, own in enumerate(both.regressors):
+        one = prepared(student, teacher, layers=[number + 1])
+        one.regressors[0].load_state_dict(own.state_dict())
+        parts.append(one(student, teacher, SEEN).item())
+    assert both(student, teacher, SEEN).item() == pytest.approx(sum(parts), rel=1e-12)
+
+
+@pytest.mark.parametrize(("side", "teachers"), [(8, 8), (8, 4), (4, 8), (8, 5), (9, 3)])
+def test_regressor_gives_the_teachers_shape(side: int, teachers: int) -> None:
+    given, wanted = torch.zeros(2, 3, side, side), torch.zeros(2, 5, teachers, teachers)
+    assert regressor(given, wanted)(given).shape == wanted.shape
+
+
+def test_a_map_that_no_regressor_brings_to_size_is_refused() -> None:
+    student, teacher = said((2, 4, 4), seed=1), said((2, 7, 7), seed=2)
+    with pytest.raises(ValueError, match="no regressor from a map of 4x4 to one of 7x7"):
+        prepared(student, teacher, layers=[1])
+
+
+def test_a_stage_that_there_is_not_is_named() -> None:
+    student, teacher = said((2, 4, 4), seed=1), said((2, 4, 4), (2, 4, 4), seed=2)
+    objective = Objective({"fitnet": (FitNet(layers=[2]), TermOptions())})
+    with pytest.raises(OptionError, match=r"loss\.fitnet.*layers: the student has stages 1 to 1, got 2"):
+        objective.prepare(Setting(student=student, teacher=teacher, labels=torch.zeros(3), seed=0))
+
+
+def test_pairs_name_a_stage_on_each_side() -> None:
+    student, teacher = said((2, 4, 4), (3, 2, 2), seed=1), said((5, 4, 4), (7, 2, 2), seed=2)
+    loss = prepared(student, teacher, layers=[(2, 1)])
+    convolution = loss.regressors[0].get_submodule("0")
+    assert isinstance(convolution, nn.ConvTranspose2d)
+    assert convolution.weight.shape == (3, 5, 4, 4)
