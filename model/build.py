@@ -100,6 +100,18 @@ def teacher_folders(params: Params, path: Path) -> list[Folder]:
     return [Folder(find_folder(name, path.parent)) for name in params.teacher.model_dir]
 
 
+def init_folder(params: Params, path: Path) -> Folder | None:
+    """The folder whose weights the run starts from, found; None where it starts from fresh ones."""
+    return None if params.init is None else Folder(find_folder(params.init.model_dir, path.parent, key="init"))
+
+
+def needed_folders(params: Params, path: Path) -> list[Folder]:
+    """The folders that must be trained before this one: its teachers, where a term asks them, and where it starts."""
+    teachers = teacher_folders(params, path) if build_objective(params).needs else []
+    init = init_folder(params, path)
+    return teachers if init is None else [*teachers, init]
+
+
 def build_source(params: Params, place: Place) -> DataSource:
     with under("dataset"):
         source: DataSource = DATASETS.build(params.dataset.name, place.data_dir, **params.dataset.options)
@@ -222,22 +234,49 @@ def weights_of(content: dict[str, Any], path: Path) -> dict[str, Any]:
     return dict(state)
 
 
+def load_terms(objective: nn.Module, content: dict[str, Any], path: Path) -> None:
+    """Let terms go on from what terms of the same name had learned, where a checkpoint holds that.
+
+    Raises:
+        UserError: Such a term has other parameters there.
+    """
+    for name, loss in objective.get_submodule("losses").named_children():
+        prefix = f"losses.{name}."
+        state = {
+            key.removeprefix(prefix): value
+            for key, value in content.get("objective", {}).items()
+            if key.startswith(prefix)
+        }
+        if not state:
+            continue
+        if problem := misfit(loss.state_dict(), state):
+            raise UserError(f"{path}: the loss {name} has other parameters there: {problem}")
+        loss.load_state_dict(state)
+
+
 def fitting_weights(net: nn.Module, content: dict[str, Any], path: Path) -> dict[str, Any]:
     """A checkpoint's state dict, compared with a network, which may be on the meta device.
 
     Raises:
         UserError: A name is missing or too many, or a shape differs; the first of them is named.
     """
-    state, own = weights_of(content, path), net.state_dict()
+    state = weights_of(content, path)
+    if problem := misfit(net.state_dict(), state):
+        raise UserError(f"{path}: {problem}")
+    return state
+
+
+def misfit(own: dict[str, Any], state: dict[str, Any]) -> str | None:
+    """Why a state dict is not of this module: the first name that is missing or too many, or the first wrong shape."""
     missing, unknown = [name for name in own if name not in state], [name for name in state if name not in own]
     for problem, names in (("lacks", missing), ("has unknown", unknown)):
         if names:
             more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-            raise UserError(f"{path}: {problem} {names[0]}{more}: not this network's weights")
+            return f"{problem} {names[0]}{more}: not this network's weights"
     for name, tensor in own.items():
         came = state[name]
         if not isinstance(came, torch.Tensor):
-            raise UserError(f"{path}: {name} is a {type(came).__name__}, not a tensor")
+            return f"{name} is a {type(came).__name__}, not a tensor"
         if came.shape != tensor.shape:
-            raise UserError(f"{path}: {name} has shape {tuple(came.shape)}, the network {tuple(tensor.shape)}")
-    return state
+            return f"{name} has shape {tuple(came.shape)}, the network {tuple(tensor.shape)}"
+    return None

@@ -16,6 +16,7 @@ from model.build import (
     build_source,
     build_student,
     fitting_weights,
+    init_folder,
     joined,
     params_of,
     resolve_params,
@@ -41,11 +42,19 @@ def check_folder(folder: Folder, place: Place) -> Params:
         return params
     if params.teacher is not None and build_objective(params).needs:
         for teacher in teacher_folders(params, folder.params):
-            if teacher.is_trained():
-                check_weights(teacher, params.teacher.weights, place)
-            else:
-                check_folder(teacher, place)
+            _check_trained(teacher, params.teacher.weights, place)
+    init = init_folder(params, folder.params)
+    if init is not None and params.init is not None:
+        _check_trained(init, params.init.weights, place)
     return params
+
+
+def _check_trained(folder: Folder, weights: Weights, place: Place) -> None:
+    """A folder that another one needs: its weights, or that it can be trained."""
+    if folder.is_trained():
+        check_weights(folder, weights, place)
+    else:
+        check_folder(folder, place)
 
 
 def check_params(params: Params, path: Path, place: Place) -> Params:
@@ -84,6 +93,7 @@ def check_params(params: Params, path: Path, place: Place) -> Params:
             for folder in folders:
                 taught.append(_check_teacher(folder, source, path, place, num_images=len(said.logits)))
         _try_losses(resolved, said, joined(taught))
+        _check_init(resolved, path, place)
     except OptionError as error:
         raise UserError(f"{path}: {error}") from None
     return resolved
@@ -103,6 +113,8 @@ def _try_parts(params: Params, place: Place) -> tuple[Output, DataSource]:
 
 def _check_generations(params: Params, path: Path, place: Place) -> None:
     """The first generation, and a later one, whose teacher is the same network and need not be there yet."""
+    if params.init is not None:
+        raise UserError(f"{path}: init: every generation begins with fresh weights: leave this out")
     check_params(first_generation(params), path, place)
     later = resolve_params(params.model_copy(update={"generations": None}), path)
     try:
@@ -175,12 +187,31 @@ def _check_teacher(folder: Folder, source: DataSource, path: Path, place: Place,
         raise UserError(f"{folder.params}: {error}") from None
 
 
-def _refuse_cycles(folder: Folder, above: list[Path]) -> None:
+def _check_init(params: Params, path: Path, place: Place) -> None:
+    """The folder that a run starts from has the same network."""
+    folder = init_folder(params, path)
+    if folder is None:
+        return
+    theirs = params_of(folder)
+    if theirs.generations:
+        raise OptionError("init", f"{folder.name} holds {theirs.generations} generations; name one: .../gen_1")
+    _refuse_cycles(folder, [path.parent.resolve()], key="init")
+    with torch.device("meta"):
+        nets = [build_student(each, build_source(each, place)) for each in (params, theirs)]
+    try:
+        fitting_weights(nets[0], {"state_dict": nets[1].state_dict()}, folder.params)
+    except UserError as error:
+        raise OptionError("init", str(error)) from None
+
+
+def _refuse_cycles(folder: Folder, above: list[Path], *, key: str = "teacher") -> None:
     chain = [*above, folder.path.resolve()]
     if folder.path.resolve() in above:
-        raise OptionError("teacher", f"a cycle: {' -> '.join(Folder(path).name for path in chain)}")
-    for teacher in teacher_folders(load_params(folder.path), folder.params):
-        _refuse_cycles(teacher, chain)
+        raise OptionError(key, f"a cycle: {' -> '.join(Folder(path).name for path in chain)}")
+    params = load_params(folder.path)
+    init = init_folder(params, folder.params)
+    for needed in [*teacher_folders(params, folder.params), *([] if init is None else [init])]:
+        _refuse_cycles(needed, chain, key=key)
 
 
 def check_weights(folder: Folder, weights: Weights, place: Place) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from model.engine.trainer import Trainer
 from model.folder import Folder
 from model.generations import first_generation
 from model.params import Params
-from model.run import build_trainer, cost_of, missing_teachers, open_data
+from model.run import build_trainer, cost_of, missing_folders, open_data
 from model.types import DataSource, Pipeline, SplitOptions
 from utils import duration
 
@@ -54,6 +54,7 @@ def _told(folder: Folder, params: Params, place: Place) -> str:
         "",
         f"student   {params.student.name}, {cost_of(params, source)}",
         *_teacher_lines(trainer, params, folder, place),
+        *_init_lines(params, folder),
         f"data      {_sizes(data) if ready else 'not here yet: fetched first; random images stand in for it now'}",
         f"one batch loss {loss:.4f} ({', '.join(f'{name} {value:.4f}' for name, value in terms.items())})",
     ]
@@ -91,12 +92,18 @@ def _teacher_lines(trainer: Trainer, params: Params, folder: Folder, place: Plac
     return lines
 
 
+def _init_lines(params: Params, folder: Folder) -> list[str]:
+    init = build.init_folder(params, folder.params)
+    if init is None or params.init is None:
+        return []
+    return [f"init      the {params.init.weights} weights of {init.name}, {init.state()}"]
+
+
 def _to_train(params: Params, folder: Folder) -> list[Folder]:
-    """Untrained teachers, those of teachers first."""
-    found = []
-    for teacher in missing_teachers(params, folder):
-        theirs = build.params_of(teacher)
-        found += [*_to_train(theirs, teacher), teacher]
+    """Folders that it needs and that are not trained, those that they need first."""
+    found: list[Folder] = []
+    for needed in missing_folders(params, folder):
+        found += [each for each in (*_to_train(build.params_of(needed), needed), needed) if each not in found]
     return found
 
 

@@ -67,6 +67,23 @@ def _teacher(value: Any) -> Any:
     return value
 
 
+class Init(Strict):
+    """The folder whose weights a run starts from.
+
+    Args:
+        model_dir: The folder; relative to the repository's root, then to this folder.
+        weights: Which weights of its run. The last ones come with what loss terms have learned: a term that both
+            folders have takes it over.
+    """
+
+    model_dir: Annotated[str, Field(min_length=1)]
+    weights: Literal["best", "last"] = "last"
+
+
+def _init(value: Any) -> Any:
+    return {"model_dir": value} if isinstance(value, str) else value
+
+
 class Params(Strict):
     """One experiment. Every default is filled in; a run never changes it.
 
@@ -76,6 +93,8 @@ class Params(Strict):
         student: The network that is trained, by name, with its options.
         teacher: A folder whose network teaches, a list of them (an ensemble), or an object with `model_dir`; relative
             to the repository's root, then to this folder.
+        init: A folder whose network's weights the run starts from, or an object with `model_dir` and `weights`; fresh
+            weights where it is left out.
         generations: Born-again networks: train so many, in folders gen_0, gen_1, ... of this one; the first learns from
             labels (or the teacher, where one is named), each other from the one before.
         loss: The terms that are added up: the name of each, and its options.
@@ -95,6 +114,7 @@ class Params(Strict):
     dataset: Component
     student: Component
     teacher: Annotated[Teacher | None, BeforeValidator(_teacher)] = None
+    init: Annotated[Init | None, BeforeValidator(_init)] = None
     generations: Annotated[int, Field(ge=2)] | None = None
     loss: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] = {"ce": {}}
     optimizer: Component = Component(name="sgd")
@@ -138,6 +158,7 @@ def parse_params(raw: Any, path: Path) -> Params:
 
 EXPECTED = {
     "Component": 'an object with a "name"',
+    "Init": 'a folder, or an object with "model_dir"',
     "Teacher": 'a folder, a list of folders, or an object with "model_dir"',
 }
 
@@ -150,7 +171,8 @@ def _first(error: ValidationError) -> str:
     key = ".".join(str(part) for part in first["loc"])
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
     if first["type"] == "extra_forbidden":
-        known = list((Teacher if first["loc"][0] == "teacher" else Params).model_fields)
+        parts: dict[Any, type[Strict]] = {"teacher": Teacher, "init": Init}
+        known = list(parts.get(first["loc"][0], Params).model_fields)
         return f"{key}: unknown key{nearest(str(first['loc'][-1]), known)}; known: {', '.join(known)}{more}"
     if first["type"] == "missing":
         return f"{key}: this key is needed{more}"
@@ -165,7 +187,7 @@ def _nearest_folder(*paths: Path) -> str:
     return nearest(paths[0].name, {entry.name for parent in parents for entry in parent.iterdir() if entry.is_dir()})
 
 
-def find_folder(name: str, relative_to: Path) -> Path:
+def find_folder(name: str, relative_to: Path, *, key: str = "teacher") -> Path:
     """The folder that a params.json names: relative to the repository's root, then to the folder itself.
 
     Raises:
@@ -175,15 +197,19 @@ def find_folder(name: str, relative_to: Path) -> Path:
         if (base / name).is_dir():
             return (base / name).resolve()
     near = _nearest_folder(ROOT / name, relative_to / name)
-    raise OptionError("teacher", f"no folder {shown(name)} under {ROOT} or {relative_to}{near}")
+    raise OptionError(key, f"no folder {shown(name)} under {ROOT} or {relative_to}{near}")
 
 
 def one_level_deeper(raw: dict[str, Any], parent_dir: Path) -> dict[str, Any]:
-    """The same params for a folder in `parent_dir`: a teacher named relative to `parent_dir` is named from there."""
-    teacher = raw.get("teacher")
-    if isinstance(teacher, dict) and "model_dir" in teacher:
-        return raw | {"teacher": teacher | {"model_dir": _moved(teacher["model_dir"], parent_dir)}}
-    return raw | {"teacher": _moved(teacher, parent_dir)} if teacher else raw
+    """The same params for a folder in `parent_dir`: folders named relative to `parent_dir` are named from there."""
+    moved = {}
+    for key in ("teacher", "init"):
+        named = raw.get(key)
+        if isinstance(named, dict) and "model_dir" in named:
+            moved[key] = named | {"model_dir": _moved(named["model_dir"], parent_dir)}
+        elif named:
+            moved[key] = _moved(named, parent_dir)
+    return raw | moved
 
 
 def _moved(names: Any, parent_dir: Path) -> Any:

@@ -67,7 +67,7 @@ def train_folder(
         train_generations(folder, params, place, restart=restart, train_teachers=train_teachers, wait=wait)
         return
     if not train_teachers:
-        require_trained_teachers(params, folder)
+        require_trained(params, folder)
     with StopSignals() as signals, folder.locked(wait=wait), trouble_in_one_line(folder):
         with logging_to(None):  # the folder's files stay as they are, the log too, until all is found to be right
             if not restart:
@@ -91,11 +91,13 @@ def train_folder(
         told = provenance(place.device, dtype) | cost_of(params, source)._asdict()
         folder.update_run(**told, num_epochs=params.num_epochs, state="running", error=None)
         with logging_to(folder.log), recording_the_end(folder):
-            train_missing_teachers(params, folder, place)
+            train_missing(params, folder, place)
             teachers = read_teachers(params, folder.params)
             note_teachers(teachers, folder)
             teacher = build_teacher(teachers, params, source, data, place)
             trainer = build_trainer(folder, params, place, source, data, teacher, should_stop=lambda: signals.received)
+            if state is None:
+                start_from_init(trainer, params)
             run(trainer, place, state, signals, params.compile)
 
 
@@ -243,28 +245,50 @@ def finish(folder: Folder, trainer: Trainer, place: Place) -> None:
     log.info("%s is finished: %s", folder.name, summary(folder))
 
 
-# Teachers -----------------------------------------------------------------------------------------------------------
+# The folders that it needs ------------------------------------------------------------------------------------------
 
 
-def missing_teachers(params: Params, folder: Folder) -> list[Folder]:
-    if not build.build_objective(params).needs:
-        return []
-    return [teacher for teacher in build.teacher_folders(params, folder.params) if not teacher.is_trained()]
+def missing_folders(params: Params, folder: Folder) -> list[Folder]:
+    return [needed for needed in build.needed_folders(params, folder.params) if not needed.is_trained()]
 
 
-def require_trained_teachers(params: Params, folder: Folder) -> None:
-    for teacher in missing_teachers(params, folder):
+def require_trained(params: Params, folder: Folder) -> None:
+    for needed in missing_folders(params, folder):
         raise UserError(
-            f"{folder.params}: teacher: {teacher.name} is not trained (its run is {teacher.state()}); "
-            f"python train.py --model_dir {teacher.name}"
+            f"{folder.params}: {role(needed, params, folder)}: {needed.name} is not trained "
+            f"(its run is {needed.state()}); python train.py --model_dir {needed.name}"
         )
 
 
-def train_missing_teachers(params: Params, folder: Folder, place: Place) -> None:
-    for teacher in missing_teachers(params, folder):
-        log.info("%s: its teacher %s is not trained, it is trained first", folder.name, teacher.name)
-        train_folder(teacher, place, wait=True)
-        log.info("%s: its teacher %s is trained: %s", folder.name, teacher.name, summary(teacher))
+def train_missing(params: Params, folder: Folder, place: Place) -> None:
+    for needed in missing_folders(params, folder):
+        what = f"its {role(needed, params, folder)} {needed.name}"
+        log.info("%s: %s is not trained, it is trained first", folder.name, what)
+        train_folder(needed, place, wait=True)
+        log.info("%s: %s is trained: %s", folder.name, what, summary(needed))
+
+
+def role(needed: Folder, params: Params, folder: Folder) -> str:
+    """The key of params.json that names a folder."""
+    return "init" if needed == build.init_folder(params, folder.params) else "teacher"
+
+
+def start_from_init(trainer: Trainer, params: Params) -> None:
+    """Take over the weights of the folder that the run starts from, if it names one.
+
+    Raises:
+        UserError: The file is missing, or of another network.
+    """
+    folder = trainer.folder
+    init = build.init_folder(params, folder.params)
+    if init is None or params.init is None:
+        return
+    path = init.checkpoint(params.init.weights)
+    content = load_checkpoint(path)
+    build.load_weights(trainer.student, content, path)
+    build.load_terms(trainer.objective, content, path)
+    folder.update_run(init={init.name: digest(build.weights_of(content, path))})
+    log.info("%s: starts from the %s weights of %s", folder.name, params.init.weights, init.name)
 
 
 def note_teachers(teachers: Sequence[Trained], folder: Folder) -> None:

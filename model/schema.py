@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 import model.build  # noqa: F401  importing it fills the registries
-from model.params import ROOT, Params, Teacher
+from model.params import ROOT, Init, Params, Teacher
 from model.registry import DATASETS, LOSSES, NETS, OPTIMIZERS, SCHEDULES, Registry
 from utils import write_text
 
@@ -41,6 +41,7 @@ def schema() -> dict[str, Any]:
         kept = {name: value for name, value in properties[key].items() if name in ("description", "default")}
         properties[key] = kept | {"type": "object", "required": ["name"], "oneOf": one_of}
     properties["teacher"] = {"description": told["teacher"], "default": None, "anyOf": teacher()}
+    properties["init"] = {"description": told["init"], "default": None, "anyOf": init()}
     properties["loss"] = {
         "description": told["loss"],
         "default": whole["properties"]["loss"]["default"],
@@ -90,17 +91,23 @@ def teacher() -> list[dict[str, Any]]:
     """The three ways to name teachers, and none."""
     folder = {"type": "string", "minLength": 1}
     folders = {"type": "array", "items": folder, "minItems": 1}
-    told = arguments(Teacher)
-    weights = Teacher.model_json_schema()["properties"]["weights"] | {"description": told["weights"]}
-    del weights["title"]
-    properties = {"model_dir": {"description": told["model_dir"], "anyOf": [folder, folders]}, "weights": weights}
-    by_object = {
-        "type": "object",
-        "properties": properties,
-        "required": ["model_dir"],
-        "additionalProperties": False,
+    return [folder, folders, by_object(Teacher, {"anyOf": [folder, folders]}), {"type": "null"}]
+
+
+def init() -> list[dict[str, Any]]:
+    """The two ways to name where a run starts, and none."""
+    folder = {"type": "string", "minLength": 1}
+    return [folder, by_object(Init, folder), {"type": "null"}]
+
+
+def by_object(model: type[Teacher] | type[Init], model_dir: dict[str, Any]) -> dict[str, Any]:
+    told = arguments(model)
+    properties = {
+        key: {"description": told[key]} | {name: value for name, value in made.items() if name != "title"}
+        for key, made in model.model_json_schema()["properties"].items()
     }
-    return [folder, folders, by_object, {"type": "null"}]
+    properties["model_dir"] = {"description": told["model_dir"], **model_dir}
+    return {"type": "object", "properties": properties, "required": ["model_dir"], "additionalProperties": False}
 
 
 def arguments(documented: Any) -> dict[str, str]:

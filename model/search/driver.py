@@ -74,7 +74,7 @@ def search(
     check: Check | None = None,
     restart: bool = False,
 ) -> int:
-    """Bring all runs of a search to their end, their teachers first.
+    """Bring all runs of a search to their end, the folders that they need first.
 
     Args:
         parent_dir: Folder with params.json and search.json.
@@ -88,7 +88,7 @@ def search(
 
     Raises:
         UserError: A wrong file or value, or another search works here.
-        RunFailed: A teacher could not be trained.
+        RunFailed: A folder that the runs need could not be trained.
         Stopped: A signal came; the runs have saved.
     """
     load_params(parent_dir)  # before a lock is left in a folder that is no experiment
@@ -96,13 +96,13 @@ def search(
         plan = make_plan(parent_dir, check=check, restart=restart)
         log.info("%s", summary(plan))
         with stop_signals() as received:
-            if plan.teachers:
-                progress = Progress(plan.teachers, plan.teachers, plan.metric)
-                tally = Phase(make_engine(len(plan.teachers)), command, received, progress).do(plan.teachers)
+            if plan.needed:
+                progress = Progress(plan.needed, plan.needed, plan.metric)
+                tally = Phase(make_engine(len(plan.needed)), command, received, progress).do(plan.needed)
                 if tally.failed:
-                    raise RunFailed(f"the teacher {tally.failed[0]} was not trained, so no run was begun")
+                    raise RunFailed(f"{tally.failed[0]} was not trained, so no run was begun")
                 if received or tally.stopped:
-                    raise Stopped("a teacher is not trained yet; run the same command to go on")
+                    raise Stopped("what the runs need is not trained yet; run the same command to go on")
             progress = Progress(plan.runs, plan.to_do, plan.metric)
             tally = Phase(make_engine(len(plan.to_do)), command, received, progress).do(plan.to_do)
         num_finished = len(plan.runs) - len(plan.to_do) + len(tally.finished)

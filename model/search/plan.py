@@ -1,4 +1,4 @@
-"""What a search has to do: the runs with their params.json, and the teachers that are trained before them."""
+"""What a search has to do: the runs with their params.json, and the folders that are trained before them."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Plan:
     metric: Metric
     runs: tuple[Run, ...]
     to_do: tuple[Run, ...]
-    teachers: tuple[Run, ...]  # not trained yet, and named by a run to do
+    needed: tuple[Run, ...]  # folders that teach runs to do, or that these start from, and that are not trained yet
 
 
 def make_plan(parent_dir: Path, *, check: Check | None = None, restart: bool = False) -> Plan:
@@ -90,7 +90,7 @@ def make_plan(parent_dir: Path, *, check: Check | None = None, restart: bool = F
     space = load_space(parent_dir, base)
     runs: list[Run] = []
     to_do: list[Run] = []
-    teachers: dict[Path, Run] = {}
+    needed: dict[Path, Run] = {}
     for point in points(space):
         raw = with_values(base, point.values)
         run = Run(Folder(parent_dir / point.name), point.name, one_level_deeper(raw, parent_dir), restart)
@@ -104,10 +104,10 @@ def make_plan(parent_dir: Path, *, check: Check | None = None, restart: bool = F
             to_do.append(run)
             if check is not None:
                 check(params, parent_dir / PARAMS_FILE)
-            for teacher in _teachers(params, parent_dir):
-                if not teacher.is_trained():
-                    teachers[teacher.path] = Run(teacher, teacher.name)
-    return Plan(parent_dir, space.metric, tuple(runs), tuple(to_do), tuple(teachers.values()))
+            for folder in _needed(params, parent_dir):
+                if not folder.is_trained():
+                    needed[folder.path] = Run(folder, folder.name)
+    return Plan(parent_dir, space.metric, tuple(runs), tuple(to_do), tuple(needed.values()))
 
 
 def summary(plan: Plan) -> str:
@@ -116,7 +116,7 @@ def summary(plan: Plan) -> str:
     lines = [f"{plan.parent_dir}: {len(plan.runs)} runs: " + ", ".join(f"{n} {state}" for state, n in states.items())]
     if len(plan.to_do) > len(plan.runs) - states["finished"]:
         lines[0] += "; all begin anew"
-    lines += [f"teacher to be trained first: {teacher.name}" for teacher in plan.teachers]
+    lines += [f"to be trained first: {needed.name}" for needed in plan.needed]
     return "\n".join(lines)
 
 
@@ -149,8 +149,10 @@ def _refuse_other_params(run: Run) -> None:
         )
 
 
-def _teachers(params: Params, parent_dir: Path) -> list[Folder]:
+def _needed(params: Params, parent_dir: Path) -> list[Folder]:
     try:
-        return [Folder(find_folder(name, parent_dir)) for name in params.teacher.model_dir] if params.teacher else []
+        found = [find_folder(name, parent_dir) for name in params.teacher.model_dir] if params.teacher else []
+        found += [find_folder(params.init.model_dir, parent_dir, key="init")] if params.init else []
+        return [Folder(path) for path in found]
     except OptionError as error:
         raise UserError(f"{parent_dir / PARAMS_FILE}: {error}") from None

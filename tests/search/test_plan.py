@@ -142,15 +142,15 @@ def test_a_teacher_in_the_space_is_relative_to_the_search_too(tmp_path: Path) ->
     plan = make_plan(with_teacher(tmp_path, None, {"teacher": ["../one", "../two"]}).folder)
     assert [run.name for run in plan.runs] == ["teacher_one", "teacher_two"]
     assert [run.params["teacher"] for run in plan.runs if run.params] == ["../../one", "../../two"]
-    assert [teacher.folder.path.name for teacher in plan.teachers] == ["one", "two"]
+    assert [teacher.folder.path.name for teacher in plan.needed] == ["one", "two"]
 
 
 def test_a_teacher_that_many_runs_name_is_trained_once(tmp_path: Path) -> None:
     plan = make_plan(with_teacher(tmp_path, ["../one", "../two", "../one"]).folder)
-    assert [teacher.folder.path.name for teacher in plan.teachers] == ["one", "two"]
+    assert [teacher.folder.path.name for teacher in plan.needed] == ["one", "two"]
     assert summary(plan).splitlines()[1:] == [
-        f"teacher to be trained first: {tmp_path}/experiments/one",
-        f"teacher to be trained first: {tmp_path}/experiments/two",
+        f"to be trained first: {tmp_path}/experiments/one",
+        f"to be trained first: {tmp_path}/experiments/two",
     ]
 
 
@@ -158,7 +158,7 @@ def test_no_teacher_is_trained_for_runs_that_are_finished(tmp_path: Path) -> Non
     fake = with_teacher(tmp_path, "../one")
     for run in ("alpha_0.1", "alpha_0.5"):
         begin(fake, run, "finished")
-    assert make_plan(fake.folder).teachers == ()
+    assert make_plan(fake.folder).needed == ()
 
 
 @pytest.mark.parametrize("made_by", ["a run", "hand"])
@@ -167,7 +167,7 @@ def test_a_trained_teacher_is_left_alone(tmp_path: Path, made_by: str) -> None:
     (tmp_path / "experiments" / "one" / "best.pth.tar").touch()
     if made_by == "a run":
         write(tmp_path / "experiments" / "one" / "run.json", {"state": "finished"})
-    assert make_plan(fake.folder).teachers == ()
+    assert make_plan(fake.folder).needed == ()
 
 
 def test_a_teacher_that_is_not_there_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -254,7 +254,7 @@ def test_a_dry_run_prints_the_plan(
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == [
         f"{fake.folder}: 2 runs: 1 finished, 1 new",
-        f"teacher to be trained first: {tmp_path}/experiments/one",
+        f"to be trained first: {tmp_path}/experiments/one",
     ]
     assert re.fullmatch(
         r"1 at once, \d+ threads? each: .*python.* .*/train\.py --device auto --model_dir RUN", lines[2]

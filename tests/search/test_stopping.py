@@ -74,7 +74,7 @@ def test_the_teacher_can_be_stopped_too(tmp_path: Path) -> None:
     driver = fake.start()
     wait_until(lambda: fake.begun() == ["teacher"])
     driver.send_signal(signal.SIGINT)
-    assert "a teacher is not trained yet; run the same command" in driver.communicate(timeout=10)[1]
+    assert "what the runs need is not trained yet; run the same command" in driver.communicate(timeout=10)[1]
     assert driver.returncode == 75
     assert [event["run"] for event in fake.events()] == ["teacher", "teacher"]
 
