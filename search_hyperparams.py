@@ -33,7 +33,7 @@ def main() -> int:
 
     from model.build import Place, find_device  # after the options: --help need not wait for torch
     from model.check import check_params
-    from model.report.tables import results_table
+    from model.report.search import tables_of_search
 
     command = [sys.executable, str(ROOT / "train.py"), "--device", args.device]
     command += ["--data_dir", str(args.data_dir.absolute())] if args.data_dir else []
@@ -47,7 +47,7 @@ def main() -> int:
         return EXIT_DONE
     status = search(args.parent_dir, command=command, make_engine=make_engine, check=check, restart=args.restart)
     if status != EXIT_STOPPED:
-        print(results_table(args.parent_dir))
+        print(tables_of_search(args.parent_dir))
     return status
 
 

@@ -1,6 +1,6 @@
 """Table of every run below a folder: printed, and written there as results.md and results.csv.
 
-python synthesize_results.py --parent_dir experiments [--group_by_seed]
+python synthesize_results.py --parent_dir experiments [--group_by_seed] [--pivot DOWN ACROSS]
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from model.report.pivot import pivot_table
 from model.report.tables import write_results
 from utils import EXIT_DONE, run_script
 
@@ -18,9 +19,17 @@ def main() -> int:
     parser.add_argument(
         "--group_by_seed", action="store_true", help="one row for runs that differ in their seed only: mean ± std"
     )
+    parser.add_argument(
+        "--pivot",
+        nargs=2,
+        metavar=("DOWN", "ACROSS"),
+        help="also a table of test accuracies over two parameters",
+    )
     arguments = parser.parse_args()
     print(write_results(arguments.parent_dir, group_by_seed=arguments.group_by_seed))
     print(f"\nwritten to {arguments.parent_dir / 'results.md'} and {arguments.parent_dir / 'results.csv'}")
+    if arguments.pivot:
+        print(f"\n{pivot_table(arguments.parent_dir, *arguments.pivot)}")
     return EXIT_DONE
 
 

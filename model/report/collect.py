@@ -9,14 +9,15 @@ import json
 import math
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from model.folder import Folder, Weights
 from model.legacy import is_flat
-from model.params import leaves, load_params
-from utils import UserError, nearest
+from model.params import leaves, load_params, one_level_deeper, with_values
+from utils import OptionError, UserError, nearest
 
 SPLITS = ("val", "test")
 WEIGHTS: tuple[Weights, ...] = ("best", "last")
@@ -33,7 +34,8 @@ class Run:
     Args:
         path: Relative to the folder that was searched.
         params: Every value under its dotted path. A component's name and a teacher's folder stand under the component's
-            own key ("student": "cnn"), the terms of the objective under "loss".
+            own key ("student": "cnn"), the terms of the objective under "loss". What a search calls a choice stands
+            under the name of its parameter.
         written: Which of these paths params.json names itself; the others are defaults.
         state: As `Folder.state`; None where there are results, but nothing that says how the run ended.
         metrics: (split, weights) -> the finite numbers of that metrics file.
@@ -84,6 +86,15 @@ def natural_order(path: str) -> list[tuple[str, int]]:
     return [(text, int(number or -1)) for text, number in re.findall(r"(\D*)(\d*)", path)]
 
 
+def as_text(value: Any) -> str:
+    """A parameter as a user would type it; 4.0 and 4 are the same."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return ", ".join(value)
+    return json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
 def _has_results(folder: Folder) -> bool:
     files = [folder.metrics(split, weights) for split in SPLITS for weights in WEIGHTS]
     return any(file.exists() for file in [folder.run, folder.history, *files])
@@ -100,6 +111,8 @@ def _read_run(folder: Folder, parent_dir: Path) -> Run:
         for weights in WEIGHTS
     }
     params, written = _read_params(folder, notes)
+    choices = _choices(folder)
+    params, written = choices | params, written | choices.keys()
     if _is_ancestors(folder, metrics["val", "best"] or metrics["val", "last"]):
         notes.append(ANCESTOR)
     return Run(
@@ -150,6 +163,18 @@ def _read_params(folder: Folder, notes: list[str]) -> tuple[dict[str, Any], froz
         return values, frozenset(values)
     written = _by_path(params.model_dump(exclude_unset=True))
     return _by_path(resolved or params.model_dump()), frozenset(written)
+
+
+def _choices(folder: Folder) -> dict[str, str]:
+    """What a search calls the sets of values that this run of it has: parameter -> name of the choice."""
+    raw, parent_dir = _read_object(folder.params, []), folder.path.parent
+    found = {}
+    for name, parameter in _read_object(parent_dir / SEARCH_FILE, []).get("parameters", {}).items():
+        for choice, values in (parameter.get("choices", {}) if isinstance(parameter, dict) else {}).items():
+            with suppress(OptionError):  # it sets a value that this run does not have
+                if with_values(raw, one_level_deeper(values, parent_dir)) == raw:
+                    found[name] = choice
+    return found
 
 
 def _by_path(params: dict[str, Any]) -> dict[str, Any]:

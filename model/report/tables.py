@@ -14,13 +14,13 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tabulate import tabulate
 
 from model.folder import Weights
 from model.params import FREE_TO_CHANGE, Params
-from model.report.collect import SPLITS, WEIGHTS, Run, collect_runs, natural_order
+from model.report.collect import SPLITS, WEIGHTS, Run, as_text, collect_runs, natural_order
 from utils import UserError, write_text
 
 MISSING = "-"
@@ -130,7 +130,7 @@ def _by_seed(runs: list[Run]) -> list[Group]:
     """Put finished runs together that differ in their seed only; every other run stays alone."""
     groups: dict[str, Group] = {}
     for run in runs:
-        same = {path: _text(value) for path, value in run.params.items() if path not in (*FREE_TO_CHANGE, "seed")}
+        same = {path: as_text(value) for path, value in run.params.items() if path not in (*FREE_TO_CHANGE, "seed")}
         is_comparable = run.params and run.state in ("finished", None)
         key = json.dumps([run.state, same], sort_keys=True) if is_comparable else run.path
         groups.setdefault(key, []).append(run)
@@ -179,32 +179,23 @@ def _params_columns(runs: list[Run], groups: list[Group], hidden: Sequence[str])
     times = Counter(_leaf(path) for path in paths)
     columns = []
     for path in sorted(paths, key=_place_in_schema):
-        texts = {_text(run.params[path]) for run in known if path in run.params}
+        texts = {as_text(run.params[path]) for run in known if path in run.params}
         is_lacking = any(path not in run.params for run in known)
         is_written = any(path in run.written for run in known)
         if len(texts) > 1 or (is_lacking and is_written):
             header = _leaf(path) if times[_leaf(path)] == 1 else path
-            values = [_text(group[0].params[path]) if path in group[0].params else None for group in groups]
+            values = [as_text(group[0].params[path]) if path in group[0].params else None for group in groups]
             columns.append(_text_column(header, values))
     return columns
 
 
 def _place_in_schema(path: str) -> int:
     top, keys = path.partition(".")[0], list(Params.model_fields)
-    return keys.index(top) if top in keys else len(keys)
+    return keys.index(top) if top in keys else -1  # what a search has a name of its own for
 
 
 def _leaf(path: str) -> str:
     return path.rpartition(".")[2]
-
-
-def _text(value: Any) -> str:
-    """A parameter as a user would type it; 4.0 and 4 are the same."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return ", ".join(value)
-    return json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def _metrics_columns(groups: list[Group], *, with_spread: bool) -> list[Column]:

@@ -2,6 +2,8 @@
 
 The vocabulary is that of W&B's sweeps: `method`, `metric`, and `parameters` of `values` or `value`.
 https://docs.wandb.ai/guides/sweeps/sweep-config-keys
+Beside these, `choices` are values that belong together, under a name: {"choices": {"small": {"student.name": "cnn",
+"batch_size": 128}, "large": {...}}}. Such a parameter's own name is free, and stands in folders' names and in tables.
 """
 
 from __future__ import annotations
@@ -51,10 +53,19 @@ class Metric(Strict):
 
 
 class Parameter(Strict):
-    """The values of one parameter: several, which make runs, or one that all runs share."""
+    """The values of one parameter: several, which make runs, or one that all runs share; or several sets of values."""
 
     values: list[Any] = Field(default_factory=list, min_length=1)
     value: Any = None
+    choices: dict[str, Annotated[dict[str, Any], Field(min_length=1)]] = Field(default_factory=dict, min_length=1)
+
+    @field_validator("choices")
+    @classmethod
+    def _have_plain_names(cls, choices: dict[str, Any]) -> dict[str, Any]:
+        for name in choices:
+            if not name or _safe(name) != name:
+                raise ValueError(f'a choice is a part of folders\' names: letters, digits and ._+- only, got "{name}"')
+        return choices
 
     @field_validator("values")
     @classmethod
@@ -69,7 +80,7 @@ class Parameter(Strict):
     @model_validator(mode="after")
     def _is_one_of_both(self) -> Parameter:
         if len(self.model_fields_set) != 1:
-            raise ValueError('needs either "values", a list, or "value"')
+            raise ValueError('needs either "values", a list, or "value", or "choices", an object')
         return self
 
 
@@ -96,12 +107,19 @@ class Space(Strict):
         return name
 
     @property
-    def varied(self) -> dict[str, list[Any]]:
-        return {name: parameter.values for name, parameter in self.parameters.items() if parameter.values}
+    def varied(self) -> dict[str, list[tuple[str, dict[str, Any]]]]:
+        """Parameter -> what each of its values is called in a folder's name, and what it puts into params.json."""
+        found: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+        for name, parameter in self.parameters.items():
+            if parameter.values:
+                found[name] = [(short(value), {name: value}) for value in parameter.values]
+            elif parameter.choices:
+                found[name] = list(parameter.choices.items())
+        return found
 
     @property
     def shared(self) -> dict[str, Any]:
-        return {name: parameter.value for name, parameter in self.parameters.items() if not parameter.values}
+        return {name: each.value for name, each in self.parameters.items() if not each.values and not each.choices}
 
 
 @dataclass(frozen=True)
@@ -141,15 +159,26 @@ def load_space(parent_dir: Path, base: dict[str, Any]) -> Space:
 
 def _fitting(space: Space, base: dict[str, Any]) -> Space:
     if not space.varied:
-        raise OptionError("", 'none has "values", so there is nothing to search')
-    taken: dict[str, str] = {}
-    for name in space.parameters:
-        path = full_path(base, name)
-        for other_path, other in taken.items():
-            if f"{path}.".startswith(f"{other_path}.") or f"{other_path}.".startswith(f"{path}."):
-                raise OptionError(name, f'sets the same value as "{other}"')
-        taken[path] = name
+        raise OptionError("", 'none has "values" or "choices", so there is nothing to search')
+    taken: list[tuple[str, str, str]] = []  # parameter, choice, path
+    for name, parameter in space.parameters.items():
+        for choice, set_there in (parameter.choices or {"": {name: None}}).items():
+            for key in set_there:
+                shown = f"{name}.choices.{choice}.{key}" if parameter.choices else name
+                path = _path(base, key, shown)
+                for other, others_choice, other_path in taken:
+                    overlap = f"{path}.".startswith(f"{other_path}.") or f"{other_path}.".startswith(f"{path}.")
+                    if overlap and (other != name or others_choice == choice):
+                        raise OptionError(shown, f'sets the same value as "{other}"')
+                taken.append((name, choice, path))
     return space
+
+
+def _path(base: dict[str, Any], key: str, shown: str) -> str:
+    try:
+        return full_path(base, key)
+    except OptionError as error:
+        raise OptionError(shown, error.message) from None
 
 
 def _first(error: ValidationError) -> str:
@@ -178,10 +207,10 @@ def points(space: Space) -> list[Point]:
     """All combinations; the last parameter varies fastest."""
     labels = _labels(list(space.varied))
     found = []
-    for values in itertools.product(*space.varied.values()):
-        tried = dict(zip(space.varied, values, strict=True))
-        name = "_".join(f"{labels[key]}_{short(value)}" for key, value in tried.items())
-        found.append(Point(name, tried | space.shared))
+    for picked in itertools.product(*space.varied.values()):
+        name = "_".join(f"{labels[key]}_{told}" for key, (told, _) in zip(space.varied, picked, strict=True))
+        values = {key: value for _, set_here in picked for key, value in set_here.items()}
+        found.append(Point(name, values | space.shared))
     return _with_unique_names(found)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from model.search.space import load_space, points, short
 from tests.search.fake_search import BASE, FakeSearch, write
+from utils import UserError
 
 
 def names(tmp_path: Path, parameters: Any, base: dict[str, Any] | None = None) -> list[str]:
@@ -124,7 +125,10 @@ ALPHA = {"alpha": [0.5]}
         ({"parameters": {"alpha": 0.5}}, "parameters.alpha: must be a list of values or an object, got 0.5"),
         ({"parameters": {"alpha": {}}}, 'parameters.alpha: needs either "values", a list, or "value"'),
         ({"parameters": {"alpha": {"values": [1], "value": 1}}}, 'parameters.alpha: needs either "values"'),
-        ({"parameters": {"alpha": {"value": 0.5}}}, 'parameters: none has "values", so there is nothing to search'),
+        (
+            {"parameters": {"alpha": {"value": 0.5}}},
+            'parameters: none has "values" or "choices", so there is nothing to search',
+        ),
         (
             {"parameters": {"alpha": {"vals": [1]}}},
             'alpha.vals: unknown key, did you mean "values"?; known',
@@ -176,3 +180,56 @@ def test_the_default_grid_says_that_it_is_meant_where_it_does_not_fit(
     error = capsys.readouterr().err
     assert "holds no search.json" in error
     assert "alpha: no value of params.json has this name" in error
+
+
+# Choices ------------------------------------------------------------------------------------------------------------
+
+PAIRS = {
+    "small": {"student.name": "cnn", "batch_size": 16},
+    "large": {"student.name": "resnet20", "batch_size": 64, "teacher": None},
+}
+
+
+def values(tmp_path: Path, parameters: Any) -> dict[str, dict[str, Any]]:
+    write(tmp_path / "search.json", {"parameters": parameters})
+    return {point.name: point.values for point in points(load_space(tmp_path, BASE))}
+
+
+def test_a_choice_sets_its_values_together(tmp_path: Path) -> None:
+    assert values(tmp_path, {"pair": {"choices": PAIRS}, "seed": [0, 1], "num_epochs": {"value": 3}}) == {
+        "pair_small_seed_0": PAIRS["small"] | {"seed": 0, "num_epochs": 3},
+        "pair_small_seed_1": PAIRS["small"] | {"seed": 1, "num_epochs": 3},
+        "pair_large_seed_0": PAIRS["large"] | {"seed": 0, "num_epochs": 3},
+        "pair_large_seed_1": PAIRS["large"] | {"seed": 1, "num_epochs": 3},
+    }
+
+
+def test_a_choice_may_be_called_like_what_it_sets(tmp_path: Path) -> None:
+    found = values(tmp_path, {"loss": {"choices": {"alone": {"loss": {"ce": {}}}, "hinton": {"loss": {"kd": {}}}}}})
+    assert found == {"loss_alone": {"loss": {"ce": {}}}, "loss_hinton": {"loss": {"kd": {}}}}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"pair": {"choices": {}}}, "parameters.pair.choices: is empty"),
+        ({"pair": {"choices": {"a": {}}}}, "parameters.pair.choices.a: is empty"),
+        ({"pair": {"choices": {"a b": {"seed": 1}}}}, "a choice is a part of folders' names"),
+        ({"pair": {"choices": {"a": {"seed": 1}}, "values": [1]}}, 'needs either "values", a list, or "value", or'),
+        (
+            {"pair": {"choices": {"a": {"sed": 1}}}},
+            "pair.choices.a.sed: no value of params.json has this name",
+        ),
+        ({"pair": {"choices": {"a": {"seed": 1}}}, "seed": [1, 2]}, 'parameters.seed: sets the same value as "pair"'),
+        (
+            {"pair": {"choices": {"a": {"student": {"name": "cnn"}, "student.name": "cnn"}}}},
+            'parameters.pair.choices.a.student.name: sets the same value as "pair"',
+        ),
+    ],
+)
+def test_wrong_choices_are_one_line(tmp_path: Path, parameters: Any, message: str) -> None:
+    write(tmp_path / "search.json", {"parameters": parameters})
+    with pytest.raises(UserError) as caught:
+        load_space(tmp_path, BASE)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)

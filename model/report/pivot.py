@@ -1,0 +1,81 @@
+"""A table of two ways: one parameter down, one across, and in the cells what came out, over the seeds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from model.params import FREE_TO_CHANGE
+from model.report.collect import SEARCH_FILE, Run, as_text, collect_runs, natural_order
+from utils import UserError, nearest, read_json
+
+MISSING = "-"
+
+
+def pivot_table(parent_dir: Path, down: str, across: str) -> str:
+    """Accuracies of the best weights on test, in percent, as a Markdown table: mean ± sample standard deviation.
+
+    Args:
+        parent_dir: Where to look for runs; only finished ones count.
+        down: The parameter that makes the rows: a dotted path, a leaf's name, or what a search calls its choices.
+        across: The parameter that makes the columns.
+
+    Raises:
+        UserError: No run, no such parameter, or runs that a cell cannot hold as they differ in a third one, too.
+    """
+    runs = [run for run in collect_runs(parent_dir) if run.state in ("finished", None)]
+    row_path, column_path = (_path(runs, name, parent_dir) for name in (down, across))
+    cells: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        if row_path in run.params and column_path in run.params:
+            place = as_text(run.params[row_path]), as_text(run.params[column_path])
+            cells.setdefault(place, []).append(run)
+    for place, group in cells.items():
+        _refuse_third(group, place, (down, across))
+    rows = sorted({row for row, _ in cells}, key=_order(parent_dir, down))
+    columns = sorted({column for _, column in cells}, key=_order(parent_dir, across))
+    body = [[row, *(_cell(cells.get((row, column), [])) for column in columns)] for row in rows]
+    table: str = tabulate(body, headers=[f"{down}, {across}", *columns], tablefmt="pipe", disable_numparse=True)
+    return table
+
+
+def _path(runs: Sequence[Run], name: str, parent_dir: Path) -> str:
+    known = dict.fromkeys(path for run in runs for path in run.params)
+    ending = [path for path in known if path == name or path.endswith(f".{name}")]
+    if name in known:
+        return name
+    if len(ending) == 1:
+        return ending[0]
+    if ending:
+        raise UserError(f"{parent_dir}: {name} stands for several values: {', '.join(ending)}; write one of these")
+    leaves = {path.rpartition(".")[2] for path in known}
+    raise UserError(f"{parent_dir}: no run has a parameter of the name {name}{nearest(name, leaves | known.keys())}")
+
+
+def _refuse_third(group: Sequence[Run], place: tuple[str, str], names: tuple[str, str]) -> None:
+    first = group[0]
+    for run in group[1:]:
+        for path in first.params | run.params:
+            if path not in (*FREE_TO_CHANGE, "seed") and first.params.get(path) != run.params.get(path):
+                told = ", ".join(f"{name} {value}" for name, value in zip(names, place, strict=True))
+                raise UserError(f"{first.path} and {run.path} have the same {told}, but differ in {path}, too")
+
+
+def _order(parent_dir: Path, name: str) -> Any:
+    """A sort key: choices as search.json has them, all else in natural order."""
+    search = read_json(parent_dir / SEARCH_FILE) if (parent_dir / SEARCH_FILE).exists() else {}
+    parameter = search.get("parameters", {}).get(name, {})
+    choices = list(parameter.get("choices", {})) if isinstance(parameter, dict) else []
+    return lambda text: (choices.index(text) if text in choices else len(choices), natural_order(text))
+
+
+def _cell(group: Sequence[Run]) -> str:
+    numbers = [run.metrics["test", "best"]["accuracy"] for run in group if "accuracy" in run.metrics["test", "best"]]
+    if not numbers:
+        return MISSING
+    spread = f" ± {100 * statistics.stdev(numbers):.2f}" if len(numbers) > 1 else ""
+    return f"{100 * statistics.mean(numbers):.2f}{spread} (n={len(numbers)})"
