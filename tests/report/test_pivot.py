@@ -18,7 +18,10 @@ PAIRS: dict[str, dict[str, Any]] = {
     "small": {"student.name": "cnn", "batch_size": 16},
     "large": {"student.name": "resnet20", "batch_size": 64},
 }
-METHODS = {"plain": {"loss": {"ce": {}}}, "at": {"loss": {"ce": {}, "at": {"weight": 10}}, "teacher": "../teacher"}}
+METHODS: dict[str, dict[str, Any]] = {
+    "plain": {"loss": {"ce": {}}},
+    "at": {"loss": {"ce": {}, "at": {"weight": 10}}, "teacher": "teacher"},
+}
 
 
 @pytest.fixture
@@ -32,7 +35,7 @@ def benchmark(tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any], finished: 
     for (pair, method), both in accuracies.items():
         for seed, accuracy in enumerate(both):
             student = cnn["student"] if pair == "small" else {"name": "resnet20"}
-            terms = {"loss": METHODS[method]["loss"]} | ({"teacher": "../../teacher"} if method == "at" else {})
+            terms = {"loss": METHODS[method]["loss"]} | ({"teacher": "../teacher"} if method == "at" else {})
             params = cnn | {"student": student, "batch_size": PAIRS[pair]["batch_size"], "seed": seed} | terms
             name = f"pair_{pair}_method_{method}_seed_{seed}"
             make_run(name, params=params, run=finished, val=(0.9, 0.9), test=(accuracy, 0.1))
