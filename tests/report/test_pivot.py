@@ -22,6 +22,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "plain": {"loss": {"ce": {}}},
     "at": {"loss": {"ce": {}, "at": {"weight": 10}}, "teacher": "teacher"},
 }
+    "plain": {"loss": {"ce": {}}},
+    "at": {"loss": {"ce": {}, "at": {"weight": 10}}, "teacher": "teacher"},
+}
 
 
 @pytest.fixture
