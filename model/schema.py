@@ -91,9 +91,11 @@ def teacher() -> list[dict[str, Any]]:
     folder = {"type": "string", "minLength": 1}
     folders = {"type": "array", "items": folder, "minItems": 1}
     told = arguments(Teacher)
-    weights = Teacher.model_json_schema()["properties"]["weights"] | {"description": told["weights"]}
-    del weights["title"]
-    properties = {"model_dir": {"description": told["model_dir"], "anyOf": [folder, folders]}, "weights": weights}
+    properties = {
+        key: {"description": told[key]} | {name: value for name, value in made.items() if name != "title"}
+        for key, made in Teacher.model_json_schema()["properties"].items()
+    }
+    properties["model_dir"] = {"description": told["model_dir"], "anyOf": [folder, folders]}
     by_object = {
         "type": "object",
         "properties": properties,
