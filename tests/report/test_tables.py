@@ -12,24 +12,10 @@ from typing import Any
 import pytest
 
 from model.report.tables import results_table, write_results
+from tests.report.reading import cells, column, headers
 from utils import UserError
 
 from .conftest import MakeRun, write
-
-
-def cells(table: str) -> list[list[str]]:
-    """The header and the rows of a Markdown table."""
-    header, _, *rows = table.split("\n")
-    return [[cell.strip() for cell in row.strip("|").split(" | ")] for row in [header, *rows]]
-
-
-def column(table: str, header: str) -> list[str]:
-    headers, *rows = cells(table)
-    return [row[headers.index(header)] for row in rows]
-
-
-def headers(table: str) -> list[str]:
-    return cells(table)[0]
 
 
 def csv_rows(parent_dir: Path) -> list[list[str]]:
