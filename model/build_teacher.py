@@ -22,6 +22,7 @@ from model.build import (
 )
 from model.engine.cache import SAMPLE, CachedTeacher, open_cache, wanted_rows
 from model.engine.codings import Coding, Half, TopK
+from model.engine.means import MEANS
 from model.engine.precision import resolve_precision
 from model.engine.teachers import EnsembleTeacher, LiveTeacher, Teacher, digest
 from model.folder import Folder
@@ -66,7 +67,7 @@ def build_teacher(
     Raises:
         UserError: Weights are of another network, or a kept answer is wrong.
     """
-    return _together([_build_member(each, params, source, data, place) for each in trained])
+    return _together([_build_member(each, params, source, data, place) for each in trained], params)
 
 
 def build_untrained_teacher(
@@ -83,7 +84,7 @@ def build_untrained_teacher(
         stand_in = Folder(scratch / str(number))
         about = {"weights": "none", "digest": ""}
         members.append(_with_cache(live, stand_in, about, params, data, place) if has_cache(params, data) else live)
-    return _together(members)
+    return _together(members, params)
 
 
 def has_cache(params: Params, data: Pipeline) -> bool:
@@ -93,9 +94,10 @@ def has_cache(params: Params, data: Pipeline) -> bool:
     return wanted and build_objective(params).needs <= ROWS
 
 
-def _together(members: Sequence[Teacher]) -> Teacher | None:
+def _together(members: Sequence[Teacher], params: Params) -> Teacher | None:
     if len(members) > 1:
-        return EnsembleTeacher(members)
+        assert params.teacher is not None
+        return EnsembleTeacher(members, MEANS[params.teacher.combine])
     return members[0] if members else None
 
 

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from tabulate import tabulate
 
 from model import build
 from model.build import Place
+from model.engine.means import MEANS, MeanOf
 from model.engine.memory import keep_freed_memory
 from model.engine.precision import placed, resolve_precision
 from model.evaluation.metrics import (
     Predictions,
     accuracy,
     confusion,
-    mean_of_logits,
-    mean_of_probabilities,
     metrics_of,
     predictions,
 )
@@ -30,12 +29,9 @@ from model.run import EVAL_BATCH_SIZE, cost_of, open_data
 from model.types import Split
 from utils import UserError, load_checkpoint, replacing, write_json, write_text
 
-Mean = Literal["probabilities", "logits"]
-MEANS = {"probabilities": mean_of_probabilities, "logits": mean_of_logits}
-
 
 def evaluate_folder(
-    folder: Folder, place: Place, *, split: Split, restore_file: str, temperature: float, ensemble: Mean
+    folder: Folder, place: Place, *, split: Split, restore_file: str, temperature: float, ensemble: MeanOf
 ) -> str:
     """Write a folder's evaluation under its evaluation/, and tell it: a page of Markdown.
 
@@ -117,7 +113,7 @@ def arrays(said: Predictions, temperature: float) -> dict[str, np.ndarray]:
 
 
 def _generations(
-    folder: Folder, children: list[Folder], place: Place, split: Split, restore_file: str, ensemble: Mean
+    folder: Folder, children: list[Folder], place: Place, split: Split, restore_file: str, ensemble: MeanOf
 ) -> str:
     if restore_file not in ("best", "last"):
         raise UserError(f"--restore_file of {folder.name}, which holds generations, must be best or last")
@@ -127,7 +123,7 @@ def _generations(
     ]
     alone = [metrics_of(each) for each in said]
     together = [
-        accuracy(MEANS[ensemble]([each.logits for each in said[: count + 1]]), said[0].labels)
+        accuracy(MEANS[ensemble]([each.logits.double() for each in said[: count + 1]]), said[0].labels)
         for count in range(len(said))
     ]
     rows = [

@@ -45,6 +45,7 @@ class Teacher(Strict):
     Args:
         model_dir: A folder, or several that teach together; relative to the repository's root, then to this folder.
         weights: Which weights of their runs.
+        combine: Whether several folders say the mean of their probabilities or of their logits.
         cache: Whether their answers are kept in their folders for this run and later ones. By default they are where
             the data set's views are finite (all but `folder`) and every loss term reads logits or embeddings only.
         cache_top_k: Keep the largest probabilities only, so many, and spread the rest evenly over the other classes;
@@ -53,6 +54,7 @@ class Teacher(Strict):
 
     model_dir: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
     weights: Literal["best", "last"] = "best"
+    combine: Literal["probabilities", "logits"] = "probabilities"
     cache: bool | None = None
     cache_top_k: Annotated[int, Field(ge=1)] | None = None
 

@@ -63,7 +63,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "model.losses": ("model.registry", "model.types", "utils"),
     "model.data": ("model.randomness", "model.registry", "model.types", "utils"),
     "model.engine": ("model.folder", "model.randomness", "model.registry", "model.types", "utils"),
-    "model.evaluation": ("model.engine.precision", "model.types"),
+    "model.evaluation": ("model.engine.means", "model.engine.precision", "model.types"),
     # what looks at folders and JSON only
     "model.search": ("model.folder", "model.legacy", "model.params", "utils"),
     "model.report": ("model.folder", "model.legacy", "model.params", "utils"),

@@ -274,6 +274,10 @@ WRONG_VALUES: dict[str, tuple[dict[str, Any], str]] = {
         {"loss": KD, "teacher": ["../teacher", 18]},
         "teacher.model_dir.1: should be a valid string, got 18",
     ),
+    "an unknown mean of teachers": (
+        {"loss": KD, "teacher": {"model_dir": ["../teacher", "../teacher"], "combine": "votes"}},
+        "teacher.combine: should be 'probabilities' or 'logits', got \"votes\"",
+    ),
     "an unknown key of a teacher": (
         {"loss": KD, "teacher": {"model_dri": "../teacher"}},
         'teacher.model_dri: unknown key, did you mean "model_dir"?; known: model_dir, weights',

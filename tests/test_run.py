@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -24,6 +25,7 @@ from model.build_teacher import build_teacher, read_teachers
 from model.check import check_params
 from model.data.arrays import arrays
 from model.data.memory import MemoryPipeline
+from model.engine.means import mean_of_probabilities
 from model.engine.teachers import EnsembleTeacher, LiveTeacher, digest
 from model.engine.trainer import Trainer
 from model.folder import Folder
@@ -483,6 +485,30 @@ def test_list_of_folders_is_an_ensemble_in_their_order(
     assert isinstance(ensemble, EnsembleTeacher)
     found = [digest(member.live.net.state_dict()) for member in ensemble.members]  # type: ignore[attr-defined]
     assert found == [member.read_run()["weights_digest"] for member in (teacher, distilled)]
+
+
+@pytest.mark.parametrize("combine", ["probabilities", "logits"])
+def test_params_say_what_an_ensemble_takes_the_mean_of(
+    combine: str, distilled: Folder, teacher: Folder, make_folder: MakeFolder, place: Place, tmp_path: Path
+) -> None:
+    folders = [str(teacher.path), str(distilled.path)]
+    named = {"model_dir": folders, "combine": combine, "cache": False}
+    trainer = trainer_of(make_folder(tmp_path / "run", teacher=named, loss={"kd": {}}), place)
+    assert isinstance(trainer.teacher, EnsembleTeacher)
+    batch = next(iter(trainer.data.train_batches(0, 16)))
+    said = [member(batch).logits.double().numpy() for member in trainer.teacher.members]
+    parts = [np.exp(each) / np.exp(each).sum(axis=1, keepdims=True) for each in said]
+    expected = np.log(np.mean(parts, axis=0)) if combine == "probabilities" else np.mean(said, axis=0)
+    np.testing.assert_allclose(trainer.teacher(batch).logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_several_teachers_say_the_mean_of_their_probabilities_unless_params_say_otherwise(
+    distilled: Folder, teacher: Folder, make_folder: MakeFolder, place: Place, tmp_path: Path
+) -> None:
+    folder = make_folder(tmp_path / "run", teacher=[str(teacher.path), str(distilled.path)], loss={"kd": {}})
+    ensemble = trainer_of(folder, place).teacher
+    assert isinstance(ensemble, EnsembleTeacher)
+    assert ensemble.mean is mean_of_probabilities
 
 
 def test_waiting_for_another_s_training_of_the_teacher_can_be_stopped(

@@ -59,6 +59,13 @@ def test_every_form_of_a_teacher_is_valid(teacher: Any, validator: Draft202012Va
     validator.validate(GOOD | {"teacher": teacher})
 
 
+@pytest.mark.parametrize(
+    "option", [{"weights": "last"}, {"combine": "logits"}, {"cache": False}, {"cache_top_k": 5}], ids=str
+)
+def test_every_option_of_a_teacher_is_valid(option: dict[str, Any], validator: Draft202012Validator) -> None:
+    validator.validate(GOOD | {"teacher": {"model_dir": ["../a", "../b"], **option}})
+
+
 WRONG: dict[str, dict[str, Any]] = {
     "an unknown key": GOOD | {"studnet": {}},
     "no student": {"dataset": {"name": "cifar10"}},
@@ -74,6 +81,7 @@ WRONG: dict[str, dict[str, Any]] = {
     "no loss": GOOD | {"loss": {}},
     "too few values": GOOD | {"optimizer": {"name": "adam", "betas": [0.9]}},
     "no teachers": GOOD | {"teacher": []},
+    "an unknown mean of teachers": GOOD | {"teacher": {"model_dir": ["../a", "../b"], "combine": "votes"}},
     "batch size 0": GOOD | {"batch_size": 0},
     "an unknown precision": GOOD | {"precision": "float16"},
 }

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from model.engine.means import Mean, mean_of_probabilities
 from model.engine.precision import autocast, placed
 from model.types import Batch, Normalisation, Output, Pipeline
 
@@ -80,10 +81,15 @@ class LiveTeacher:
 
 
 class EnsembleTeacher:
-    """Several teachers that speak as one: the mean of their probabilities, as log-probabilities in `logits`."""
+    """Several teachers that speak as one.
 
-    def __init__(self, members: Sequence[Teacher]) -> None:
-        self.members = members
+    Args:
+        members: The teachers.
+        mean: What makes one answer of their logits.
+    """
+
+    def __init__(self, members: Sequence[Teacher], mean: Mean = mean_of_probabilities) -> None:
+        self.members, self.mean = members, mean
 
     @property
     def num_asked(self) -> int:
@@ -103,8 +109,7 @@ class EnsembleTeacher:
 
     def __call__(self, batch: Batch) -> Output:
         outputs = [member(batch) for member in self.members]
-        log_p_MNK = torch.stack([output.logits.float().log_softmax(dim=1) for output in outputs])
-        logits_NK = log_p_MNK.logsumexp(dim=0) - torch.tensor(float(len(outputs))).log()
+        logits_NK = self.mean([output.logits.float() for output in outputs])
         return Output(logits=logits_NK, embedding=torch.cat([output.embedding for output in outputs], dim=1))
 
 

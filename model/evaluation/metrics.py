@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.engine.means import mean_of_probabilities
 from model.engine.precision import autocast
 from model.types import Batch, Output
 
@@ -55,24 +55,14 @@ def metrics_of(said: Predictions) -> dict[str, float]:
     for number, exit_NK in enumerate(said.exits, start=1):
         metrics[f"exit_{number}_accuracy"] = accuracy(exit_NK, labels_N)
     if said.exits:
-        metrics["ensemble_accuracy"] = accuracy(mean_of_probabilities([*said.exits, logits_NK]), labels_N)
+        every_exit = [each_NK.double() for each_NK in (*said.exits, logits_NK)]
+        metrics["ensemble_accuracy"] = accuracy(mean_of_probabilities(every_exit), labels_N)
     return metrics
 
 
 def accuracy(scores_NK: Tensor, labels_N: Tensor) -> float:
     """Share of the samples whose largest score is the label's."""
     return int((scores_NK.argmax(dim=1) == labels_N).sum()) / len(labels_N)
-
-
-def mean_of_probabilities(logits: Sequence[Tensor]) -> Tensor:
-    """What several networks say together, as log-probabilities: (N, K) each to (N, K)."""
-    log_p_MNK = torch.stack([each_NK.double().log_softmax(dim=1) for each_NK in logits])
-    return log_p_MNK.logsumexp(dim=0) - math.log(len(logits))
-
-
-def mean_of_logits(logits: Sequence[Tensor]) -> Tensor:
-    """The same by the mean of their scores: (N, K) each to (N, K)."""
-    return torch.stack([each_NK.double() for each_NK in logits]).mean(dim=0)
 
 
 def confusion(logits_NK: Tensor, labels_N: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ def per_class(confusion_KK: Tensor, class_names: Sequence[str]) -> list[dict[str
 
 
 def markdown(title: str, metrics: dict[str, float], cost: Cost, rows: list[dict[str, Any]]) -> str:
-    """The page that evaluate.py prints: a line of metrics, one of what the network costs, a table of classes."""
+    """The page that evaluate.py prints: metrics, early exits, what the network costs, and a table of classes."""
     overall = [f"accuracy {100 * metrics['accuracy']:.2f} %"]
     if "top5_accuracy" in metrics:
         overall.append(f"top-5 {100 * metrics['top5_accuracy']:.2f} %")
@@ -58,7 +58,13 @@ def markdown(title: str, metrics: dict[str, float], cost: Cost, rows: list[dict[
         colalign=("left", "right", "right", "right", "left"),
         disable_numparse=True,
     )
-    return f"# {title}\n\n{', '.join(overall)}\n\n{cost}\n\n{table}\n"
+    exits = [
+        f"{name.removesuffix('_accuracy').replace('_', ' ')} {100 * value:.2f} %"
+        for name, value in metrics.items()
+        if name.startswith(("exit_", "ensemble_"))
+    ]
+    parts = [f"# {title}", ", ".join(overall), ", ".join(exits), str(cost), table]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _percent(value: float | None) -> str:

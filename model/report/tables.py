@@ -211,10 +211,20 @@ def _metrics_columns(groups: list[Group], *, with_spread: bool) -> list[Column]:
             columns += column(f"{split} {weights}", split, weights, "accuracy")
     for split in SPLITS:
         found = {key for group in groups for run in group for key in run.metrics[split, "best"]}
-        for key in sorted(found.difference(NOT_A_RESULT), key=lambda key: (key != "loss", natural_order(key))):
-            more = column(f"{split} {key}", split, "best", key)
+        for key in sorted(found.difference(NOT_A_RESULT), key=_place_in_table):
+            more = column(f"{split} {_heading(key)}", split, "best", key)
             columns += [part._replace(markdown=None) for part in more] if key in IN_CSV_ONLY else more
     return columns
+
+
+def _place_in_table(key: str) -> tuple[bool, bool, list[tuple[str, int]]]:
+    """The loss first; the exits of a network one after another, and what they say together behind them."""
+    return key != "loss", key == "ensemble_accuracy", natural_order(key)
+
+
+def _heading(key: str) -> str:
+    """What a metric is called in a table, where percent say that it is an accuracy: exit_1_accuracy is "exit 1"."""
+    return key.removesuffix("_accuracy").replace("_", " ")
 
 
 def _cost_columns(header: str, values: list[list[float | None]], written: Callable[[float], str]) -> list[Column]:

@@ -10,12 +10,16 @@ from typing import Any
 
 import pytest
 from tensorboardX.proto import event_pb2
+from torch import Tensor, nn
 
 from model.engine.recorder import Recorder
 from model.engine.trainer import Trainer
 from model.folder import Folder
-from tests.engine.toy import toy_trainer
-from utils import Stopped, load_checkpoint
+from model.losses.objective import Objective
+from model.losses.self_distillation import SelfDistillation
+from model.types import Output, TermOptions
+from tests.engine.toy import SmallNet, seeded, toy_trainer
+from utils import Stopped, load_checkpoint, read_json
 
 
 def events(folder: Folder) -> Iterator[Any]:
@@ -54,6 +58,29 @@ def test_tensorboard_has_every_epoch_once_after_going_on(tmp_path: Path) -> None
     goes_on.load(load_checkpoint(goes_on.folder.checkpoint("last")))
     goes_on.fit()
     assert [epoch for epoch, _ in scalars(goes_on.folder)["epoch/train_loss"]] == [1, 2]
+
+
+class EarlyExit(SmallNet):
+    """A network with a second classifier, which sees the average pixel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.early = nn.Linear(3, 5)
+
+    def forward(self, images_NCHW: Tensor) -> Output:
+        mean_NC = images_NCHW.mean(dim=(2, 3))
+        return super().forward(images_NCHW)._replace(exits=(Output(self.early(mean_NC), mean_NC),))
+
+
+def test_tensorboard_has_the_accuracy_of_every_exit_and_of_all_together(tmp_path: Path) -> None:
+    early = Objective({"self_distillation": (SelfDistillation(beta=0.0), TermOptions())})
+    trainer = toy_trainer(tmp_path, student=seeded(EarlyExit, 0), objective=early)
+    trainer.fit()
+    found = scalars(trainer.folder)
+    last = read_json(trainer.folder.metrics("val", "last"))
+    for name in ("exit_1_accuracy", "ensemble_accuracy"):
+        assert [epoch for epoch, _ in found[f"epoch/val_{name}"]] == [1, 2]
+        assert found[f"epoch/val_{name}"][-1][1] == pytest.approx(last[name])
 
 
 def recorder(path: Path, first_step: int = 0) -> Recorder:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from model.engine.means import mean_of_logits, mean_of_probabilities
 from model.engine.teachers import EnsembleTeacher, LiveTeacher, digest
 from model.losses.kd import KnowledgeDistillation
 from model.losses.objective import Objective
@@ -89,6 +90,19 @@ def test_ensemble_softens_like_the_mean_of_the_probabilities(seen: Batch) -> Non
     p = (1 / (1 + np.exp(-3.0)) + 1 / (1 + np.exp(1.0))) / 2
     softened = p**0.25 / (p**0.25 + (1 - p) ** 0.25)
     assert (ensemble(seen).logits[0] / 4).softmax(dim=0)[0].item() == pytest.approx(softened, rel=1e-6)
+
+
+def test_ensemble_s_answer_by_logits_is_their_mean(seen: Batch) -> None:
+    scores = [[2.0, 0.0, -1.0], [0.0, 5.0, 0.0], [1.0, 1.0, 1.0]]
+    ensemble = EnsembleTeacher([live_teacher(Says(each)) for each in scores], mean_of_logits)
+    torch.testing.assert_close(ensemble(seen).logits[3], torch.tensor([1.0, 2.0, 0.0]))
+
+
+def test_the_means_of_probabilities_and_of_logits_are_two_things() -> None:
+    sure, unsure = torch.tensor([[6.0, 0.0]]), torch.tensor([[0.0, 2.0]])
+    # Probabilities of the first class: 0.99753 and 0.11920, mean 0.55836; logits 3 and 1, so e^2 / (1 + e^2) = 0.88080.
+    assert mean_of_probabilities([sure, unsure]).softmax(dim=1)[0, 0].item() == pytest.approx(0.55836, abs=1e-5)
+    assert mean_of_logits([sure, unsure]).softmax(dim=1)[0, 0].item() == pytest.approx(0.88080, abs=1e-5)
 
 
 def test_ensemble_of_one_teacher_says_what_it_says(seen: Batch) -> None:

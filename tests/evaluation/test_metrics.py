@@ -66,6 +66,17 @@ def test_top_5_is_told_where_it_says_something(num_classes: int, told: bool) -> 
     assert ("top5_accuracy" in found) is told
 
 
+def test_every_exit_is_counted_and_all_together_by_the_mean_of_their_probabilities() -> None:
+    labels = torch.tensor([0, 1, 2, 0])
+    early = torch.tensor([[2.0, 0.0, 0.0], [0.0, 3.0, 0.0], [9.0, 0.0, 0.0], [0.0, 0.0, 1.0]])  # right, right, no, no
+    last = torch.tensor([[0.0, 1.0, 0.0], [9.0, 0.0, 0.0], [0.0, 0.0, 3.0], [4.0, 0.0, 0.0]])  # no, no, right, right
+    found = metrics_of(Predictions(last, labels, labels, (early, early)))
+    assert (found["exit_1_accuracy"], found["exit_2_accuracy"], found["accuracy"]) == (0.5, 0.5, 0.5)
+    # Sums of probabilities: 1.79 of 3 for class 0, 1.82 for class 1, 2.05 for class 0, 1.39 for class 0. By the mean of
+    # logits the second would be wrong: 9 outweighs 3 + 3.
+    assert found["ensemble_accuracy"] == 0.75
+
+
 class Sensitive(nn.Module):
     """Batch norm and dropout: what must not act, nor change, in an evaluation."""
 
@@ -121,6 +132,19 @@ def test_class_without_a_sample_has_no_accuracy_and_one_never_named_no_precision
     rows = per_class(torch.tensor([[0, 0], [3, 0]]), ["cat", "dog"])
     assert rows[0] == {"class": "cat", "images": 0, "accuracy": None, "precision": 0.0, "taken_for": None, "times": 0}
     assert rows[1] == {"class": "dog", "images": 3, "accuracy": 0.0, "precision": None, "taken_for": "cat", "times": 3}
+
+
+def test_page_shows_every_exit_and_all_together() -> None:
+    exits = {"exit_1_accuracy": 0.6657, "exit_2_accuracy": 0.7469, "ensemble_accuracy": 0.79}
+    metrics = {"accuracy": 0.78, "loss": 0.5, "num_samples": 100} | exits
+    page = markdown("title", metrics, Cost(1234, 5_600_000), per_class(torch.eye(2), ["cat", "dog"]))
+    assert "\n\nexit 1 66.57 %, exit 2 74.69 %, ensemble 79.00 %\n\n" in page
+
+
+def test_page_of_a_network_without_early_exits_has_no_line_for_them() -> None:
+    metrics = {"accuracy": 0.78, "loss": 0.5, "num_samples": 100}
+    page = markdown("title", metrics, Cost(1234, 5_600_000), per_class(torch.eye(2), ["cat", "dog"]))
+    assert "accuracy 78.00 %, loss 0.5000, 100 images\n\n1,234 parameters" in page
 
 
 def test_page_shows_missing_values_as_dashes() -> None:

@@ -12,16 +12,13 @@ from model.report.search import tables_of_search
 from utils import UserError
 
 from .conftest import MakeRun, write
-from .test_tables import cells
+from .reading import cells
 
 PAIRS: dict[str, dict[str, Any]] = {
     "small": {"student.name": "cnn", "batch_size": 16},
     "large": {"student.name": "resnet20", "batch_size": 64},
 }
 METHODS: dict[str, dict[str, Any]] = {
-    "plain": {"loss": {"ce": {}}},
-    "at": {"loss": {"ce": {}, "at": {"weight": 10}}, "teacher": "teacher"},
-}
     "plain": {"loss": {"ce": {}}},
     "at": {"loss": {"ce": {}, "at": {"weight": 10}}, "teacher": "teacher"},
 }

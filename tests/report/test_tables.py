@@ -12,24 +12,10 @@ from typing import Any
 import pytest
 
 from model.report.tables import results_table, write_results
+from tests.report.reading import cells, column, headers
 from utils import UserError
 
 from .conftest import MakeRun, write
-
-
-def cells(table: str) -> list[list[str]]:
-    """The header and the rows of a Markdown table."""
-    header, _, *rows = table.split("\n")
-    return [[cell.strip() for cell in row.strip("|").split(" | ")] for row in [header, *rows]]
-
-
-def column(table: str, header: str) -> list[str]:
-    headers, *rows = cells(table)
-    return [row[headers.index(header)] for row in rows]
-
-
-def headers(table: str) -> list[str]:
-    return cells(table)[0]
 
 
 def csv_rows(parent_dir: Path) -> list[list[str]]:
@@ -226,10 +212,26 @@ def test_metrics_of_all_rows_are_shown_with_a_dash_where_missing(
     exits = {"exit_10_accuracy": 0.6, "exit_2_accuracy": 0.515, "ece": 0.0321, "per_class": [0.5, 0.6]}
     make_run("b", params=cnn, run=finished, val=(0.6, 0.6), more=exits)
     assert [[row[0], *row[5:8]] for row in cells(results_table(tmp_path))] == [
-        ["path", "val ece", "val exit_2_accuracy", "val exit_10_accuracy"],
+        ["path", "val ece", "val exit 2", "val exit 10"],
         ["a", "-", "-", "-"],
         ["b", "0.0321", "51.50", "60.00"],
     ]
+
+
+def test_early_exits_are_columns_from_shallow_to_deep_and_then_all_together(
+    tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any], finished: dict[str, Any]
+) -> None:
+    exits = {"ensemble_accuracy": 0.79, "exit_2_accuracy": 0.7469, "exit_1_accuracy": 0.6657}
+    folder = make_run("multi_exit", params=cnn, run=finished, val=(0.78, 0.77), test=(0.76, 0.75), more=exits)
+    on_test = {"accuracy": 0.76, "exit_1_accuracy": 0.61, "exit_2_accuracy": 0.72, "ensemble_accuracy": 0.77}
+    write(folder / "metrics_test_best_weights.json", on_test)
+    table = write_results(tmp_path)
+    names = ["val exit 1", "val exit 2", "val ensemble", "test exit 1", "test exit 2", "test ensemble"]
+    assert headers(table) == ["path", "val best", "val last", "test best", "test last", *names, "epochs", "seconds"]
+    assert [column(table, name) for name in names] == [["66.57"], ["74.69"], ["79.00"], ["61.00"], ["72.00"], ["77.00"]]
+    found, values = csv_rows(tmp_path)
+    raw = ["0.6657", "0.7469", "0.79", "0.61", "0.72", "0.77"]
+    assert [values[found.index(name)] for name in names] == raw
 
 
 def test_loss_and_top5_are_in_the_csv_file_only(
@@ -237,9 +239,9 @@ def test_loss_and_top5_are_in_the_csv_file_only(
 ) -> None:
     make_run("a", params=cnn, run=finished, val=(0.7, 0.7), more={"loss": 0.91234, "top5_accuracy": 0.98})
     table = write_results(tmp_path)
-    assert not {"val loss", "val top5_accuracy"} & set(headers(table))
+    assert not {"val loss", "val top5"} & set(headers(table))
     names, values = csv_rows(tmp_path)
-    assert [values[names.index(name)] for name in ("val loss", "val top5_accuracy")] == ["0.91234", "0.98"]
+    assert [values[names.index(name)] for name in ("val loss", "val top5")] == ["0.91234", "0.98"]
 
 
 def test_a_loss_that_is_nan_is_missing(tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any]) -> None:
