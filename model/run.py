@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-import signal
-import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from types import FrameType
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -16,7 +12,9 @@ from torch import nn
 from model import build
 from model.build import Place
 from model.build_teacher import Trained, build_teacher, read_teachers
-from model.check import check_folder, check_weights
+from model.check import check_folder
+from model.earlier import checked_state, refuse_changed_params, remove_leftovers, remove_run
+from model.ending import StopSignals, recording_the_end, trouble_in_one_line
 from model.engine.memory import keep_freed_memory
 from model.engine.precision import placed, resolve_precision
 from model.engine.teachers import Teacher, digest
@@ -25,25 +23,13 @@ from model.evaluation.cost import Cost, cost
 from model.evaluation.metrics import metrics_of, predictions
 from model.folder import Folder
 from model.generations import prepare_generations
-from model.params import Params, differences, parse_params
+from model.params import Params
 from model.provenance import peak_memory, provenance
 from model.types import DataSource, Pipeline, Split
-from utils import RunFailed, Stopped, UserError, duration, load_checkpoint, log, logging_to, read_json, write_json
+from utils import UserError, duration, load_checkpoint, log, logging_to, read_json, write_json
 
 EVAL_BATCH_SIZE = 1000
 COMPILING_PAYS_AFTER = 300.0  # seconds of training, as compiling takes about one minute
-WRITTEN_BY_A_RUN = (
-    "params_resolved.json",
-    "run.json",
-    "metrics.jsonl",
-    "train.log",
-    "tensorboard",
-    "evaluation",
-    "cache",
-    *(f"metrics_{split}_{weights}_weights.json" for split in ("val", "test") for weights in ("best", "last")),
-    "best.pth.tar",
-    "last.pth.tar",
-)
 
 
 def train_folder(
@@ -308,133 +294,6 @@ def note_teachers(teachers: Sequence[Trained], folder: Folder) -> None:
             "put them back, or throw the run away with --restart"
         )
     folder.update_run(teacher=now)
-
-
-# The folder's state -------------------------------------------------------------------------------------------------
-
-
-def refuse_changed_params(folder: Folder, params: Params) -> None:
-    """A run goes on only with the parameters that it began with.
-
-    Raises:
-        UserError: Some differ; they are listed with both values.
-    """
-    if not folder.resolved.exists():
-        return
-    before = read_json(folder.resolved)
-    with suppress(UserError):  # of a version with other options; then they are compared as they stand
-        before = build.resolve_params(parse_params(before, folder.resolved), folder.resolved).model_dump(mode="json")
-    if changed := differences(before, params.model_dump(mode="json")):
-        raise UserError(
-            f"{folder.params}: changed since the run began: {'; '.join(changed)}; "
-            "put it back, use another folder, or throw the run away with --restart"
-        )
-
-
-def remove_run(folder: Folder) -> None:
-    for name in WRITTEN_BY_A_RUN:
-        path = folder.path / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def remove_leftovers(folder: Folder) -> None:
-    """Half-written files of a process that was killed while it wrote them."""
-    for name in WRITTEN_BY_A_RUN:
-        for path in folder.path.glob(f".{name}.*.tmp"):
-            path.unlink()
-
-
-def checked_state(folder: Folder, steps_per_epoch: int, place: Place) -> dict[str, Any]:
-    """last.pth.tar, if it is this run's.
-
-    Raises:
-        UserError: The file is cut short or of another run.
-    """
-    try:
-        content = check_weights(folder, "last", place)
-    except UserError as error:
-        raise UserError(f"{error}; --restart begins anew") from None
-    if "step" not in content or content.get("steps_per_epoch") != steps_per_epoch:
-        raise UserError(
-            f"{folder.checkpoint('last')}: is not this run's checkpoint (steps per epoch: "
-            f"{content.get('steps_per_epoch')} there, {steps_per_epoch} here); --restart begins anew"
-        )
-    return content
-
-
-@contextmanager
-def recording_the_end(folder: Folder) -> Iterator[None]:
-    """Write into run.json how the block ended."""
-    try:
-        with trouble_in_one_line(folder):
-            yield
-    except Stopped:
-        folder.update_run(state="stopped")
-        log.info("%s: stopped and saved; run the same command to go on", folder.name)
-        raise
-    except (UserError, RunFailed) as error:
-        record_failure(folder, str(error))
-        raise
-    except Exception as error:
-        log.error("%s", traceback.format_exc())
-        record_failure(folder, f"{type(error).__name__}: {error}".splitlines()[0])
-        raise
-
-
-@contextmanager
-def trouble_in_one_line(folder: Folder) -> Iterator[None]:
-    """Turn what the machine does to us into one line: no permission, a full disk, no memory."""
-    try:
-        yield
-    except PermissionError as error:
-        raise UserError(f"{folder.name}: cannot write to this folder ({error.filename}: {error.strerror})") from error
-    except (OSError, torch.OutOfMemoryError) as error:
-        raise RunFailed(f"{folder.name}: {str(error).splitlines()[0]}") from error
-
-
-def record_failure(folder: Folder, reason: str) -> None:
-    log.error("%s: failed: %s", folder.name, reason)
-    folder.update_run(state="failed", error=reason)
-
-
-class StopSignals:
-    """What SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 do while a folder is worked on.
-
-    While the run is being made ready they end it at once, as nothing is lost. In the training loop, which asks
-    `received` after every step, they let the step end and be saved; a second one ends the run at once.
-    """
-
-    NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-
-    def __init__(self) -> None:
-        self.received = False
-        self._deferred = False
-
-    def __enter__(self) -> StopSignals:
-        self._before = {number: signal.signal(number, self._receive) for number in self.NUMBERS}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    @contextmanager
-    def deferred(self) -> Iterator[None]:
-        """A block that asks for itself whether a signal came."""
-        self._deferred = True
-        try:
-            yield
-        finally:
-            self._deferred = False
-
-    def _receive(self, number: int, _: FrameType | None) -> None:
-        if self.received or not self._deferred:
-            raise Stopped("nothing is lost; run the same command to go on")
-        self.received = True
-        log.info("%s: saving, then stopping", signal.Signals(number).name)
 
 
 # What is told of a run ----------------------------------------------------------------------------------------------

@@ -30,6 +30,8 @@ ARROWS: dict[str, tuple[str, ...]] = {
             "model.build",
             "model.build_teacher",
             "model.check",
+            "model.earlier",
+            "model.ending",
             "model.engine",
             "model.evaluation",
             "model.folder",
@@ -52,6 +54,8 @@ ARROWS: dict[str, tuple[str, ...]] = {
         *("model.run", "model.types", "utils"),
     ),
     "model.generations": ("model.folder", "model.params", "utils"),
+    "model.earlier": ("model.build", "model.check", "model.folder", "model.params", "utils"),
+    "model.ending": ("model.folder", "utils"),
     "model.build": (
         *("model.data", "model.engine", "model.losses", "model.nets"),
         *("model.folder", "model.params", "model.registry", "model.types", "utils"),
