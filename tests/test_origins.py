@@ -281,30 +281,26 @@ def test_a_search_over_convolutions_gives_accuracy_beside_parameters_and_macs(wo
 
 # 5. The rivals ------------------------------------------------------------------------------------------------------
 
-ST = {"alpha": 1.0, "hard_weight": 1.0, "temperature": 4.0}
-RIVALS = {
-    "ce": {"ce": {}},
-    "kd": {"kd": ST},
-    "at + ce": {"ce": {}, "at": {"weight": 1000.0}},
-    "at + kd": {"kd": ST | {"alpha": 0.9}, "at": {"weight": 1000.0}},
-}
-
 
 def test_rivals_are_compared_by_the_mean_and_the_spread_over_seeds(workshop: Workshop, call: Call) -> None:
-    optimizer = {"name": "sgd", "learning_rate": 0.1, "weight_decay": 0.0001}
-    base = FEW | {"dataset": workshop.dataset, "student": {"name": "resnet8"}, "optimizer": optimizer}
-    teacher = write(Folder(workshop.root / "rivals_teacher"), base)
-    search = {"parameters": {"loss": [*RIVALS.values()], "seed": [1, 2]}}
-    folder = write(Folder(workshop.root / "rivals"), base | {"teacher": str(teacher.path)}, search)
-    table = searched(folder, call)
+    shipped = ROOT / "experiments" / "rivals" / "methods"
+    method = read_json(shipped / "search.json")["parameters"]["method"]
+    params = read_json(shipped / "params.json") | FEW | {"dataset": workshop.dataset, "student": {"name": "resnet8"}}
+    teacher = write(Folder(workshop.root / "rivals_teacher"), params | {"teacher": None})
+    pair = {"choices": {"tiny": {"student.name": "resnet8"}, "wide": {"student.name": "resnet14"}}}
+    method["choices"] = {name: method["choices"][name] for name in ("baseline", "st_at", "fsp")}
+    search = {"parameters": {"pair": pair, "method": method, "seed": [1, 2]}}
+    folder = write(Folder(workshop.root / "rivals"), params | {"teacher": str(teacher.path)}, search)
 
-    found = {}
-    for run in (Folder(path.parent) for path in folder.path.glob("*/run.json")):
-        params = read_json(run.resolved)
-        found[" + ".join(sorted(params["loss"])), params["seed"]] = 100 * accuracy(run)
-    expected = {}
-    for loss in RIVALS:
-        values = [found[loss, seed] for seed in (1, 2)]
-        expected[loss] = f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
-    assert dict(zip(column(table, "loss"), column(table, "test best"), strict=True)) == expected
-    assert column(table, "n") == ["2"] * 4
+    ended = call(search_hyperparams.main, "--parent_dir", folder.path)
+
+    assert ended.status == 0, ended.err
+    expected = [["method, pair", "tiny", "wide"]]
+    for name in method["choices"]:
+        row = [name]
+        for size in pair["choices"]:
+            runs = [Folder(folder.path / f"pair_{size}_method_{name}_seed_{seed}") for seed in (1, 2)]
+            values = [100 * accuracy(run) for run in runs]
+            row.append(f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f} (n=2)")
+        expected.append(row)
+    assert cells(ended.out.strip().split("\n\n")[1]) == expected
