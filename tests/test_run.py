@@ -537,6 +537,20 @@ def test_dry_run_tells_what_would_be_done(make_folder: MakeFolder, tmp_path: Pat
     assert '"temperature": 4.0' in told
 
 
+def test_dry_run_tells_what_is_compared_and_what_that_adds(make_folder: MakeFolder, tmp_path: Path, call: Call) -> None:
+    teacher = make_folder(tmp_path / "teacher", student={"name": "cnn", "num_channels": 6})
+    loss = {"kd": {}, "at": {"layers": [1, 2]}, "fitnet": {}}
+    student = make_folder(tmp_path / "student", teacher=str(teacher.path), loss=loss)
+    told = " ".join(call(train.main, "--model_dir", student.path, "--dry_run").out.split())
+    assert "compared at: 4x4x4 with 6x4x4, 8x2x2 with 12x2x2" in told
+    assert "compared fitnet: 8x2x2 with 12x2x2" in told
+    parameters = 8 * 12 + 12 + 2 * 12  # a 1x1 convolution with bias, and its batch norm
+    assert f"adapters fitnet: {parameters} parameters (regressors {parameters})" in told
+    assert "adapters at" not in told
+    macs = MACS_OF_4_CHANNELS + MACS_OF_6_CHANNELS + 4 * 8 * 12
+    assert f"forward {macs:,} multiply-accumulates an image, teacher and loss terms included memory" in told
+
+
 def test_dry_run_of_a_finished_folder_says_so(distilled: Folder, call: Call) -> None:
     assert call(train.main, "--model_dir", distilled.path, "--dry_run").out.startswith(f"{distilled.name}: finished")
 
