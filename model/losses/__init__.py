@@ -1,5 +1,18 @@
 """Loss terms, one file a method. Importing this package registers them: a new one is a file and a name here."""
 
-from model.losses import at, ce, cwtm, dkpp, embedding_mse, fitnet, fsp, kd, logits, self_distillation, vid
+from model.losses import at, ce, cwtm, dkpp, embedding_mse, fitnet, fsp, kd, logits, nst, self_distillation, vid
 
-__all__ = ["at", "ce", "cwtm", "dkpp", "embedding_mse", "fitnet", "fsp", "kd", "logits", "self_distillation", "vid"]
+__all__ = [
+    "at",
+    "ce",
+    "cwtm",
+    "dkpp",
+    "embedding_mse",
+    "fitnet",
+    "fsp",
+    "kd",
+    "logits",
+    "nst",
+    "self_distillation",
+    "vid",
+]
