@@ -1,6 +1,20 @@
 """Loss terms, one file a method. Importing this package registers them: a new one is a file and a name here."""
 
-from model.losses import at, ce, cwtm, dkpp, embedding_mse, fitnet, fsp, kd, logits, nst, self_distillation, vid
+from model.losses import (
+    at,
+    ce,
+    cwtm,
+    dkpp,
+    embedding_mse,
+    fitnet,
+    fsp,
+    kd,
+    logits,
+    nst,
+    reviewkd,
+    self_distillation,
+    vid,
+)
 
 __all__ = [
     "at",
@@ -13,6 +27,7 @@ __all__ = [
     "kd",
     "logits",
     "nst",
+    "reviewkd",
     "self_distillation",
     "vid",
 ]
