@@ -1,6 +1,7 @@
 """Loss terms, one file a method. Importing this package registers them: a new one is a file and a name here."""
 
 from model.losses import (
+    ab,
     at,
     ce,
     cwtm,
@@ -18,6 +19,7 @@ from model.losses import (
 )
 
 __all__ = [
+    "ab",
     "at",
     "ce",
     "cwtm",

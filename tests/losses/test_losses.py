@@ -69,7 +69,18 @@ ROWS = [
 
 
 # Random, with parameters, or of the student's exits: the suite below has none of these.
-HAVE_A_FILE_OF_TESTS = {"dkpp", "embedding_mse", "fitnet", "fsp", "nst", "ofd", "reviewkd", "self_distillation", "vid"}
+HAVE_A_FILE_OF_TESTS = {
+    "ab",
+    "dkpp",
+    "embedding_mse",
+    "fitnet",
+    "fsp",
+    "nst",
+    "ofd",
+    "reviewkd",
+    "self_distillation",
+    "vid",
+}
 
 
 def row_name(row: Row) -> str:
