@@ -75,6 +75,7 @@ HAVE_A_FILE_OF_TESTS = {
     "embedding_mse",
     "fitnet",
     "fsp",
+    "ft",
     "nst",
     "ofd",
     "reviewkd",
