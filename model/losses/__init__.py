@@ -16,6 +16,7 @@ from model.losses import (
     ofd,
     reviewkd,
     self_distillation,
+    semckd,
     vid,
 )
 
@@ -35,5 +36,6 @@ __all__ = [
     "ofd",
     "reviewkd",
     "self_distillation",
+    "semckd",
     "vid",
 ]

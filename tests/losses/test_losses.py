@@ -80,6 +80,7 @@ HAVE_A_FILE_OF_TESTS = {
     "ofd",
     "reviewkd",
     "self_distillation",
+    "semckd",
     "vid",
 }
 
