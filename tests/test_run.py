@@ -513,6 +513,28 @@ def test_distillation_runs_on_a_gpu(teacher: Folder, make_folder: MakeFolder, pl
     assert {tensor.device.type for tensor in weights(folder).values()} == {"cpu"}
 
 
+@pytest.mark.parametrize(
+    ("loss", "trained"),
+    [
+        ({"ab": {}}, {"conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "losses.ab.connectors"}),
+        ({"ft": {"trains": "paraphraser"}}, {"losses.ft.paraphrasers", "losses.ft.decoders"}),
+    ],
+)
+def test_a_first_stage_trains_what_its_loss_reaches(
+    loss: dict[str, Any], trained: set[str], teacher: Folder, make_folder: MakeFolder, place: Place, tmp_path: Path
+) -> None:
+    folder = make_folder(tmp_path / "run", teacher=str(teacher.path), loss=loss, num_epochs=1)
+    before = trainer_of(folder, place)
+    run.train_folder(folder, place)
+    after = load_checkpoint(folder.checkpoint("last"))
+    moved = set()
+    for module, state in ((before.student, after["state_dict"]), (before.objective, after["objective"])):
+        for name, parameter in module.named_parameters():
+            if not torch.equal(parameter, state[name]):
+                moved.add(".".join(name.split(".")[: 3 if name.startswith("losses.") else 1]))
+    assert moved == trained
+
+
 # The dry run --------------------------------------------------------------------------------------------------------
 
 

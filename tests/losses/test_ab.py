@@ -76,6 +76,13 @@ def test_units_on_the_right_side_by_the_margin_cost_nothing() -> None:
     assert value(loss, right._replace(preacts=(0.9 * right.preacts[0],)), teacher) > 0
 
 
+def test_a_unit_of_the_teacher_at_0_is_not_active() -> None:
+    teacher = said((1, 1, 2), seed=2)._replace(preacts=(torch.tensor([[[[0.0, 1e-9]]]]).double().expand(3, 1, 1, 2),))
+    student = said((1, 1, 2), seed=1)._replace(preacts=(torch.full((3, 1, 1, 2), 0.5).double(),))
+    loss = prepared(ActivationBoundaries(), student, teacher)
+    assert value(loss, student, teacher).item() == 1.5**2 + 0.5**2
+
+
 def test_how_active_the_teacher_is_does_not_matter() -> None:
     student, teacher = example()
     loss = prepared(ActivationBoundaries(), student, teacher)

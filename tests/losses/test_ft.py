@@ -138,6 +138,16 @@ def test_the_rate_gives_the_number_of_factors(rate: float, factors: int) -> None
     assert loss.paraphrasers[0](teacher_NCHW).shape[1] == factors
 
 
+def test_adapters_are_as_large_as_the_published_ones() -> None:
+    # 3x3 convolutions with bias, 6 channels and 3 factors; batch norm in the translator alone, from 3 channels.
+    loss = prepared(FactorTransfer(), *example())
+    parts = (loss.paraphrasers, loss.decoders, loss.translators)
+    sizes = [sum(parameter.numel() for parameter in part.parameters()) for part in parts]
+    encoder = 9 * (6 * 6 + 6 * 3 + 3 * 3) + 6 + 3 + 3
+    decoder = 9 * (3 * 3 + 3 * 6 + 6 * 6) + 3 + 6 + 6
+    assert sizes == [encoder, decoder, 9 * (3 * 3 + 3 * 3 + 3 * 3) + 3 * (3 + 2 * 3)]
+
+
 def test_gradient_is_the_derivative_of_the_value() -> None:
     student, teacher = said((3, 4, 4), seed=1), said((4, 2, 2), seed=2)
     assert gradient_is_the_derivative(prepared(FactorTransfer(), student, teacher), student, teacher)

@@ -138,6 +138,12 @@ def test_nothing_is_better_than_the_teacher_s_own_maps() -> None:
     assert partial_distance(target + 0.1, target) > 0
 
 
+def test_adapters_are_as_large_as_the_published_ones() -> None:
+    loss = prepared(OverhaulOfFeatureDistillation(), *example())
+    sizes = [sum(parameter.numel() for parameter in connector.parameters()) for connector in loss.connectors]
+    assert sizes == [2 * 5 + 2 * 5, 3 * 6 + 2 * 6, 3 * 4 + 2 * 4]  # a 1x1 convolution without bias, and batch norm
+
+
 def test_gradient_is_the_derivative_of_the_value() -> None:
     student, teacher = said((2, 2, 2), (3, 2, 2), seed=1), said((3, 4, 4), (2, 2, 2), seed=2)
     loss = prepared(OverhaulOfFeatureDistillation(), student, teacher)

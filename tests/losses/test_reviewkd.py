@@ -112,6 +112,15 @@ def test_unequal_numbers_of_stages_are_paired() -> None:
     assert value(loss, student, teacher).item() == pytest.approx(slowly(loss, student, matched), rel=1e-10)
 
 
+def test_adapters_are_as_large_as_the_published_ones() -> None:
+    # Into 4 channels by 1x1, a gate each for two maps of 4 channels, out of 4 channels by 3x3; batch norms.
+    loss = prepared(KnowledgeReview(), *example())
+    sizes = [sum(parameter.numel() for parameter in fusion.parameters()) for fusion in loss.fusions]
+    gates = 2 * 8 + 2
+    stages = [ins * 4 + 8 + gates + outs * 4 * 9 + 2 * outs for ins, outs in ((2, 5), (3, 5), (3, 6))]
+    assert sizes == [*stages, 4 * 4 + 8 + 7 * 4 * 9 + 2 * 7]
+
+
 def test_gradient_is_the_derivative_of_the_value() -> None:
     student, teacher = said((2, 2, 2), (2, 1, 1), seed=1, width=2), said((2, 4, 4), (3, 2, 2), seed=2, width=2)
     loss = prepared(KnowledgeReview(), student, teacher)

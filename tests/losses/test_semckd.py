@@ -99,6 +99,17 @@ def test_dead_maps_give_a_finite_loss_and_gradient() -> None:
     assert all(each.grad is not None and each.grad.isfinite().all() for each in dead)
 
 
+def test_adapters_are_as_large_as_the_published_ones() -> None:
+    loss = prepared(SemanticCalibration(), *example(num_images=8))
+    parts = (*loss.queries, *loss.keys, *loss.projectors)
+    sizes = [sum(parameter.numel() for parameter in part.parameters()) for part in parts]
+    embedder = 8 * 4 + 4 + 4 * 2 + 2  # from the batch to half of it, then to a quarter
+    projectors = [  # to twice the teacher's channels, 3x3 among these, to the teacher's; batch norms
+        ins * 2 * outs + 9 * (2 * outs) ** 2 + 2 * outs * outs + 2 * 4 * outs for ins in (2, 3) for outs in (2, 4, 5)
+    ]
+    assert sizes == [*[embedder] * 5, *projectors]
+
+
 def test_gradient_is_the_derivative_of_the_value() -> None:
     student, teacher = said((2, 4, 4), (2, 2, 2), seed=1), said((2, 2, 2), seed=2)
     assert gradient_is_the_derivative(prepared(SemanticCalibration(), student, teacher), student, teacher)

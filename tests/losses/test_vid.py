@@ -98,6 +98,13 @@ def test_variances_learn_the_mean_squared_error_of_their_channels() -> None:
     torch.testing.assert_close(found_C, expected_C, rtol=1e-3, atol=0)
 
 
+def test_adapters_are_as_large_as_the_published_ones() -> None:
+    loss = prepared(VariationalInformationDistillation(), *example())
+    sizes = [sum(parameter.numel() for parameter in regressor.parameters()) for regressor in loss.regressors]
+    assert sizes == [2 * 5 + 5 * 5 + 5 * 5, 3 * 4 + 4 * 4 + 4 * 4]  # three 1x1 convolutions without bias
+    assert [len(raw_C) for raw_C in loss.raw_variances] == [5, 4]
+
+
 def test_gradient_is_the_derivative_of_the_value() -> None:
     student, teacher = example()
     loss = prepared(VariationalInformationDistillation(), student, teacher)
