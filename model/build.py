@@ -144,26 +144,27 @@ def build_objective(params: Params) -> Objective:
         raise OptionError("loss", str(error)) from None
 
 
-def prepare_objective(objective: Objective, params: Params, path: Path, data: Pipeline, place: Place) -> None:
-    """Let the terms make what depends on the networks and the data.
+def prepare_objective(objective: Objective, params: Params, path: Path, data: Pipeline, place: Place) -> Setting:
+    """Let the terms make what depends on the networks and the data; gives what they were told.
 
     Raises:
         UserError: A term cannot compare the student with its teacher.
     """
-    asked = teacher_folders(params, path) if objective.needs else []
+    asked, images = teacher_folders(params, path) if objective.needs else [], params.batch_size
     try:
         setting = Setting(
-            student=shapes_of(params, place),
-            teacher=joined([shapes_of(params_of(folder), place) for folder in asked]),
+            student=shapes_of(params, place, images),
+            teacher=joined([shapes_of(params_of(folder), place, images) for folder in asked]),
             labels=torch.from_numpy(data.training_labels()),
             seed=params.seed,
         )
         objective.prepare(setting)
     except OptionError as error:
         raise UserError(f"{path}: {error}") from None
+    return setting
 
 
-def shapes_of(params: Params, place: Place, num_images: int = 2) -> Output:
+def shapes_of(params: Params, place: Place, num_images: int) -> Output:
     """What a folder's network says of so many images: shapes only, nothing is allocated and nothing drawn."""
     source = build_source(params, place)
     with torch.device("meta"):

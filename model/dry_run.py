@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from model import build
 from model.build import Place
@@ -19,9 +22,10 @@ from model.engine.trainer import Trainer
 from model.folder import Folder
 from model.generations import first_generation
 from model.params import Params
+from model.provenance import peak_memory
 from model.run import build_trainer, cost_of, missing_folders, open_data
 from model.types import DataSource, Pipeline, SplitOptions
-from utils import duration
+from utils import duration, size_of
 
 
 def dry_run(folder: Folder, place: Place) -> str:
@@ -43,8 +47,11 @@ def _told(folder: Folder, params: Params, place: Place) -> str:
     data = open_data(params, folder, source, place) if ready else stand_in(source, params.batch_size, place)
     with _untrained(folder, params, source, data, place) as trainer:
         batch = next(iter(data.train_batches(0, params.batch_size)))
-        loss, terms, _ = trainer.compute_loss(trainer.student, batch, epoch=0.0)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            loss, terms, _ = trainer.compute_loss(trainer.student, batch, epoch=0.0)
+        macs = counter.get_total_flops() // 2 // len(batch.labels)
         seconds = trainer.estimate_seconds(batch)
+        memory = peak_memory(place.device)
     first = [(each, _estimate(each, place, data)) for each in _to_train(params, folder)]
 
     lines = [
@@ -55,8 +62,11 @@ def _told(folder: Folder, params: Params, place: Place) -> str:
         f"student   {params.student.name}, {cost_of(params, source)}",
         *_teacher_lines(trainer, params, folder, place),
         *_init_lines(params, folder),
+        *_term_lines(params, folder, data, place),
         f"data      {_sizes(data) if ready else 'not here yet: fetched first; random images stand in for it now'}",
         f"one batch loss {loss:.4f} ({', '.join(f'{name} {value:.4f}' for name, value in terms.items())})",
+        f"forward   {macs:,} multiply-accumulates an image, teacher and loss terms included",
+        f"memory    {size_of(memory)} at most in a few steps on {place.device.type}",
     ]
     if ready:
         lines += [
@@ -97,6 +107,25 @@ def _init_lines(params: Params, folder: Folder) -> list[str]:
     if init is None or params.init is None:
         return []
     return [f"init      the {params.init.weights} weights of {init.name}, {init.state()}"]
+
+
+def _term_lines(params: Params, folder: Folder, data: Pipeline, place: Place) -> list[str]:
+    """Which features the loss terms compare, and which parameters they add."""
+    objective = build.build_objective(params)
+    setting = build.prepare_objective(objective, params, folder.params, data, place)
+    lines = []
+    for name, pairs in objective.pairs(setting).items():
+        told = ", ".join(f"{_shape(student)} with {_shape(teacher)}" for student, teacher in pairs)
+        lines.append(f"compared  {name}: {told}")
+    for name, parts in objective.num_parameters().items():
+        told = ", ".join(f"{part} {number:,}" for part, number in parts.items())
+        lines.append(f"adapters  {name}: {sum(parts.values()):,} parameters ({told})")
+    return lines
+
+
+def _shape(feature: Tensor) -> str:
+    """Without the batch: 16x32x32 of a map, 64 of an embedding."""
+    return "x".join(map(str, feature.shape[1:]))
 
 
 def _to_train(params: Params, folder: Folder) -> list[Folder]:

@@ -108,7 +108,7 @@ class Setting:
     """What a loss term may know of its run before the first step.
 
     Args:
-        student: What the student says of some images: shapes count, there are no values (the device is `meta`).
+        student: What the student says of a whole batch: shapes count, there are no values (the device is `meta`).
         teacher: The same of the teacher; None where no term asks one.
         labels: (M,), the class of each training image of the data set in its order; -1 where the run leaves it out.
         seed: The run's.

@@ -43,7 +43,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     ),
     "model.dry_run": (
         *("model.build", "model.build_teacher", "model.check", "model.data", "model.engine", "model.folder"),
-        *("model.generations", "model.params", "model.run", "model.types", "utils"),
+        *("model.generations", "model.params", "model.provenance", "model.run", "model.types", "utils"),
     ),
     "model.check": (
         *("model.build", "model.folder", "model.generations", "model.params", "model.types"),

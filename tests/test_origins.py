@@ -26,7 +26,7 @@ from model.folder import Folder
 from model.params import ROOT
 from model.search.engine import Handle, Job
 from tests.conftest import NUM_CLASSES, Call
-from tests.report.reading import column, headers
+from tests.report.reading import cells, column, headers
 from utils import read_json, run_script
 
 SMALLER: dict[str, dict[str, Any]] = {

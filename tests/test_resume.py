@@ -33,6 +33,7 @@ CASES: dict[str, dict[str, Any]] = {
             "ce": {"label_smoothing": 0.1},
             "logits": {"weight": 0.1, "warmup_epochs": 1.5},
             "fitnet": {"weight": 1.0},  # owns parameters
+            "ofd": {},  # keeps what it measured
         },
         "optimizer": {"name": "sgd", "learning_rate": 0.1, "nesterov": True},
         "schedule": {"name": "onecycle", "warmup_epochs": 0.5},

@@ -539,6 +539,28 @@ def test_distillation_runs_on_a_gpu(teacher: Folder, make_folder: MakeFolder, pl
     assert {tensor.device.type for tensor in weights(folder).values()} == {"cpu"}
 
 
+@pytest.mark.parametrize(
+    ("loss", "trained"),
+    [
+        ({"ab": {}}, {"conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "losses.ab.connectors"}),
+        ({"ft": {"trains": "paraphraser"}}, {"losses.ft.paraphrasers", "losses.ft.decoders"}),
+    ],
+)
+def test_a_first_stage_trains_what_its_loss_reaches(
+    loss: dict[str, Any], trained: set[str], teacher: Folder, make_folder: MakeFolder, place: Place, tmp_path: Path
+) -> None:
+    folder = make_folder(tmp_path / "run", teacher=str(teacher.path), loss=loss, num_epochs=1)
+    before = trainer_of(folder, place)
+    run.train_folder(folder, place)
+    after = load_checkpoint(folder.checkpoint("last"))
+    moved = set()
+    for module, state in ((before.student, after["state_dict"]), (before.objective, after["objective"])):
+        for name, parameter in module.named_parameters():
+            if not torch.equal(parameter, state[name]):
+                moved.add(".".join(name.split(".")[: 3 if name.startswith("losses.") else 1]))
+    assert moved == trained
+
+
 # The dry run --------------------------------------------------------------------------------------------------------
 
 
@@ -561,6 +583,20 @@ def test_dry_run_tells_what_would_be_done(make_folder: MakeFolder, tmp_path: Pat
     assert "2 epochs of 13, 26 in all" in told
     assert f"first {teacher.name} is trained, about" in told
     assert '"temperature": 4.0' in told
+
+
+def test_dry_run_tells_what_is_compared_and_what_that_adds(make_folder: MakeFolder, tmp_path: Path, call: Call) -> None:
+    teacher = make_folder(tmp_path / "teacher", student={"name": "cnn", "num_channels": 6})
+    loss = {"kd": {}, "at": {"layers": [1, 2]}, "fitnet": {}}
+    student = make_folder(tmp_path / "student", teacher=str(teacher.path), loss=loss)
+    told = " ".join(call(train.main, "--model_dir", student.path, "--dry_run").out.split())
+    assert "compared at: 4x4x4 with 6x4x4, 8x2x2 with 12x2x2" in told
+    assert "compared fitnet: 8x2x2 with 12x2x2" in told
+    parameters = 8 * 12 + 12 + 2 * 12  # a 1x1 convolution with bias, and its batch norm
+    assert f"adapters fitnet: {parameters} parameters (regressors {parameters})" in told
+    assert "adapters at" not in told
+    macs = MACS_OF_4_CHANNELS + MACS_OF_6_CHANNELS + 4 * 8 * 12
+    assert f"forward {macs:,} multiply-accumulates an image, teacher and loss terms included memory" in told
 
 
 def test_dry_run_of_a_finished_folder_says_so(distilled: Folder, call: Call) -> None:

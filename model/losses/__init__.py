@@ -1,5 +1,41 @@
 """Loss terms, one file a method. Importing this package registers them: a new one is a file and a name here."""
 
-from model.losses import at, ce, cwtm, dkpp, fitnet, kd, logits, self_distillation
+from model.losses import (
+    ab,
+    at,
+    ce,
+    cwtm,
+    dkpp,
+    embedding_mse,
+    fitnet,
+    fsp,
+    ft,
+    kd,
+    logits,
+    nst,
+    ofd,
+    reviewkd,
+    self_distillation,
+    semckd,
+    vid,
+)
 
-__all__ = ["at", "ce", "cwtm", "dkpp", "fitnet", "kd", "logits", "self_distillation"]
+__all__ = [
+    "ab",
+    "at",
+    "ce",
+    "cwtm",
+    "dkpp",
+    "embedding_mse",
+    "fitnet",
+    "fsp",
+    "ft",
+    "kd",
+    "logits",
+    "nst",
+    "ofd",
+    "reviewkd",
+    "self_distillation",
+    "semckd",
+    "vid",
+]

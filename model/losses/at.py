@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.losses.base import DistillLoss
-from model.losses.maps import Layers, paired
+from model.losses.maps import Layers, Pair, paired
 from model.registry import LOSSES
 from model.types import Batch, Output, TermOptions
 
@@ -37,8 +37,11 @@ class AttentionTransfer(DistillLoss):
         super().__init__()
         self.layers = layers
 
+    def pairs(self, student: Output, teacher: Output) -> list[Pair]:
+        return paired(student.maps, teacher.maps, self.layers)
+
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:  # noqa: ARG002
-        return torch.stack([distance(*pair) for pair in paired(student.maps, teacher.maps, self.layers)]).sum()
+        return torch.stack([distance(*pair) for pair in self.pairs(student, teacher)]).sum()
 
 
 def distance(student_NCHW: Tensor, teacher_NCHW: Tensor) -> Tensor:

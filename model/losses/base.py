@@ -32,5 +32,13 @@ class DistillLoss(nn.Module):
             ValueError: The two networks cannot be compared.
         """
 
+    def pairs(self, student: Output, teacher: Output) -> list[tuple[Tensor, Tensor]]:  # noqa: ARG002
+        """The features that it compares, the student's and the teacher's; empty where it compares whole answers.
+
+        Raises:
+            ValueError: They cannot be compared.
+        """
+        return []
+
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         raise NotImplementedError  # each term's own

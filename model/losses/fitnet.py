@@ -38,11 +38,13 @@ class FitNet(DistillLoss):
 
     def prepare(self, setting: Setting) -> None:
         assert setting.teacher is not None
-        pairs = chosen(setting.student.maps, setting.teacher.maps, self.layers)
-        self.regressors.extend(regressor(*pair) for pair in pairs)
+        self.regressors.extend(regressor(*pair) for pair in self.pairs(setting.student, setting.teacher))
+
+    def pairs(self, student: Output, teacher: Output) -> list[Pair]:
+        return chosen(student.maps, teacher.maps, self.layers)
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:  # noqa: ARG002
-        pairs = chosen(student.maps, teacher.maps, self.layers)
+        pairs = self.pairs(student, teacher)
         return torch.stack([self._distance(*each) for each in zip(self.regressors, pairs, strict=True)]).sum()
 
     def _distance(self, regressor: nn.Module, pair: Pair) -> Tensor:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import product
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from model.types import Output
 
 Layers = list[int] | list[tuple[int, int]]  # numbers of stages from 1, the same on both sides or (student's, teacher's)
 Pair = tuple[Tensor, Tensor]
@@ -27,9 +30,7 @@ def chosen(student: Sequence[Tensor], teacher: Sequence[Tensor], layers: Layers 
     Raises:
         ValueError: There is nothing to pair, or no such stage.
     """
-    for side, maps in (("student", student), ("teacher", teacher)):
-        if not maps:
-            raise ValueError(f"the {side} gives no maps to compare")
+    _refuse_none(student, teacher)
     if layers is not None:
         pairs = [_numbered(student, teacher, each) for each in layers]
     elif len(student) == len(teacher):
@@ -44,15 +45,48 @@ def chosen(student: Sequence[Tensor], teacher: Sequence[Tensor], layers: Layers 
     return [(in_float32(one), in_float32(other)) for one, other in pairs]
 
 
-def of_one_size(student_NCHW: Tensor, teacher_NCHW: Tensor) -> Pair:
-    """The larger map averaged down to the height and width of the smaller one."""
-    height, width = (min(sides) for sides in zip(student_NCHW.shape[2:], teacher_NCHW.shape[2:], strict=True))
-    return _shrunk(student_NCHW, height, width), _shrunk(teacher_NCHW, height, width)
+def crossed(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[Pair]:
+    """Every map of the student with each of the teacher's in turn, in float32 at least.
+
+    Raises:
+        ValueError: There is nothing to pair.
+    """
+    _refuse_none(student, teacher)
+    return list(product(map(in_float32, student), map(in_float32, teacher)))
+
+
+def before_relu(output: Output, side: str) -> tuple[Tensor, ...]:
+    """A network's maps before their ReLU.
+
+    Raises:
+        ValueError: It does not give them; names the side.
+    """
+    if not output.preacts:
+        raise ValueError(f"the {side} does not give its maps as they are before the ReLU")
+    return output.preacts
+
+
+def of_one_size(
+    one_NCHW: Tensor, other_NCHW: Tensor, pool: Callable[..., Tensor] = F.adaptive_avg_pool2d
+) -> tuple[Tensor, Tensor]:
+    """The larger map pooled, without `pool` averaged, down to the height and width of the smaller one."""
+    height, width = (min(sides) for sides in zip(one_NCHW.shape[2:], other_NCHW.shape[2:], strict=True))
+    one_NCHW, other_NCHW = (
+        map_NCHW if map_NCHW.shape[2:] == (height, width) else pool(map_NCHW, (height, width))
+        for map_NCHW in (one_NCHW, other_NCHW)
+    )
+    return one_NCHW, other_NCHW
 
 
 def in_float32(map_NCHW: Tensor) -> Tensor:
     """Maps come in bfloat16; float64, as in gradient checks, stays."""
     return map_NCHW.to(torch.promote_types(map_NCHW.dtype, torch.float32))
+
+
+def _refuse_none(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
+    for side, maps in (("student", student), ("teacher", teacher)):
+        if not maps:
+            raise ValueError(f"the {side} gives no maps to compare")
 
 
 def _numbered(student: Sequence[Tensor], teacher: Sequence[Tensor], numbers: int | tuple[int, int]) -> Pair:
@@ -69,10 +103,6 @@ def _by_size(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[Pair]
         waiting[teacher_NCHW.shape[2:]].append(teacher_NCHW)
     pairs = [(each, waiting[each.shape[2:]].pop()) for each in reversed(student) if waiting[each.shape[2:]]]
     return pairs[::-1]
-
-
-def _shrunk(map_NCHW: Tensor, height: int, width: int) -> Tensor:
-    return map_NCHW if map_NCHW.shape[2:] == (height, width) else F.adaptive_avg_pool2d(map_NCHW, (height, width))
 
 
 def _sizes(maps: Sequence[Tensor]) -> str:

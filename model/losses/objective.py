@@ -58,6 +58,24 @@ class Objective(nn.Module):
                 except ValueError as error:
                     raise OptionError("", str(error)) from None
 
+    def pairs(self, setting: Setting) -> dict[str, list[tuple[Tensor, Tensor]]]:
+        """The features that each term compares, the student's and the teacher's; terms without such are left out."""
+        if setting.teacher is None:
+            return {}
+        pairs = {
+            name: cast(DistillLoss, loss).pairs(setting.student, setting.teacher) for name, loss in self.losses.items()
+        }
+        return {name: each for name, each in pairs.items() if each}
+
+    def num_parameters(self) -> dict[str, dict[str, int]]:
+        """How many parameters each term owns, by the name of its part; terms without any are left out."""
+        numbers: dict[str, dict[str, int]] = {}
+        for name, loss in self.losses.items():
+            for path, parameter in loss.named_parameters():
+                parts, part = numbers.setdefault(name, {}), path.partition(".")[0]
+                parts[part] = parts.get(part, 0) + parameter.numel()
+        return numbers
+
     def forward(
         self, student: Output, teacher: Output | None, batch: Batch, epoch: float
     ) -> tuple[Tensor, dict[str, Tensor]]:

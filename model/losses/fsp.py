@@ -1,0 +1,85 @@
+"""FSP: learn how features turn into the next ones, not what they are.
+
+Yim, Joo, Bae and Kim, "A Gift from Knowledge Distillation: Fast Optimization, Network Minimization and Transfer
+Learning", CVPR 2017, eq. 1 and 2. https://openaccess.thecvf.com/content_cvpr_2017/html/Yim_A_Gift_From_CVPR_2017_paper.html
+    G_ij = mean over positions of first_i * second_j, for two features that follow one another;
+    sum over such pairs of the mean over batch and ij of (G_student - G_teacher)^2
+Features are what the stem hands on and what each stage does. The paper sums over ij, and learns this alone before it
+learns from labels alone: a folder with {"fsp": {}}, then one that begins with its weights. So does RepDistiller, whose
+scripts name a weight of 50 that nothing is multiplied by: its first stage has weight 1, as here. hankyul2's
+KnowledgeDistillation learns in one stage, {"ce": {}, "fsp": {"over_pairs": "mean"}}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.losses.base import DistillLoss
+from model.losses.maps import Layers, Pair, chosen, in_float32, of_one_size
+from model.registry import LOSSES
+from model.types import Batch, Output
+
+POOLS: dict[str, Any] = {"average": F.adaptive_avg_pool2d, "max": F.adaptive_max_pool2d}
+
+
+@LOSSES.register("fsp")
+class FlowOfSolutionProcedure(DistillLoss):
+    """Mean squared difference of the flow matrices of consecutive features; uses no labels.
+
+    The two networks' features must have equal numbers of channels.
+
+    Args:
+        layers: Numbers of the stages that take part, from 1, or pairs of them (student's, teacher's).
+        stem: Whether what the first stage is given comes before them, where both networks have it.
+        pool: What brings the larger of two features to the size of the smaller: "average", as common code has it, or
+            the paper's "max".
+        over_pairs: Whether pairs of consecutive features are added up or averaged.
+    """
+
+    needs = frozenset({"maps", "stem"})
+
+    def __init__(
+        self,
+        *,
+        layers: Layers | None = None,
+        stem: bool = True,
+        pool: Literal["average", "max"] = "average",
+        over_pairs: Literal["sum", "mean"] = "sum",
+    ) -> None:
+        super().__init__()
+        self.layers, self.stem, self.pool, self.over_pairs = layers, stem, POOLS[pool], over_pairs
+
+    def pairs(self, student: Output, teacher: Output) -> list[Pair]:
+        pairs = chosen(student.maps, teacher.maps, self.layers)
+        if self.stem and student.stem is not None and teacher.stem is not None:
+            pairs = [(in_float32(student.stem), in_float32(teacher.stem)), *pairs]
+        if len(pairs) < 2:
+            raise ValueError("there must be two features at least that follow one another, and there is 1")
+        widths, teachers = ([map_NCHW.shape[1] for map_NCHW in maps] for maps in zip(*pairs, strict=True))
+        if widths != teachers:
+            raise ValueError(
+                "numbers of channels must be equal: the student's features have "
+                f"{', '.join(map(str, widths))}, the teacher's {', '.join(map(str, teachers))}"
+            )
+        return pairs
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:  # noqa: ARG002
+        features, teachers = zip(*self.pairs(student, teacher), strict=True)
+        flows = zip(self.flows(features), self.flows(teachers), strict=True)
+        distances = torch.stack([F.mse_loss(*both) for both in flows])
+        return distances.sum() if self.over_pairs == "sum" else distances.mean()
+
+    def flows(self, features: Sequence[Tensor]) -> list[Tensor]:
+        return [flow(*of_one_size(first, second, self.pool)) for first, second in pairwise(features)]
+
+
+def flow(first_NCHW: Tensor, second_NDHW: Tensor) -> Tensor:
+    """Mean over positions of the outer products: (N, C, H, W) and (N, D, H, W) to (N, C, D)."""
+    first_NCP, second_NDP = first_NCHW.flatten(2), second_NDHW.flatten(2)
+    return first_NCP @ second_NDP.transpose(1, 2) / first_NCP.shape[2]

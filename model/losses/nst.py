@@ -1,0 +1,53 @@
+"""Neuron selectivity transfer: channels of the student should light up where some channels of the teacher do.
+
+Huang and Wang, "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer", 2017, sec. 3 and 4.
+https://arxiv.org/abs/1707.01219
+    sum over stages of mean k(t, t') + mean k(s, s') - 2 mean k(s, t), with k(a, b) = (a . b)^2
+over all pairs of channels of an image, s and t being a channel's map with length 1: the squared maximum mean
+discrepancy of the two sets of channels, with the paper's best kernel. The weight is that of the collections that
+compare methods, beside {"ce": {}}.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.losses.base import DistillLoss
+from model.losses.maps import Layers, Pair, paired
+from model.registry import LOSSES
+from model.types import Batch, Output, TermOptions
+
+
+@LOSSES.register("nst")
+class NeuronSelectivityTransfer(DistillLoss):
+    """Maximum mean discrepancy of the channels' normalised maps, summed over stages; uses no labels.
+
+    Args:
+        layers: Numbers of the stages that are compared, from 1, or pairs of them (student's, teacher's).
+    """
+
+    needs = frozenset({"maps"})
+    published = TermOptions(weight=50.0)
+
+    def __init__(self, *, layers: Layers | None = None) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def pairs(self, student: Output, teacher: Output) -> list[Pair]:
+        return paired(student.maps, teacher.maps, self.layers)
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:  # noqa: ARG002
+        return torch.stack([discrepancy(*pair) for pair in self.pairs(student, teacher)]).sum()
+
+
+def discrepancy(student_NCHW: Tensor, teacher_NCHW: Tensor) -> Tensor:
+    student_NCP, teacher_NCP = (F.normalize(each.flatten(2), dim=2) for each in (student_NCHW, teacher_NCHW))
+    among_teachers, among_students = kernel(teacher_NCP, teacher_NCP), kernel(student_NCP, student_NCP)
+    return among_teachers.mean() + among_students.mean() - 2 * kernel(student_NCP, teacher_NCP).mean()
+
+
+def kernel(one_NCP: Tensor, other_NDP: Tensor) -> Tensor:
+    """Of every pair of channels: (N, C, P) and (N, D, P) to (N, C, D)."""
+    return (one_NCP @ other_NDP.transpose(1, 2)).square()

@@ -1,0 +1,82 @@
+"""Variational information distillation: guess the teacher's maps, and how sure the guess is, from the student's.
+
+Ahn et al., "Variational Information Distillation for Knowledge Transfer", CVPR 2019, eq. 5.
+https://arxiv.org/abs/1904.05835
+    sum over stages of the mean over batch, channels and positions of
+    ((teacher - guess)^2 / variance_c + log variance_c) / 2, with variance_c = log(1 + exp(a_c)) + a constant
+The guess comes from three 1x1 convolutions, whose weights are trained with the a_c, one for each channel. The paper
+sums over channels and positions; the mean, and the weight of 1, are those of the collections that compare methods. The
+value falls below 0 where guesses are good, as that of a likelihood does.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.losses.base import DistillLoss
+from model.losses.maps import Layers, Pair, paired
+from model.registry import LOSSES
+from model.types import Batch, Output, Setting
+
+
+@LOSSES.register("vid")
+class VariationalInformationDistillation(DistillLoss):
+    """Negative log-likelihood of the teacher's maps under a Gaussian that follows from the student's; uses no labels.
+
+    Args:
+        layers: Numbers of the stages that are compared, from 1, or pairs of them (student's, teacher's).
+        initial_variance: Variance of every channel before the first step.
+        least_variance: What no variance falls below; the constant of the formula.
+    """
+
+    needs = frozenset({"maps"})
+
+    def __init__(
+        self, *, layers: Layers | None = None, initial_variance: float = 5.0, least_variance: float = 1e-5
+    ) -> None:
+        super().__init__()
+        if not 0 < least_variance < initial_variance:
+            raise ValueError(
+                "least_variance must be positive and below initial_variance, "
+                f"got {least_variance} and {initial_variance}"
+            )
+        self.layers, self.initial_variance, self.least_variance = layers, initial_variance, least_variance
+        self.regressors = nn.ModuleList()
+        self.raw_variances = nn.ParameterList()  # a_c of the formula
+
+    def prepare(self, setting: Setting) -> None:
+        assert setting.teacher is not None
+        raw = inverse_softplus(self.initial_variance - self.least_variance)
+        for student_NCHW, teacher_NCHW in self.pairs(setting.student, setting.teacher):
+            width, out = student_NCHW.shape[1], teacher_NCHW.shape[1]
+            self.regressors.append(regressor(width, out))
+            self.raw_variances.append(nn.Parameter(torch.full((out,), raw)))
+
+    def pairs(self, student: Output, teacher: Output) -> list[Pair]:
+        return paired(student.maps, teacher.maps, self.layers)
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:  # noqa: ARG002
+        stages = zip(self.regressors, self.raw_variances, self.pairs(student, teacher), strict=True)
+        return torch.stack([self._surprise(guess(one), other, raw) for guess, raw, (one, other) in stages]).sum()
+
+    def _surprise(self, guess_NCHW: Tensor, teacher_NCHW: Tensor, raw_C: Tensor) -> Tensor:
+        variance_C11 = (F.softplus(raw_C) + self.least_variance)[:, None, None]
+        return 0.5 * ((teacher_NCHW - guess_NCHW).square() / variance_C11 + variance_C11.log()).mean()
+
+
+def regressor(in_channels: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False),
+        nn.ReLU(),
+        nn.Conv2d(out_channels, out_channels, kernel_size=1, bias=False),
+        nn.ReLU(),
+        nn.Conv2d(out_channels, out_channels, kernel_size=1, bias=False),
+    )
+
+
+def inverse_softplus(value: float) -> float:
+    return value + math.log(-math.expm1(-value))

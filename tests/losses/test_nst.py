@@ -1,0 +1,123 @@
+"""Neuron selectivity transfer: the discrepancy of two sets of channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.losses.nst import NeuronSelectivityTransfer, discrepancy
+from model.types import Output
+from tests.losses.features import gradient_is_the_derivative, in_precision, leaves, said, value
+from tests.losses.layers import averaged_down
+
+Channels = Sequence[NDArray[np.float64]]
+
+
+def mean_kernel(ones: Channels, others: Channels) -> float:
+    total = 0.0
+    for one in ones:
+        for other in others:
+            if one.any() and other.any():  # a dead channel is like no other
+                total += (one @ other / np.linalg.norm(one) / np.linalg.norm(other)) ** 2
+    return total / (len(ones) * len(others))
+
+
+def slowly(student: Output, teacher: Output) -> float:
+    """Stage by stage, image by image, channel by channel."""
+    total = 0.0
+    for student_NCHW, teacher_NCHW in zip(student.maps, teacher.maps, strict=True):
+        one, other = student_NCHW.double().numpy(), teacher_NCHW.double().numpy()
+        side = min(one.shape[2], other.shape[2])
+        one, other = averaged_down(one, side, side), averaged_down(other, side, side)
+        for image in range(len(one)):
+            s, t = ([channel.ravel() for channel in each[image]] for each in (one, other))
+            total += (mean_kernel(t, t) + mean_kernel(s, s) - 2 * mean_kernel(s, t)) / len(one)
+    return total
+
+
+def example(*, num_images: int = 3) -> tuple[Output, Output]:
+    """Unequal widths, and a second stage where the teacher's map is the larger one."""
+    student = said((4, 4, 4), (3, 2, 2), seed=1, num_images=num_images)
+    return student, said((6, 4, 4), (5, 4, 4), seed=2, num_images=num_images)
+
+
+def test_a_worked_example() -> None:
+    # The student's two channels are e1 and e2, the teacher's one is e1: 1 + (1 + 0 + 0 + 1) / 4 - 2 * (1 + 0) / 2.
+    student, teacher = torch.tensor([[[[3.0, 0.0]], [[0.0, 5.0]]]]), torch.tensor([[[[2.0, 0.0]]]])
+    assert discrepancy(student, teacher).item() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("num_images", [1, 3])
+def test_value_follows_the_formula(num_images: int) -> None:
+    student, teacher = example(num_images=num_images)
+    found = value(NeuronSelectivityTransfer(), student, teacher).item()
+    assert found == pytest.approx(slowly(student, teacher), rel=1e-12)
+
+
+def test_unequal_numbers_of_stages_are_paired() -> None:
+    student = said((4, 4, 4), (3, 2, 2), seed=1)
+    teacher = said((6, 8, 8), (6, 4, 4), (5, 2, 2), seed=2)
+    found = value(NeuronSelectivityTransfer(), student, teacher).item()
+    assert found == pytest.approx(slowly(student, teacher._replace(maps=teacher.maps[1:])), rel=1e-12)
+
+
+def test_gradient_is_the_derivative_of_the_value() -> None:
+    student, teacher = example()
+    assert gradient_is_the_derivative(NeuronSelectivityTransfer(), student._replace(maps=student.preacts), teacher)
+
+
+def test_neither_order_nor_sign_nor_scale_nor_number_of_equal_channels_matters() -> None:
+    student, teacher = example()
+    same = tuple(torch.cat([-3 * map_NCHW.flip(1), 7 * map_NCHW], dim=1) for map_NCHW in student.maps)
+    expected = value(NeuronSelectivityTransfer(), student, teacher).item()
+    assert value(NeuronSelectivityTransfer(), student._replace(maps=same), teacher).item() == pytest.approx(expected)
+
+
+def test_nothing_is_better_than_the_teacher_s_own_maps() -> None:
+    _, teacher = example()
+    student = leaves(teacher)
+    least = value(NeuronSelectivityTransfer(), student, teacher)
+    least.backward()  # type: ignore[no-untyped-call]
+    assert abs(least.item()) < 1e-15
+    assert all(each.grad is not None and each.grad.abs().max() < 1e-12 for each in student.maps)
+    nearby = teacher._replace(maps=tuple(0.9 * m + 0.1 * m.roll(1, dims=3) for m in teacher.maps))
+    assert value(NeuronSelectivityTransfer(), nearby, teacher) > 1e-6
+
+
+def test_dead_channels_give_a_finite_loss_and_gradient() -> None:
+    student = torch.zeros(3, 4, 5, 5, requires_grad=True)
+    loss = discrepancy(student, torch.rand(3, 6, 5, 5))
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss.isfinite()
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
+
+
+def test_nothing_of_the_size_of_all_channels_times_all_positions_is_made() -> None:
+    sizes = []
+
+    def note(tensor: Tensor) -> Tensor:
+        sizes.append(tensor.numel())
+        return tensor
+
+    student, teacher = torch.rand(2, 16, 8, 8, requires_grad=True), torch.rand(2, 32, 8, 8)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        discrepancy(student, teacher)
+    assert max(sizes) == 2 * 32 * 64  # a map; all pairs of channels at all positions would be 2 * 16 * 32 * 64
+
+
+def test_bfloat16_maps_are_compared_in_float32() -> None:
+    student, teacher = (in_precision(each, torch.bfloat16) for each in example())
+    found = value(NeuronSelectivityTransfer(), student, teacher)
+    assert found.dtype == torch.float32
+    assert found.item() == pytest.approx(slowly(student, teacher), rel=1e-5)
+
+
+def test_a_network_without_maps_is_told() -> None:
+    with pytest.raises(ValueError, match="the teacher gives no maps to compare"):
+        value(NeuronSelectivityTransfer(), said((2, 4, 4), seed=1), said(seed=2))

@@ -1,0 +1,153 @@
+"""Knowledge review: the fusions, from deep to shallow, and the hierarchical distance."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from model.losses.reviewkd import Fusion, KnowledgeReview, hierarchical_distance
+from model.registry import LOSSES
+from model.types import Output, TermOptions
+from tests.losses.features import (
+    gradient_is_the_derivative,
+    in_precision,
+    prepared,
+    said,
+    trains_and_saves_all,
+    value,
+)
+from tests.losses.layers import averaged_down, batch_normed, convolved, resized
+
+Map = NDArray[np.float64]
+
+
+def slow_distance(guess: Map, teacher: Map) -> float:
+    side = teacher.shape[2]
+    total, weight, weights = ((guess - teacher) ** 2).mean(), 1.0, 1.0
+    for smaller in (4, 2, 1):
+        if smaller < side:
+            weight /= 2
+            weights += weight
+            difference = averaged_down(guess, smaller, smaller) - averaged_down(teacher, smaller, smaller)
+            total += weight * (difference**2).mean()
+    return float(total / weights)
+
+
+def part(module: nn.Module | None, number: int) -> nn.Module:
+    assert isinstance(module, nn.Sequential)
+    return module[number]
+
+
+def slowly(loss: KnowledgeReview, student: Output, teacher: Output) -> float:
+    """From the embedding up to the first stage; stages are those of both networks in order."""
+    ones = [*(each.double().numpy() for each in student.maps), student.embedding.double().numpy()[:, :, None, None]]
+    others = [
+        *(each.double().numpy() for each in teacher.preacts),
+        teacher.embedding.double().numpy()[:, :, None, None],
+    ]
+    total, below = 0.0, None
+    for number in reversed(range(len(ones))):
+        fusion = cast(Fusion, loss.fusions[number])
+        fused = batch_normed(convolved(ones[number], part(fusion.inner, 0)), part(fusion.inner, 1))
+        if below is not None:
+            below = resized(below, *fused.shape[2:])
+            gates = 1 / (1 + np.exp(-convolved(np.concatenate([fused, below], axis=1), part(fusion.gates, 0))))
+            fused = fused * gates[:, [0]] + below * gates[:, [1]]
+        fused = resized(fused, *others[number].shape[2:])
+        guess = batch_normed(convolved(fused, part(fusion.outer, 0)), part(fusion.outer, 1))
+        total += slow_distance(guess, others[number])
+        below = fused
+    return total
+
+
+def example(*, num_images: int = 3) -> tuple[Output, Output]:
+    """Unequal widths; the teacher's maps are twice as large as the student's, half as large, and as large."""
+    student = said((2, 4, 4), (3, 4, 4), (3, 2, 2), seed=1, width=4, num_images=num_images)
+    return student, said((5, 8, 8), (5, 2, 2), (6, 2, 2), seed=2, width=7, num_images=num_images)
+
+
+@pytest.mark.parametrize("num_images", [2, 3])
+def test_value_follows_the_formula(num_images: int) -> None:
+    student, teacher = example(num_images=num_images)
+    loss = prepared(KnowledgeReview(), student, teacher)
+    assert value(loss, student, teacher).item() == pytest.approx(slowly(loss, student, teacher), rel=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("side", "weights"),
+    # Of the whole map, then of the map averaged to 4x4, 2x2 and 1x1, as far as these are smaller.
+    [(8, (8, 4, 2, 1)), (4, (4, 0, 2, 1)), (2, (2, 0, 0, 1)), (1, (1, 0, 0, 0))],
+)
+def test_each_scale_counts_half_as_much_as_the_one_before(side: int, weights: tuple[int, ...]) -> None:
+    # Squares of 1 at every scale where the difference is 1 everywhere; where its sign changes from row to row, of 1 in
+    # the whole map and of 0 at all others.
+    rows = torch.tensor([1.0, -1.0]).repeat(4)[:side, None].expand(1, 1, side, side)
+    assert hierarchical_distance(torch.ones(1, 1, side, side), torch.zeros(1, 1, side, side)).item() == 1.0
+    found = hierarchical_distance(rows, torch.zeros(1, 1, side, side)).item()
+    assert found == pytest.approx(weights[0] / sum(weights))
+
+
+def test_the_weight_is_warmed_up_over_twenty_epochs() -> None:
+    assert LOSSES.common_options("reviewkd", {}) == TermOptions(weight=1.0, warmup_epochs=20.0)
+
+
+def test_fused_maps_have_as_many_channels_as_the_embedding_and_512_at_most() -> None:
+    for width, channels in ((4, 4), (600, 512)):
+        student, teacher = said((2, 4, 4), seed=1, width=width), said((3, 4, 4), seed=2)
+        loss = prepared(KnowledgeReview(), student, teacher)
+        convolution = part(cast(Fusion, loss.fusions[0]).inner, 0)
+        assert cast(nn.Conv2d, convolution).out_channels == channels
+
+
+def test_unequal_numbers_of_stages_are_paired() -> None:
+    student = said((2, 4, 4), (3, 2, 2), seed=1)
+    teacher = said((5, 8, 8), (5, 4, 4), (6, 2, 2), seed=2)
+    loss = prepared(KnowledgeReview(), student, teacher)
+    matched = teacher._replace(preacts=teacher.preacts[1:])
+    assert value(loss, student, teacher).item() == pytest.approx(slowly(loss, student, matched), rel=1e-10)
+
+
+def test_adapters_are_as_large_as_the_published_ones() -> None:
+    # Into 4 channels by 1x1, a gate each for two maps of 4 channels, out of 4 channels by 3x3; batch norms.
+    loss = prepared(KnowledgeReview(), *example())
+    sizes = [sum(parameter.numel() for parameter in fusion.parameters()) for fusion in loss.fusions]
+    gates = 2 * 8 + 2
+    stages = [ins * 4 + 8 + gates + outs * 4 * 9 + 2 * outs for ins, outs in ((2, 5), (3, 5), (3, 6))]
+    assert sizes == [*stages, 4 * 4 + 8 + 7 * 4 * 9 + 2 * 7]
+
+
+def test_gradient_is_the_derivative_of_the_value() -> None:
+    student, teacher = said((2, 2, 2), (2, 1, 1), seed=1, width=2), said((2, 4, 4), (3, 2, 2), seed=2, width=2)
+    loss = prepared(KnowledgeReview(), student, teacher)
+    assert gradient_is_the_derivative(loss, student, teacher)
+
+
+def test_all_that_it_owns_is_trained_and_saved() -> None:
+    student, teacher = example()
+    assert trains_and_saves_all(prepared(KnowledgeReview(), student, teacher), student, teacher)
+
+
+def test_bfloat16_maps_are_compared_in_float32() -> None:
+    student, teacher = (in_precision(each, torch.bfloat16) for each in example())
+    loss = prepared(KnowledgeReview(), student, teacher).float()
+    found = value(loss, student, teacher)
+    assert found.dtype == torch.float32
+    assert found.item() == pytest.approx(slowly(loss, student, teacher), rel=1e-3)
+
+
+def test_a_batch_of_one_image_is_refused() -> None:
+    student, teacher = example(num_images=1)
+    loss = prepared(KnowledgeReview(), student, teacher)
+    with pytest.raises(ValueError, match="there must be two images in a batch at least, got 1"):
+        value(loss, student, teacher)
+
+
+def test_a_teacher_that_shows_no_map_before_its_relu_is_told() -> None:
+    student = said((2, 4, 4), seed=1)
+    with pytest.raises(ValueError, match="the teacher does not give its maps as they are before the ReLU"):
+        prepared(KnowledgeReview(), student, said((2, 4, 4), seed=2, preacts=False))
