@@ -50,8 +50,12 @@ def shrunk(path: Path, tiny_data: Path) -> dict[str, Any]:
     if path.name == "search.json":  # the first value of each parameter, and two of the last
         names = list(content["parameters"])
         for name, parameter in content["parameters"].items():
-            values = parameter["values"] if isinstance(parameter, dict) else parameter
-            content["parameters"][name] = values[: 2 if name == names[-1] else 1]
+            number = 2 if name == names[-1] else 1
+            if "choices" in parameter:
+                content["parameters"][name] = {"choices": dict(list(parameter["choices"].items())[:number])}
+            else:
+                values = parameter["values"] if isinstance(parameter, dict) else parameter
+                content["parameters"][name] = values[:number]
         return content
     student = {"name": "cnn", "num_channels": 2} | {k: v for k, v in content["student"].items() if k == "num_channels"}
     content["student"] = student | {"num_channels": 2}
