@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-Logits = NDArray[np.float64]  # (N, K)
+Array = NDArray[np.float64]
+Logits = Array  # (N, K)
 Labels = Sequence[int]
+Maps = Sequence[Array]  # of each stage (N, C, H, W)
+
+
+class Said(NamedTuple):
+    """What a network says, as arrays."""
+
+    logits: Logits
+    embedding: Array  # (N, D)
+    maps: Maps
+    preacts: Maps
+    stem: Array  # (N, C, H, W)
 
 
 def log_probabilities(scores: Sequence[float], temperature: float = 1.0) -> list[float]:
@@ -66,10 +79,7 @@ def weighted_by_confidence(student: Logits, teacher: Logits, labels: Labels) -> 
     return float(total / weights)
 
 
-Maps = Sequence[NDArray[np.float64]]  # of each stage (N, C, H, W)
-
-
-def attention(map_CHW: NDArray[np.float64]) -> list[float]:
+def attention(map_CHW: Array) -> list[float]:
     """Mean over channels of the squares, row by row, divided by the root of their sum of squares."""
     num_channels, height, width = map_CHW.shape
     energies = []
@@ -90,3 +100,18 @@ def attention_transfer(student: Maps, teacher: Maps) -> float:
                 squares.append((a - b) ** 2)
         total += sum(squares) / len(squares)
     return total
+
+
+def hint(student_NCHW: Array, teacher_NCHW: Array, weight_DC11: Array, *, relu: bool) -> float:
+    """A 1x1 convolution, batch norm with the batch's statistics, a ReLU perhaps; mean squared difference."""
+    num_images, num_channels, height, width = teacher_NCHW.shape
+    places = [(n, h, w) for n in range(num_images) for h in range(height) for w in range(width)]
+    total = 0.0
+    for d in range(num_channels):
+        guesses = [float(weight_DC11[d, :, 0, 0] @ student_NCHW[n, :, h, w]) for n, h, w in places]
+        mean = sum(guesses) / len(guesses)  # which takes off the convolution's bias, too
+        variance = sum((guess - mean) ** 2 for guess in guesses) / len(guesses)
+        for (n, h, w), guess in zip(places, guesses, strict=True):
+            normalised = (guess - mean) / math.sqrt(variance + 1e-5)
+            total += ((max(normalised, 0.0) if relu else normalised) - teacher_NCHW[n, d, h, w]) ** 2
+    return total / teacher_NCHW.size
