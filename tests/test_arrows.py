@@ -60,7 +60,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "model.schema": ("model.build", "model.params", "model.registry", "utils"),
     # the parts, handed to one another as objects
     "model.nets": ("model.registry", "model.types", "utils"),
-    "model.losses": ("model.registry", "model.types", "utils"),
+    "model.losses": ("model.randomness", "model.registry", "model.types", "utils"),
     "model.data": ("model.randomness", "model.registry", "model.types", "utils"),
     "model.engine": ("model.folder", "model.randomness", "model.registry", "model.types", "utils"),
     "model.evaluation": ("model.engine.precision", "model.types"),

@@ -27,9 +27,7 @@ def chosen(student: Sequence[Tensor], teacher: Sequence[Tensor], layers: Layers 
     Raises:
         ValueError: There is nothing to pair, or no such stage.
     """
-    for side, maps in (("student", student), ("teacher", teacher)):
-        if not maps:
-            raise ValueError(f"the {side} gives no maps to compare")
+    _refuse_none(student, teacher)
     if layers is not None:
         pairs = [_numbered(student, teacher, each) for each in layers]
     elif len(student) == len(teacher):
@@ -44,6 +42,16 @@ def chosen(student: Sequence[Tensor], teacher: Sequence[Tensor], layers: Layers 
     return [(in_float32(one), in_float32(other)) for one, other in pairs]
 
 
+def deepest(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Pair:
+    """The last map of each side, of whatever size, in float32 at least.
+
+    Raises:
+        ValueError: A side has none.
+    """
+    _refuse_none(student, teacher)
+    return in_float32(student[-1]), in_float32(teacher[-1])
+
+
 def of_one_size(student_NCHW: Tensor, teacher_NCHW: Tensor) -> Pair:
     """The larger map averaged down to the height and width of the smaller one."""
     height, width = (min(sides) for sides in zip(student_NCHW.shape[2:], teacher_NCHW.shape[2:], strict=True))
@@ -53,6 +61,12 @@ def of_one_size(student_NCHW: Tensor, teacher_NCHW: Tensor) -> Pair:
 def in_float32(map_NCHW: Tensor) -> Tensor:
     """Maps come in bfloat16; float64, as in gradient checks, stays."""
     return map_NCHW.to(torch.promote_types(map_NCHW.dtype, torch.float32))
+
+
+def _refuse_none(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
+    for side, maps in (("student", student), ("teacher", teacher)):
+        if not maps:
+            raise ValueError(f"the {side} gives no maps to compare")
 
 
 def _numbered(student: Sequence[Tensor], teacher: Sequence[Tensor], numbers: int | tuple[int, int]) -> Pair:
