@@ -3,7 +3,7 @@
 # make test-lowest  the tests with the oldest versions that requirements.txt allows
 # make check        lint, format, types
 # make bench        speeds, side by side
-# make schema       docs/params.schema.json, for editors
+# make schema       docs/params.schema.json, for editors, and docs/methods.md
 # make clean        throw the quickstart's results and the environment away
 
 PYTHON ?= python3
@@ -34,6 +34,7 @@ bench: .venv/.user
 
 schema: .venv/.user
 	$(PY) -m model.schema
+	$(PY) -m model.methods
 
 .venv/.user: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; say make PYTHON=...")'

@@ -61,10 +61,14 @@ ARROWS: dict[str, tuple[str, ...]] = {
         *("model.folder", "model.params", "model.registry", "model.types", "utils"),
     ),
     "model.build_teacher": ("model.build", "model.engine", "model.folder", "model.params", "model.types", "utils"),
+    "model.methods": (
+        *("model.build", "model.losses", "model.params", "model.registry", "model.schema", "model.types"),
+        "utils",
+    ),
     "model.schema": ("model.build", "model.params", "model.registry", "utils"),
     # the parts, handed to one another as objects
     "model.nets": ("model.registry", "model.types", "utils"),
-    "model.losses": ("model.registry", "model.types", "utils"),
+    "model.losses": ("model.randomness", "model.registry", "model.types", "utils"),
     "model.data": ("model.randomness", "model.registry", "model.types", "utils"),
     "model.engine": ("model.folder", "model.randomness", "model.registry", "model.types", "utils"),
     "model.evaluation": ("model.engine.means", "model.engine.precision", "model.types"),

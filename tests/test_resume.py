@@ -34,6 +34,8 @@ CASES: dict[str, dict[str, Any]] = {
             "logits": {"weight": 0.1, "warmup_epochs": 1.5},
             "fitnet": {"weight": 1.0},  # owns parameters
             "ofd": {},  # keeps what it measured
+            "ctkd": {"weight": 0.1, "curriculum_epochs": 2.0},  # a parameter whose gradient depends on the epoch
+            "crd": {"num_negatives": 50},  # owns banks of all images
         },
         "optimizer": {"name": "sgd", "learning_rate": 0.1, "nesterov": True},
         "schedule": {"name": "onecycle", "warmup_epochs": 0.5},

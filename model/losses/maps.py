@@ -45,6 +45,16 @@ def chosen(student: Sequence[Tensor], teacher: Sequence[Tensor], layers: Layers 
     return [(in_float32(one), in_float32(other)) for one, other in pairs]
 
 
+def deepest(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Pair:
+    """The last map of each side, of whatever size, in float32 at least.
+
+    Raises:
+        ValueError: A side has none.
+    """
+    _refuse_none(student, teacher)
+    return in_float32(student[-1]), in_float32(teacher[-1])
+
+
 def crossed(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[Pair]:
     """Every map of the student with each of the teacher's in turn, in float32 at least.
 

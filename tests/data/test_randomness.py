@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 
-from model.randomness import ORDER, SPLIT, STEP, VIEW, permutation, random_bits, step_seed
+from model.randomness import ORDER, SPLIT, STEP, VIEW, permutation, random_bits, random_bits_there, step_seed
 
 GOLDEN_GAMMA = 0x9E3779B97F4A7C15
 
@@ -31,6 +32,13 @@ def test_bits_of_different_keys_have_nothing_in_common(other: tuple[int, ...]) -
     difference = random_bits(3, VIEW, 5, index=index) ^ random_bits(*other, index=index)
     differing_bits = np.unpackbits(difference.view(np.uint8)).mean()
     assert differing_bits == pytest.approx(0.5, abs=0.005)  # eight standard deviations
+
+
+@pytest.mark.parametrize("key", [(), (3, VIEW, 5), (2**40, ORDER, 7, 1)])
+def test_bits_on_a_device_are_the_same(key: tuple[int, ...]) -> None:
+    index = np.concatenate([np.arange(1000), np.random.default_rng(0).integers(2**62, size=1000)])
+    there = random_bits_there(*key, index=torch.from_numpy(index))
+    assert np.array_equal(there.numpy().view(np.uint64), random_bits(*key, index=index))
 
 
 @pytest.mark.parametrize("byte", range(8))

@@ -1,0 +1,55 @@
+"""Correlation congruence: images correlate with one another as they do for the teacher, by a Gaussian kernel.
+
+Peng et al., "Correlation Congruence for Knowledge Distillation", ICCV 2019.
+https://arxiv.org/abs/1904.01802
+    mean over i, j of (k(t_i, t_j) - k(s_i, s_j))^2, with k(x, y) = sum over p up to P of
+    exp(-2 gamma) * (2 gamma)^p / p! * cos(x, y)^p,
+the kernel exp(-gamma |x - y|^2) of embeddings at unit length, as its Taylor series. The kernel takes embeddings of any
+two widths, so there is no projection. The weight is Knowledge-Distillation-Zoo's, beside {"ce": {}}; the paper's
+"instance congruence" is `kd`. What RepDistiller compares under this name is `cc_linear`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.losses.base import DistillLoss
+from model.losses.relations import directions, of_several
+from model.registry import LOSSES
+from model.types import Batch, Output, TermOptions
+
+
+@LOSSES.register("cc")
+class CorrelationCongruence(DistillLoss):
+    """Mean squared difference of the kernels between the batch's images, by embeddings; uses no labels.
+
+    Args:
+        gamma: The Gaussian's sharpness; above 0.
+        order: Highest power of the series; 1 or more.
+    """
+
+    needs = frozenset({"embedding"})
+    published = TermOptions(weight=100.0)
+
+    def __init__(self, *, gamma: float = 0.4, order: int = 2) -> None:
+        super().__init__()
+        if gamma <= 0:
+            raise ValueError(f"gamma must be positive, got {gamma}")
+        if order < 1:
+            raise ValueError(f"order must be 1 or more, got {order}")
+        self.factors = [math.exp(-2 * gamma) * (2 * gamma) ** p / math.factorial(p) for p in range(order + 1)]
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:  # noqa: ARG002
+        return F.mse_loss(self.kernel(student.embedding), self.kernel(teacher.embedding))
+
+    def kernel(self, embedding_ND: Tensor) -> Tensor:
+        """Of each two images: (N, D) to (N, N)."""
+        direction_ND = directions(of_several(embedding_ND))
+        cosine_NN = direction_ND @ direction_ND.T
+        kernel_NN = cosine_NN.new_zeros(cosine_NN.shape)
+        for factor in reversed(self.factors):
+            kernel_NN = kernel_NN * cosine_NN + factor
+        return kernel_NN

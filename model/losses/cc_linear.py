@@ -1,0 +1,47 @@
+"""Correlation congruence as RepDistiller compares it: what is wrong with an image, times the same of the next one.
+
+Under the name of Peng et al., ICCV 2019 (https://arxiv.org/abs/1904.01802), whose own objective is `cc`.
+    mean over consecutive images of sum over dimensions of delta_i * delta_(i+1), with
+    delta_i = |linear(student_i) - linear'(teacher_i)|,
+two trained projections of the embeddings. As both are trained, they can agree by saying nothing of the image. The batch
+is taken in the order that it comes in. The weight is RepDistiller's beside {"ce": {}}, whose published tables have this
+loss as "CC".
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from model.losses.base import DistillLoss
+from model.losses.relations import of_several
+from model.registry import LOSSES
+from model.types import Batch, Output, Setting, TermOptions
+
+
+@LOSSES.register("cc_linear")
+class LinearCorrelationCongruence(DistillLoss):
+    """Products of consecutive images' distances, by trained projections of both embeddings; uses no labels.
+
+    Args:
+        embedding_size: Dimensions that both embeddings are projected to; 1 or more.
+    """
+
+    needs = frozenset({"embedding"})
+    published = TermOptions(weight=0.02)
+
+    def __init__(self, *, embedding_size: int = 128) -> None:
+        super().__init__()
+        if embedding_size < 1:
+            raise ValueError(f"embedding_size must be 1 or more, got {embedding_size}")
+        self.embedding_size = embedding_size
+
+    def prepare(self, setting: Setting) -> None:
+        assert setting.teacher is not None
+        self.project_student = nn.Linear(setting.student.embedding.shape[1], self.embedding_size)
+        self.project_teacher = nn.Linear(setting.teacher.embedding.shape[1], self.embedding_size)
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:  # noqa: ARG002
+        student_NE = self.project_student(of_several(student.embedding))
+        delta_NE = torch.sub(student_NE, self.project_teacher(teacher.embedding)).abs()
+        return (delta_NE[:-1] * delta_NE[1:]).sum(dim=1).mean()

@@ -1,0 +1,64 @@
+"""Relational knowledge distillation: the distances between images, and the angles of each three, are the teacher's.
+
+Park et al., "Relational Knowledge Distillation", CVPR 2019, sec. 3.2. https://arxiv.org/abs/1904.05068
+    25 * mean of huber(d_ij / mean d, the same of the teacher) + 50 * mean of huber(cos of the angle at i between j and
+k, the same of the teacher), of embeddings, over all N^2 pairs and N^3 triples, the degenerate ones included.
+Distances come from differences, as scalar products lose what is close together. Two images of equal embedding have the
+distance 1e-6, no direction and no gradient. The two factors are RepDistiller's beside {"ce": {}}; the paper has 1 and 2
+for metric learning. It takes N^2 D + N^3 numbers.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.losses.base import DistillLoss
+from model.losses.relations import directions, of_several
+from model.registry import LOSSES
+from model.types import Batch, Output
+
+
+@LOSSES.register("rkd")
+class RelationalKnowledgeDistillation(DistillLoss):
+    """Huber distance between the batch's distances and angles, by embeddings; uses no labels.
+
+    Args:
+        distance_weight: Factor of the distances between two images; 0 or more.
+        angle_weight: Factor of the angles between three images; 0 or more.
+    """
+
+    needs = frozenset({"embedding"})
+
+    def __init__(self, *, distance_weight: float = 25.0, angle_weight: float = 50.0) -> None:
+        super().__init__()
+        for name, value in (("distance_weight", distance_weight), ("angle_weight", angle_weight)):
+            if value < 0:
+                raise ValueError(f"{name} must be 0 or more, got {value}")
+        self.distance_weight, self.angle_weight = distance_weight, angle_weight
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:  # noqa: ARG002
+        student_NND, teacher_NND = differences(student.embedding), differences(teacher.embedding)
+        distance = F.smooth_l1_loss(relative_distances(student_NND), relative_distances(teacher_NND))
+        angle = F.smooth_l1_loss(cosines(student_NND), cosines(teacher_NND))
+        return self.distance_weight * distance + self.angle_weight * angle
+
+
+def differences(embedding_ND: Tensor) -> Tensor:
+    """From each image to each other: (N, D) to (N, N, D)."""
+    return of_several(embedding_ND)[None] - embedding_ND[:, None]
+
+
+def relative_distances(apart_NND: Tensor) -> Tensor:
+    """Lengths, over their mean; 0 from an image to itself."""
+    N = len(apart_NND)
+    to_others_NN = 1 - torch.eye(N, dtype=apart_NND.dtype, device=apart_NND.device)
+    distance_NN = apart_NND.square().sum(dim=2).clamp(min=1e-12).sqrt() * to_others_NN
+    return distance_NN * (N * (N - 1) / distance_NN.sum())
+
+
+def cosines(apart_NND: Tensor) -> Tensor:
+    """Of the angle at each image between each two others: (N, N, N)."""
+    direction_NND = directions(apart_NND)
+    return direction_NND @ direction_NND.transpose(1, 2)

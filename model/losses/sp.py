@@ -1,0 +1,39 @@
+"""Similarity-preserving distillation: images that are alike to the teacher shall be alike to the student.
+
+Tung and Mori, "Similarity-Preserving Knowledge Distillation", ICCV 2019. https://arxiv.org/abs/1907.09682
+    |G_teacher - G_student|^2 / N^2, with G the scalar products of the last maps of each two images, (N, N), each row at
+unit length. Neither widths nor sizes of the maps matter. A row's length depends on the other images, so larger batches
+give smaller values. The weight is the one that RepDistiller has beside {"ce": {}}.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.losses.base import DistillLoss
+from model.losses.maps import deepest
+from model.losses.relations import directions, of_several
+from model.registry import LOSSES
+from model.types import Batch, Output, TermOptions
+
+
+@LOSSES.register("sp")
+class SimilarityPreserving(DistillLoss):
+    """Mean squared distance between the similarities of the batch's images, by the last maps; uses no labels."""
+
+    needs = frozenset({"maps"})
+    published = TermOptions(weight=3000.0)
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:  # noqa: ARG002
+        student_NCHW, teacher_NCHW = deepest(student.maps, teacher.maps)
+        return F.mse_loss(similarities(student_NCHW), similarities(teacher_NCHW))
+
+
+def similarities(map_NCHW: Tensor) -> Tensor:
+    """Scalar products of the images' maps, each row at unit length: (N, C, H, W) to (N, N)."""
+    flat_ND = of_several(map_NCHW).flatten(1)
+    return directions(flat_ND @ flat_ND.T)

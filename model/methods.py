@@ -1,0 +1,97 @@
+"""The page on all loss terms, made from the code.
+
+    python -m model.methods     writes docs/methods.md
+
+A method's text is its file's docstring, options and defaults come from the signature, and what a term adds is counted.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from typing import cast
+
+import torch
+
+import model.build  # noqa: F401  importing it fills the registries
+from model.losses.base import DistillLoss
+from model.params import ROOT
+from model.registry import LOSSES, NETS
+from model.schema import arguments
+from model.types import Output, Setting
+from utils import write_text
+
+METHODS_FILE = ROOT / "docs" / "methods.md"
+STUDENT, TEACHER = "resnet8x4", "resnet32x4"
+
+HEAD = f"""# Loss terms
+
+Made from the code by `python -m model.methods`. `"loss": {{"ce": {{}}, "at": {{}}}}` is a sum of two terms with their
+defaults, which are the settings that were published for CIFAR-100. Every term also has `weight`, its factor in the sum,
+and `warmup_epochs`, over which that rises from 0.
+
+*Reads* is what a term reads of the teacher; all but maps is computed only once ([teacher_cache.md](teacher_cache.md)).
+*Parameters* are those that a term adds where a {STUDENT} learns CIFAR-100 from a {TEACHER}, *kept* the other numbers
+that it keeps from step to step. None of them is part of the trained network.
+"""
+
+
+def text() -> str:
+    """The page as it stands in its file."""
+    return "\n".join([HEAD, *table(), *(section(name) for name in LOSSES.names())])
+
+
+def table() -> list[str]:
+    rows = ["| term | | reads | weight | warm-up | parameters | kept |", "|---|---|---|---|---|---|---|"]
+    for name in LOSSES.names():
+        method = LOSSES[name]
+        reads = ", ".join(sorted(method().needs)) or "-"
+        title = re.split("[:.\n]", inspect.getdoc(inspect.getmodule(method)) or "")[0]
+        options = LOSSES.options(name)
+        parameters, kept = added(name)
+        rows.append(
+            f"| [{name}](#{name}) | {title} | {reads} | {options['weight'].default:g} "
+            f"| {options['warmup_epochs'].default:g} | {parameters:,} | {kept:,} |"
+        )
+    return [*rows, ""]
+
+
+def section(name: str) -> str:
+    """A method's heading, text and options."""
+    method = LOSSES[name]
+    lines = [f"## {name}", "", in_markdown(inspect.getdoc(inspect.getmodule(method)) or ""), ""]
+    told = arguments(method)
+    own = {key: each for key, each in LOSSES.options(name).items() if key not in ("weight", "warmup_epochs")}
+    if own:
+        lines += ["| option | default | |", "|---|---|---|"]
+        lines += [f"| `{key}` | `{json.dumps(each.default)}` | {told.get(key, '')} |" for key, each in own.items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def in_markdown(docstring: str) -> str:
+    """A docstring whose indented lines, which are formulas, stand in blocks of their own."""
+    return re.sub(
+        r"(?:^    .*\n?)+", lambda found: f"\n```\n{inspect.cleandoc(found[0])}\n```\n\n", docstring, flags=re.M
+    )
+
+
+def added(name: str) -> tuple[int, int]:
+    """Numbers that a term owns: those that are trained, and the others that are saved with them."""
+    loss = cast(DistillLoss, LOSSES.build(name))
+    student, teacher = shapes(STUDENT), shapes(TEACHER)
+    loss.prepare(Setting(student=student, teacher=teacher, labels=torch.arange(50_000) % 100, seed=0))
+    trained = sum(parameter.numel() for parameter in loss.parameters())
+    return trained, sum(tensor.numel() for tensor in loss.state_dict().values()) - trained
+
+
+def shapes(net: str) -> Output:
+    with torch.device("meta"):
+        said: Output = NETS.build(net, 100, 3)(torch.empty(2, 3, 32, 32))
+    return said
+
+
+if __name__ == "__main__":
+    write_text(METHODS_FILE, text())
+    print(f"written: {METHODS_FILE.relative_to(ROOT)}")

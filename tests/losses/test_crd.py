@@ -1,0 +1,194 @@
+"""Contrastive representation distillation: the value and its gradient, the banks, the negatives."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from model.losses.crd import ContrastiveRepresentationDistillation
+from model.losses.objective import Objective
+from model.randomness import NEGATIVE, random_bits
+from model.types import Batch, Output, Setting, TermOptions
+from tests.losses.reference import Array, dot, linear
+from utils import OptionError
+
+NUM_CLASSES, SEED = 4, 7
+LABELS = torch.tensor([2, 0, 1, 1, -1, 3, 0, 2, 2, -1, 1, 3])  # of 12 images, two of which are not used
+
+
+def said(num_images: int, width: int, seed: int, dtype: torch.dtype = torch.float64) -> Output:
+    generator = torch.Generator().manual_seed(seed)
+    embedding_ND = torch.randn(num_images, width, generator=generator, dtype=torch.float64).to(dtype)
+    return Output(embedding_ND.new_zeros(num_images, NUM_CLASSES), embedding_ND)
+
+
+def seen(*images: int) -> Batch:
+    index_N = torch.tensor(images)
+    return Batch(torch.zeros(len(images), 1, 1, 1), LABELS[index_N], index_N, torch.zeros(len(images)))
+
+
+def prepared(labels: Tensor = LABELS, **options: Any) -> ContrastiveRepresentationDistillation:
+    options = {"num_negatives": 6, "embedding_size": 3} | options
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        loss = ContrastiveRepresentationDistillation(**options)
+        loss.prepare(Setting(student=said(2, 5, 0), teacher=said(2, 4, 0), labels=labels, seed=SEED))
+    return loss.double()
+
+
+class Slowly:
+    """The loss as loops over arrays, with banks of its own."""
+
+    def __init__(self, loss: ContrastiveRepresentationDistillation) -> None:
+        state = {name: tensor.double().numpy().copy() for name, tensor in loss.state_dict().items()}
+        self.projections = {
+            side: (state[f"project_{side}.weight"], state[f"project_{side}.bias"]) for side in ("student", "teacher")
+        }
+        self.banks = {side: state[f"{side}_bank"] for side in ("student", "teacher")}
+        self.scales: dict[str, float] = {}
+        self.num_negatives, self.temperature, self.momentum = loss.num_negatives, loss.temperature, loss.momentum
+
+    def __call__(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> float:
+        embeddings = {"student": student.embedding.detach().numpy(), "teacher": teacher.embedding.numpy()}
+        units = {}
+        for side in ("student", "teacher"):
+            projected = linear(embeddings[side], *self.projections[side])
+            units[side] = [row / math.sqrt(dot(row, row)) for row in projected]
+        total = 0.0
+        for side, other in (("student", "teacher"), ("teacher", "student")):
+            total += self.one_side(side, units[side], self.banks[other], batch, epoch)
+        for side in ("student", "teacher"):
+            for n, image in enumerate(batch.index.tolist()):
+                row = self.momentum * self.banks[side][image] + (1 - self.momentum) * units[side][n]
+                self.banks[side][image] = row / math.sqrt(dot(row, row))
+        return total
+
+    def one_side(self, side: str, units: list[Array], bank: Array, batch: Batch, epoch: int) -> float:
+        num_images = int((LABELS >= 0).sum())
+        exponentials = []
+        for unit, image in zip(units, batch.index.tolist(), strict=True):
+            rows = [image, *negatives(image, epoch, self.num_negatives)]
+            exponentials.append([math.exp(dot(unit, bank[row]) / self.temperature) for row in rows])
+        self.scales.setdefault(side, float(np.mean(exponentials)) * num_images)
+        noise = self.num_negatives / num_images
+        total = 0.0
+        for positive, *others in np.array(exponentials) / self.scales[side]:
+            total -= math.log(positive / (positive + noise + 1e-7))
+            total -= sum(math.log(noise / (other + noise + 1e-7)) for other in others)
+        return total / len(units)
+
+
+def negatives(image: int, epoch: int, num_negatives: int) -> list[int]:
+    """Of other classes, in the order of classes and then of images."""
+    pool = sorted((int(label), other) for other, label in enumerate(LABELS) if label not in (-1, LABELS[image]))
+    found = []
+    for draw in range(num_negatives):
+        bits = int(random_bits(SEED, NEGATIVE, epoch, index=image * num_negatives + draw)) % 2**63
+        found.append(pool[bits % len(pool)][1])
+    return found
+
+
+def test_values_of_several_steps_follow_the_formula() -> None:
+    loss = prepared()
+    slowly = Slowly(loss)
+    for step, images in enumerate([(3, 0, 7), (1, 8, 5), (0, 7, 11, 2)]):
+        loss.epoch = 0.4 * step
+        student, teacher, batch = said(len(images), 5, 10 + step), said(len(images), 4, 20 + step), seen(*images)
+        expected = slowly(student, teacher, batch, epoch=0)
+        assert loss(student, teacher, batch).item() == pytest.approx(expected, rel=1e-10)
+
+
+def test_gradient_is_the_derivative_of_the_value() -> None:
+    loss = prepared()
+    loss(said(3, 5, 1), said(3, 4, 2), seen(0, 1, 2))
+    student, teacher, batch = said(3, 5, 3), said(3, 4, 4), seen(3, 5, 8)
+    teacher_weight = loss.project_teacher.weight
+
+    def value(embedding_ND: Tensor, weight_ED: Tensor) -> Tensor:
+        again = copy.deepcopy(loss)
+        del again.project_teacher.weight
+        again.project_teacher.weight = weight_ED
+        found: Tensor = again(student._replace(embedding=embedding_ND), teacher, batch)
+        return found
+
+    inputs = [student.embedding.requires_grad_(), teacher_weight.detach().clone().requires_grad_()]
+    assert torch.autograd.gradcheck(value, inputs)
+
+
+def test_all_parameters_get_a_gradient_and_the_teacher_none() -> None:
+    loss = prepared()
+    student, teacher = said(3, 5, 1), said(3, 4, 2)
+    teacher.embedding.requires_grad_()
+    loss(student, teacher._replace(embedding=teacher.embedding.detach()), seen(0, 1, 2)).backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in loss.parameters())
+    assert teacher.embedding.grad is None
+
+
+def test_negatives_are_used_images_of_other_classes_equally_likely() -> None:
+    loss = prepared(num_negatives=9000)
+    (drawn,) = loss.negatives(seen(10)).tolist()  # of class 1, as 2 and 3
+    counts = Counter(drawn)
+    assert sorted(counts) == [0, 1, 5, 6, 7, 8, 11]
+    assert all(abs(count - 9000 / 7) < 5 * math.sqrt(9000 / 7) for count in counts.values())
+
+
+@pytest.mark.parametrize(("epoch", "same"), [(3.0, True), (3.99, True), (4.0, False)])
+def test_negatives_are_a_function_of_epoch_and_image(epoch: float, same: bool) -> None:
+    loss = prepared()
+    loss.epoch = 3.5
+    alone = loss.negatives(seen(5))
+    loss.epoch = epoch
+    among_others = loss.negatives(seen(0, 5, 7))[1:2]
+    assert torch.equal(alone, among_others) is same
+
+
+def test_only_rows_of_seen_images_change_and_keep_unit_length() -> None:
+    loss = prepared()
+    before = loss.student_bank
+    loss(said(2, 5, 1), said(2, 4, 2), seen(3, 8))
+    changed = (loss.student_bank != before).any(dim=1)
+    assert changed.nonzero().flatten().tolist() == [3, 8]
+    torch.testing.assert_close(loss.student_bank[changed].norm(dim=1), torch.ones(2, dtype=torch.float64))
+
+
+def test_a_loss_that_was_saved_and_loaded_goes_on_bit_for_bit() -> None:
+    loss, resumed = prepared(), prepared()
+    loss(said(3, 5, 1), said(3, 4, 2), seen(0, 1, 2))
+    resumed.load_state_dict(loss.state_dict())
+    for seed in (3, 4):
+        outputs = said(3, 5, seed), said(3, 4, seed + 10), seen(1, 7, 11)
+        assert torch.equal(loss(*outputs), resumed(*outputs))
+    assert all(torch.equal(loss.state_dict()[name], tensor) for name, tensor in resumed.state_dict().items())
+
+
+def test_what_follows_from_the_data_is_not_saved() -> None:
+    projections = [f"project_{side}.{part}" for side in ("student", "teacher") for part in ("weight", "bias")]
+    banks = [f"{side}_{part}" for side in ("student", "teacher") for part in ("bank", "scale")]
+    assert sorted(prepared().state_dict()) == sorted(projections + banks)
+
+
+@pytest.mark.parametrize("scale", [1e4, 0.0])
+@pytest.mark.parametrize("num_images", [1, 5])
+def test_huge_embeddings_and_none_give_a_finite_loss_and_gradient(scale: float, num_images: int) -> None:
+    loss = prepared().float()
+    student, teacher = said(num_images, 5, 1, torch.float32), said(num_images, 4, 2, torch.float32)
+    embedding_ND = (scale * student.embedding).requires_grad_()
+    total = loss(student._replace(embedding=embedding_ND), teacher, seen(*(0, 1, 2, 3, 5)[:num_images]))
+    total.backward()
+    assert embedding_ND.grad is not None
+    assert total.isfinite()
+    assert embedding_ND.grad.isfinite().all()
+
+
+def test_images_of_one_class_are_refused() -> None:
+    objective = Objective({"crd": (ContrastiveRepresentationDistillation(), TermOptions())})
+    setting = Setting(student=said(2, 5, 0), teacher=said(2, 4, 0), labels=torch.tensor([1, -1, 1]), seed=0)
+    with pytest.raises(OptionError, match=r"loss\.crd.*negatives from other classes"):
+        objective.prepare(setting)
