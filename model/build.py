@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import model.data
 import model.engine
@@ -18,10 +17,11 @@ import model.nets  # noqa: F401  importing the packages fills the registries
 from model.engine.schedules import Schedule, warmed_up
 from model.folder import Folder
 from model.losses.objective import Objective
+from model.nets.named import named
 from model.params import Component, Params, find_folder, load_params
 from model.registry import DATASETS, LOSSES, NETS, OPTIMIZERS, SCHEDULES, Registry
 from model.types import DataSource, Normalisation, Output, Pipeline, Setting, SplitOptions
-from utils import OptionError, UserError, first_sentence, nearest, shown, under
+from utils import OptionError, UserError, first_sentence, load_checkpoint, nearest, shown, under
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,11 +126,14 @@ def split_options(params: Params) -> SplitOptions:
 def build_student(params: Params, source: DataSource) -> nn.Module:
     """A fresh network with the data set's number of classes and channels; weights as drawn by torch's generator."""
     channels, height, _ = source.image_shape
-    supplied = [len(source.class_names), channels]
-    if "image_size" in inspect.signature(NETS[params.student.name]).parameters:
-        supplied.append(height)
     with under("student"):
-        return cast(nn.Module, NETS.build(params.student.name, *supplied, **params.student.options))
+        return named(
+            params.student.name,
+            num_classes=len(source.class_names),
+            in_channels=channels,
+            image_size=height,
+            options=params.student.options,
+        )
 
 
 def build_objective(params: Params) -> Objective:
@@ -157,6 +160,7 @@ def prepare_objective(objective: Objective, params: Params, path: Path, data: Pi
             teacher=joined([shapes_of(params_of(folder), place, images) for folder in asked]),
             labels=torch.from_numpy(data.training_labels()),
             seed=params.seed,
+            classifier=_trained_classifier(asked[0], params, place) if "classifier" in objective.needs else None,
         )
         objective.prepare(setting)
     except OptionError as error:
@@ -170,6 +174,43 @@ def shapes_of(params: Params, place: Place, num_images: int) -> Output:
     with torch.device("meta"):
         said: Output = build_student(params, source).eval()(torch.empty(num_images, *source.image_shape))
     return said
+
+
+def classifier_of(params: Params, place: Place, state: dict[str, Any] | None = None) -> nn.Linear | None:
+    """The layer that makes the logits of a folder's network, frozen; None where no linear layer makes them.
+
+    Args:
+        state: The network's weights; without these, the layer's are random.
+    """
+    source = build_source(params, place)
+    with torch.device("meta"):
+        net = build_student(params, source).eval()
+        name = _name_of_classifier(net, torch.empty(2, *source.image_shape))
+    if name is None:
+        return None
+    classifier = cast(nn.Linear, net.get_submodule(name)).to_empty(device="cpu")
+    if state is None:
+        classifier.reset_parameters()
+    else:
+        classifier.load_state_dict({key: state[f"{name}.{key}"] for key in classifier.state_dict()})
+    return classifier.requires_grad_(False)
+
+
+def _name_of_classifier(net: nn.Module, images_NCHW: Tensor) -> str | None:
+    said: list[tuple[str, Tensor]] = []
+    for name, module in net.named_modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_hook(lambda _, __, result, name=name: said.append((name, result)))
+    logits = net(images_NCHW).logits
+    return next((name for name, result in said if result is logits), None)
+
+
+def _trained_classifier(folder: Folder, params: Params, place: Place) -> nn.Linear | None:
+    """A teacher's; with random weights before it is trained, for a dry run."""
+    assert params.teacher is not None
+    path = folder.checkpoint(params.teacher.weights)
+    state = weights_of(load_checkpoint(path), path) if folder.is_trained() else None
+    return classifier_of(params_of(folder), place, state)
 
 
 def joined(taught: Sequence[Output]) -> Output | None:

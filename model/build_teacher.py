@@ -27,7 +27,7 @@ from model.engine.precision import resolve_precision
 from model.engine.teachers import EnsembleTeacher, LiveTeacher, Teacher, digest
 from model.folder import Folder
 from model.params import Params
-from model.types import ROWS, DataSource, Normalisation, Part, Pipeline
+from model.types import ROWS, DataSource, Need, Normalisation, Part, Pipeline
 from utils import load_checkpoint, log, size_of
 
 TOP_K = 16  # probabilities kept where views have no end, as a file of all logits would be too large
@@ -91,7 +91,12 @@ def has_cache(params: Params, data: Pipeline) -> bool:
     """Whether a run keeps what its teachers say."""
     assert params.teacher is not None
     wanted = not data.views(params.num_epochs).endless if params.teacher.cache is None else params.teacher.cache
-    return wanted and build_objective(params).needs <= ROWS
+    return wanted and not _of_no_rows(params)
+
+
+def _of_no_rows(params: Params) -> set[Need]:
+    """What is read of the answers and cannot be kept."""
+    return set(build_objective(params).needs - ROWS - {"classifier"})  # which is of the network, and no answer
 
 
 def _together(members: Sequence[Teacher], params: Params) -> Teacher | None:
@@ -115,7 +120,7 @@ def _build_member(trained: Trained, params: Params, source: DataSource, data: Pi
     live = _live(net, normalisation_of(trained.content, their_source.normalisation), params, source, place)
     if not has_cache(params, data):
         if params.teacher.cache:
-            maps = ", ".join(sorted(build_objective(params).needs - ROWS))
+            maps = ", ".join(sorted(_of_no_rows(params)))
             log.info("teacher %s: its %s cannot be kept, so it is run on every batch", trained.folder.name, maps)
         return live
     about = {

@@ -15,6 +15,7 @@ from model.build import (
     build_schedule,
     build_source,
     build_student,
+    classifier_of,
     fitting_weights,
     init_folder,
     joined,
@@ -77,6 +78,7 @@ def check_params(params: Params, path: Path, place: Place) -> Params:
         said, source = _try_parts(resolved, place)
         objective = build_objective(resolved)
         taught: list[Output] = []
+        classifier = None
         if objective.needs:
             if resolved.teacher is None:
                 needing = ", ".join(name for name, needs in objective.needs_of.items() if needs)
@@ -92,7 +94,9 @@ def check_params(params: Params, path: Path, place: Place) -> Params:
                 )
             for folder in folders:
                 taught.append(_check_teacher(folder, source, path, place, num_images=len(said.logits)))
-        _try_losses(resolved, said, joined(taught))
+            if "classifier" in objective.needs:
+                classifier = classifier_of(params_of(folders[0]), place)
+        _try_losses(resolved, said, joined(taught), classifier)
         _check_init(resolved, path, place)
     except OptionError as error:
         raise UserError(f"{path}: {error}") from None
@@ -119,7 +123,7 @@ def _check_generations(params: Params, path: Path, place: Place) -> None:
     later = resolve_params(params.model_copy(update={"generations": None}), path)
     try:
         said, _ = _try_parts(later, place)
-        _try_losses(later, said, said)
+        _try_losses(later, said, said, classifier_of(later, place))
         if not build_objective(later).needs:
             raise OptionError("generations", "no term of the loss asks a teacher, so none learns from the one before")
     except OptionError as error:
@@ -140,14 +144,14 @@ def _try_out(student: nn.Module, params: Params, source: DataSource) -> Output:
     return said
 
 
-def _try_losses(params: Params, said: Output, taught: Output | None) -> None:
+def _try_losses(params: Params, said: Output, taught: Output | None, classifier: nn.Linear | None) -> None:
     """Refuse a student and a teacher that a term cannot compare; values are zeros."""
     num_images, num_classes = said.logits.shape
     index_N = torch.zeros(num_images, dtype=torch.long)
     batch = Batch(torch.zeros(num_images, 1, 1, 1), index_N, index_N, index_N)
     objective = build_objective(params)
     labels_M = torch.arange(2 * num_classes) % num_classes  # two images of each class, as none has been read yet
-    objective.prepare(Setting(student=said, teacher=taught, labels=labels_M, seed=params.seed))
+    objective.prepare(Setting(student=said, teacher=taught, labels=labels_M, seed=params.seed, classifier=classifier))
     for name, loss in objective.losses.items():
         try:
             loss(_zeros(said), None if taught is None else _zeros(taught), batch)

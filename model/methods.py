@@ -13,6 +13,7 @@ import re
 from typing import cast
 
 import torch
+from torch import nn
 
 import model.build  # noqa: F401  importing it fills the registries
 from model.losses.base import DistillLoss
@@ -81,7 +82,9 @@ def added(name: str) -> tuple[int, int]:
     """Numbers that a term owns: those that are trained, and the others that are saved with them."""
     loss = cast(DistillLoss, LOSSES.build(name))
     student, teacher = shapes(STUDENT), shapes(TEACHER)
-    loss.prepare(Setting(student=student, teacher=teacher, labels=torch.arange(50_000) % 100, seed=0))
+    classifier = nn.Linear(teacher.embedding.shape[1], 100)
+    labels_M = torch.arange(50_000) % 100
+    loss.prepare(Setting(student=student, teacher=teacher, labels=labels_M, seed=0, classifier=classifier))
     trained = sum(parameter.numel() for parameter in loss.parameters())
     return trained, sum(tensor.numel() for tensor in loss.state_dict().values()) - trained
 

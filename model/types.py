@@ -13,13 +13,14 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 IntegersT = TypeVar("IntegersT", NDArray[np.integer], Tensor)
 
 Split = Literal["train", "val", "test"]
 Part = Literal["logits", "embedding", "maps", "preacts", "exits", "stem"]  # the fields of Output
-Need = Literal["probabilities", Part]  # what a loss reads of its teacher; probabilities are logits up to a constant
+# What a loss reads of its teacher: probabilities are logits up to a constant, the classifier is `Setting`'s.
+Need = Literal["probabilities", "classifier", Part]
 # A row an image, whatever the network: such answers can be kept, and given by several networks together.
 ROWS: frozenset[Need] = frozenset({"probabilities", "logits", "embedding"})
 
@@ -112,12 +113,15 @@ class Setting:
         teacher: The same of the teacher; None where no term asks one.
         labels: (M,), the class of each training image of the data set in its order; -1 where the run leaves it out.
         seed: The run's.
+        classifier: The layer that makes the teacher's logits of its embedding, with its weights; None where no term
+            asks for it. It is not to be trained.
     """
 
     student: Output
     teacher: Output | None
     labels: Tensor
     seed: int
+    classifier: nn.Linear | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

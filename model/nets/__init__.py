@@ -5,6 +5,7 @@ from model.nets import densenet as densenet
 from model.nets import lenet as lenet
 from model.nets import mlp as mlp
 from model.nets import multi_exit_resnet as multi_exit_resnet
+from model.nets import peers as peers
 from model.nets import preresnet as preresnet
 from model.nets import resnet as resnet
 from model.nets import resnet_cifar as resnet_cifar

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -337,3 +337,28 @@ def soft_maximum(student_ND: Array, teacher_ND: Array, exponent: float = 4.0) ->
             columns.append([(value - mean) / math.sqrt(variance + 1e-4) for value in column])
         total += sum(abs(a - b) ** exponent for a, b in zip(*columns, strict=True))
     return math.log(total)
+
+
+def softmax_regression(
+    student_NCHW: Array,
+    embedding_ND: Array,
+    logits: Logits,
+    owned: Mapping[str, Array],
+    feature_weight: float,
+    logit_weight: float,
+) -> float:
+    """1x1 convolution, batch norm with the batch's statistics, ReLU, mean over positions; then the classifier."""
+    N, D = embedding_ND.shape
+    places = [(h, w) for h in range(student_NCHW.shape[2]) for w in range(student_NCHW.shape[3])]
+    guess_ND = np.zeros((N, D))
+    for d, weight_C11 in enumerate(owned["connector.0.weight"]):
+        values = [[dot(weight_C11, student_NCHW[n, :, h, w]) for h, w in places] for n in range(N)]
+        count = N * len(places)
+        mean = sum(map(sum, values)) / count
+        variance = sum((value - mean) ** 2 for row in values for value in row) / count
+        for n in range(N):
+            normalised = [(value - mean) / math.sqrt(variance + 1e-5) for value in values[n]]
+            guess_ND[n, d] = sum(max(value, 0.0) for value in normalised) / len(places)
+    read = linear(guess_ND, owned["classifier_weight"], owned["classifier_bias"])
+    features = mean_squared_difference(guess_ND, embedding_ND)
+    return feature_weight * features + logit_weight * mean_squared_difference(read, logits)

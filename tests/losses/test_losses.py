@@ -39,6 +39,7 @@ from tests.losses.reference import (
     relational,
     similarity_preserving,
     soft_maximum,
+    softmax_regression,
     standardized,
     stronger_teacher,
     transformed_teacher,
@@ -219,6 +220,19 @@ ROWS = [
         lambda s, t, y, p: soft_maximum(linear(s.embedding, p["projector.weight"], p["projector.bias"]), t.embedding),
         unlike=RELATION | {"batch size": "the logarithm of a sum over it"},
     ),
+    Row(
+        "srrl",
+        {},
+        lambda s, t, y, p: softmax_regression(s.maps[-1], t.embedding, t.logits, p, feature_weight=1, logit_weight=1),
+    ),
+    Row(
+        "srrl",
+        {"connects": "embedding", "feature_weight": 0.5, "logit_weight": 5.0},
+        lambda s, t, y, p: softmax_regression(
+            s.embedding[:, :, None, None], t.embedding, t.logits, p, feature_weight=0.5, logit_weight=5
+        ),
+        unlike=RELATION,
+    ),
     Row("ttm", {}, lambda s, t, y, _: transformed_teacher(s.logits, t.logits, 0.1, weighted=False)),
     Row(
         "wsld",
@@ -239,6 +253,7 @@ HAVE_A_FILE_OF_TESTS = {
         "embedding_mse",
         "fsp",
         "ft",
+        "mutual",
         "nst",
         "ofd",
         "reviewkd",
@@ -311,8 +326,9 @@ def prepared(row: Row, student: Output, teacher: Output) -> DistillLoss:
     labels_M = labels_of(torch.arange(NUM_IMAGES), student.logits.shape[1])
     with torch.random.fork_rng():
         torch.manual_seed(0)
+        classifier = nn.Linear(teacher.embedding.shape[1], teacher.logits.shape[1])
         loss = cast(DistillLoss, LOSSES.build(row.loss, **row.options))
-        loss.prepare(Setting(student=student, teacher=teacher, labels=labels_M, seed=0))
+        loss.prepare(Setting(student=student, teacher=teacher, labels=labels_M, seed=0, classifier=classifier))
     return loss.to(torch.promote_types(student.logits.dtype, torch.float32))
 
 
@@ -322,9 +338,9 @@ def value(row: Row, student: Output, teacher: Output, seen: Batch) -> Tensor:
 
 def expected(row: Row, student: Output, teacher: Output, seen: Batch) -> float:
     """The oracle's value, in float64."""
-    parameters = {
-        name: tensor.double().numpy() for name, tensor in prepared(row, student, teacher).state_dict().items()
-    }
+    loss = prepared(row, student, teacher)
+    owned = [*loss.named_parameters(), *loss.named_buffers()]
+    parameters = {name: tensor.detach().double().numpy() for name, tensor in owned}
     return row.reference(said(student), said(teacher), seen.labels.tolist(), parameters)
 
 
@@ -494,7 +510,7 @@ def test_bfloat16_is_compared_in_float32(row: Row) -> None:
 def test_loss_reads_of_the_teacher_only_what_it_needs(row: Row) -> None:
     student, teacher, seen = two(row, 8, 10)
     loss = prepared(row, student, teacher)
-    needs = {"logits" if need == "probabilities" else need for need in loss.needs}
+    needs = {"logits" if need == "probabilities" else need for need in loss.needs if need != "classifier"}
     needed = cast(Output, SimpleNamespace(**{part: getattr(teacher, part) for part in needs}))
     whole = value(row, student, teacher, seen)
     assert torch.equal(loss(student, needed, seen), whole)

@@ -247,6 +247,7 @@ WITHOUT_VECTOR = {
     # Their parameter counts are checked, and other networks of the same classes have vectors.
     *("resnet101", "resnet152", "preresnet20", "preresnet56", "preresnet110"),
     *("multi_exit_resnet18", "multi_exit_resnet50"),  # test_multi_exit_resnet.py has theirs
+    "peers",  # which are networks of other names
 }
 AGAINST_TORCHVISION = {"resnet18_imagenet", "resnet34_imagenet"}
 
@@ -254,6 +255,7 @@ NUM_PARAMETERS = [
     ("cnn", 10, 357_514),
     ("resnet18", 10, 11_173_962),
     ("resnet34", 10, 21_282_122),
+    ("peers", 100, 2 * 278_324),
     ("resnet50", 10, 23_520_842),
     ("resnet101", 10, 42_512_970),
     ("resnet152", 10, 58_156_618),

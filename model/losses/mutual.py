@@ -1,0 +1,50 @@
+"""Deep mutual learning: networks that begin together teach one another, without a teacher before them.
+
+Zhang, Xiang, Hospedales and Lu, "Deep Mutual Learning", CVPR 2018, sec. 3. https://arxiv.org/abs/1706.00384
+    sum over networks k of CE(k, labels) + weight of others * mean over the others j of T^2 * KL(j_T || k_T),
+with what the others say detached. The networks are those of a student "peers", whose exits are the others here, none of
+them early. The paper updates one network after another, each towards what the others say after their update; here, as
+in common code, all see the same answers and take their step together. T is 1 in the paper.
+"""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.losses.base import DistillLoss
+from model.losses.probabilities import kl
+from model.registry import LOSSES
+from model.types import Batch, Output
+
+
+@LOSSES.register("mutual")
+class MutualLearning(DistillLoss):
+    """Labels and one another's probabilities, for networks that learn together; no teacher is asked.
+
+    Args:
+        others_weight: Factor of what a network learns from the others; at 0 each learns alone.
+        temperature: Divides the logits of both networks in the soft part; above 0.
+    """
+
+    needs = frozenset()
+
+    def __init__(self, *, others_weight: float = 1.0, temperature: float = 1.0) -> None:
+        super().__init__()
+        if others_weight < 0:
+            raise ValueError(f"others_weight must be 0 or more, got {others_weight}")
+        if temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
+        self.others_weight, self.temperature = others_weight, temperature
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:  # noqa: ARG002
+        if not student.exits:
+            raise ValueError('the loss mutual needs several networks, as the student "peers"')
+        logits = [peer.logits for peer in (student, *student.exits)]
+        hard = torch.stack([F.cross_entropy(logits_NK, batch.labels) for logits_NK in logits]).sum()
+        log_ps = [F.log_softmax(logits_NK / self.temperature, dim=1) for logits_NK in logits]
+        soft = torch.stack([kl(other_NK.detach(), log_p_NK).mean() for log_p_NK, other_NK in permutations(log_ps, 2)])
+        return hard + self.others_weight * self.temperature**2 * soft.sum() / (len(logits) - 1)
