@@ -23,6 +23,8 @@ from model.registry import DATASETS, LOSSES, NETS, OPTIMIZERS, SCHEDULES, Regist
 from model.types import DataSource, Normalisation, SplitOptions
 from utils import OptionError, UserError, first_sentence, nearest, shown, under
 
+WEIGHTS_KEYS = ("state_dict", "model")  # of a checkpoint, with the state dict below
+
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
@@ -159,8 +161,8 @@ def describe(params: Params, source: DataSource) -> dict[str, Any]:
 
 
 def normalisation_of(content: dict[str, Any], otherwise: Normalisation) -> Normalisation:
-    """The normalisation that a weights file says it was trained with."""
-    if "mean" not in content:
+    """The normalisation that a weights file says it was trained with, in `mean` and `std` beside the weights."""
+    if _weights_key(content) is None or "mean" not in content:
         return otherwise
     return Normalisation(mean=tuple(content["mean"]), std=tuple(content["std"]))
 
@@ -177,24 +179,36 @@ def load_weights(net: nn.Module, content: dict[str, Any], path: Path) -> None:
 def weights_of(content: dict[str, Any], path: Path) -> dict[str, Any]:
     """A checkpoint's state dict, without the prefix that DataParallel puts before every name.
 
+    It stands under `state_dict`, or under `model` as in RepDistiller's files, or is the whole file.
+
     Raises:
         UserError: It holds none.
     """
-    state = content.get("state_dict")
-    if not isinstance(state, dict):
-        raise UserError(f"{path}: holds no state_dict, but {', '.join(map(str, content)) or 'nothing'}")
+    key = _weights_key(content)
+    state = content if key is None else content[key]
+    if key is None and not (state and all(isinstance(value, torch.Tensor) for value in state.values())):
+        held = ", ".join(map(str, content)) or "nothing"
+        raise UserError(f"{path}: holds neither {' nor '.join(WEIGHTS_KEYS)} nor tensors alone, but {held}")
     if state and all(str(name).startswith("module.") for name in state):
         return {name.removeprefix("module."): tensor for name, tensor in state.items()}
     return dict(state)
 
 
+def _weights_key(content: dict[str, Any]) -> str | None:
+    """Under which key a checkpoint's state dict stands; None where it has none of the known ones."""
+    return next((key for key in WEIGHTS_KEYS if isinstance(content.get(key), dict)), None)
+
+
 def fitting_weights(net: nn.Module, content: dict[str, Any], path: Path) -> dict[str, Any]:
     """A checkpoint's state dict, compared with a network, which may be on the meta device.
+
+    Batch norms' counters of batches may be missing, as files of PyTorch before 0.4.1 have none; nothing reads them.
 
     Raises:
         UserError: A name is missing or too many, or a shape differs; the first of them is named.
     """
     state, own = weights_of(content, path), net.state_dict()
+    state |= {name: own[name] for name in own if name not in state and name.endswith(".num_batches_tracked")}
     missing, unknown = [name for name in own if name not in state], [name for name in state if name not in own]
     for problem, names in (("lacks", missing), ("has unknown", unknown)):
         if names:
