@@ -220,7 +220,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     import torch
 
     number = np.float64(0).__reduce__()[0]  # what a pickled number is made with again
-    allowed = [
+    allowed: list[Any] = [
         *((number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),  # NumPy 1's name, and NumPy 2's
         *(np.dtype, np.dtypes.Float64DType, argparse.Namespace),
     ]

@@ -114,13 +114,29 @@ def split_options(params: Params) -> SplitOptions:
 
 
 def build_student(params: Params, source: DataSource) -> nn.Module:
-    """A fresh network with the data set's number of classes and channels; weights as drawn by torch's generator."""
+    """A network to be trained, with the data set's number of classes and channels.
+
+    Weights are as drawn by torch's generator, or published ones where the options ask for them.
+
+    Raises:
+        OptionError: An option is wrong, or published weights cannot be fetched.
+    """
+    return _network(params, source, params.student.options)
+
+
+def build_network(params: Params, source: DataSource) -> nn.Module:
+    """The same network for its shapes alone, or for weights that are loaded into it: none are fetched."""
+    options = params.student.options
+    return _network(params, source, options | {"pretrained": False} if "pretrained" in options else options)
+
+
+def _network(params: Params, source: DataSource, options: dict[str, Any]) -> nn.Module:
     channels, height, _ = source.image_shape
     supplied = [len(source.class_names), channels]
-    if "image_size" in inspect.signature(NETS[params.student.name]).parameters:
-        supplied.append(height)
     with under("student"):
-        return cast(nn.Module, NETS.build(params.student.name, *supplied, **params.student.options))
+        if "image_size" in inspect.signature(NETS[params.student.name]).parameters:
+            supplied.append(height)
+        return cast(nn.Module, NETS.build(params.student.name, *supplied, **options))
 
 
 def build_objective(params: Params) -> Objective:

@@ -2,6 +2,7 @@
 
 from model.nets import cnn as cnn
 from model.nets import densenet as densenet
+from model.nets import external as external
 from model.nets import lenet as lenet
 from model.nets import mlp as mlp
 from model.nets import mobilenetv2 as mobilenetv2

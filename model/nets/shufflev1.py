@@ -69,7 +69,7 @@ class Unit(nn.Module):
         self.groups, self.stride = groups, stride
 
     def forward(self, map_NCHW: Tensor) -> Tensor:
-        branch_NCHW = shuffled(F.relu(self.bn1(self.conv1(map_NCHW))), self.groups)
+        branch_NCHW: Tensor = shuffled(F.relu(self.bn1(self.conv1(map_NCHW))), self.groups)
         branch_NCHW = F.relu(self.bn2(self.conv2(branch_NCHW)))
         branch_NCHW = self.bn3(self.conv3(branch_NCHW))
         if self.stride == 1:

@@ -25,5 +25,6 @@ def shuffled(map_NCHW: Tensor, groups: int) -> Tensor:
 
     Channels-last whatever came, as a shuffle copies in any case and convolutions are fastest so.
     """
-    map_NHWC = map_NCHW.permute(0, 2, 3, 1)
-    return map_NHWC.unflatten(3, (groups, -1)).transpose(3, 4).flatten(3).permute(0, 3, 1, 2)
+    num_images, channels, height, width = map_NCHW.shape
+    grouped = map_NCHW.permute(0, 2, 3, 1).reshape(num_images, height, width, groups, channels // groups)
+    return grouped.transpose(3, 4).flatten(3).permute(0, 3, 1, 2)

@@ -144,7 +144,7 @@ def test_parts_that_are_not_kept_are_empty(
         teacher(FIRST)
     output = teacher(FIRST)
     assert (output.logits.shape, output.embedding.shape) == ((16, sizes[0]), (16, sizes[1]))
-    assert output[2:] == ((), (), ())
+    assert output[2:] == ((), (), (), None)
 
 
 @pytest.mark.parametrize("codings", [EMBEDDING, LOGITS | EMBEDDING], ids=["alone", "with logits"])
