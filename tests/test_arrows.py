@@ -58,6 +58,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     ),
     "model.build_teacher": ("model.build", "model.engine", "model.folder", "model.params", "model.types", "utils"),
     "model.schema": ("model.build", "model.params", "model.registry", "utils"),
+    "model.networks": ("model.evaluation", "model.nets", "model.params", "model.registry", "model.types", "utils"),
     # the parts, handed to one another as objects
     "model.nets": ("model.registry", "model.types", "utils"),
     "model.losses": ("model.registry", "model.types", "utils"),

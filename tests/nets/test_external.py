@@ -220,7 +220,7 @@ def test_compiles_into_one_graph(name: str, net: nn.Module) -> None:
 
 def test_maps_of_a_resnet_are_what_its_stages_hand_on() -> None:
     net = NETS.build("torchvision/resnet18", 10, 3, 64).eval()
-    original = theirs("torchvision/resnet18", num_classes=10).eval()
+    original: Any = theirs("torchvision/resnet18", num_classes=10).eval()
     original.load_state_dict(net.state_dict())
     with torch.no_grad():
         batch = images(2, 64)
