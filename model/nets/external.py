@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from model.registry import NETS
 from model.types import Output
-from utils import OptionError, first_sentence, nearest
+from utils import OptionError, Stopped, first_sentence, nearest
 
 # torchvision's networks that are built for one image size, and those that have more classifiers in training.
 OF_ONE_SIZE: dict[str, Callable[[int], dict[str, Any]]] = {
@@ -114,6 +114,8 @@ def _fetched(name: str, build: Callable[[], nn.Module]) -> nn.Module:
     try:
         with torch.device("cpu"):
             net = build()
+    except Stopped:
+        raise
     except Exception as error:  # a download that breaks may raise almost anything
         reason = first_sentence(error)
         raise OptionError("pretrained", f"the weights of {name} are not here and were not fetched ({reason})") from None
@@ -246,7 +248,7 @@ def find_points(net: nn.Module, image_size: int) -> Points:
     """Run a network on square images, for shapes alone, and see what its modules hand on."""
     modules = dict(net.named_modules())
     calls: list[Call] = []
-    classifier, num_before, patches = "", 0, 0
+    classifier, num_before, patches = "", 0, 0  # what comes behind the classifier is no map
 
     def note(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         nonlocal classifier, num_before, patches
@@ -275,7 +277,11 @@ def find_points(net: nn.Module, image_size: int) -> Points:
 
 
 def _found(name: str, tensor: Any, patches: int) -> tuple[int, Stage | None]:
-    """Side and layout of a map of the two images; `patches` is that of the last convolution, for tokens."""
+    """Side and layout of a map of the two images; tokens stand for the positions of the last convolution's map.
+
+    Args:
+        patches: Height and width of that map.
+    """
     if isinstance(tensor, Tensor) and len(tensor) == 2:
         _, *sizes = tensor.shape
         if tensor.ndim == 4 and sizes[1] == sizes[2] > 1:

@@ -25,7 +25,7 @@ from model.params import ROOT
 from model.registry import NETS
 from model.types import Output
 from tests.conftest import MakeFolder
-from utils import OptionError, UserError
+from utils import OptionError, Stopped, UserError
 
 WITHOUT_TIMM = pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed: pip install timm")
 
@@ -315,6 +315,15 @@ def test_weights_that_cannot_be_fetched_are_told(no_network: Path) -> None:
         "pretrained: the weights of torchvision/shufflenet_v2_x0_5 are not here and were not fetched "
         "(<urlopen error no route to host>)"
     )
+
+
+def test_a_fetch_can_be_stopped(no_network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise Stopped
+
+    monkeypatch.setattr("torch.hub.urlopen", stop)
+    with pytest.raises(Stopped):
+        NETS.build("torchvision/shufflenet_v2_x0_5", 10, 3, 32, pretrained=True)
 
 
 def test_published_weights_of_torchvision_read_three_channels() -> None:
