@@ -4,13 +4,14 @@
 # make check        lint, format, types
 # make bench        speeds, side by side
 # make schema       docs/params.schema.json, for editors, and docs/methods.md
+# make networks     the table in docs/networks.md
 # make clean        throw the quickstart's results and the environment away
 
 PYTHON ?= python3
 PY := .venv/bin/python
 export PYTHONUNBUFFERED := 1
 
-.PHONY: quickstart test test-lowest check bench schema clean
+.PHONY: quickstart test test-lowest check bench schema networks clean
 
 quickstart: .venv/.user
 	@echo "A teacher, then a small student with and without it: three seeds each, on 5,000 real images."
@@ -35,6 +36,9 @@ bench: .venv/.user
 schema: .venv/.user
 	$(PY) -m model.schema
 	$(PY) -m model.methods
+
+networks: .venv/.user
+	$(PY) -m model.networks
 
 .venv/.user: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; say make PYTHON=...")'

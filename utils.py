@@ -207,15 +207,26 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU without running any code from it.
 
+    Beside tensors and plain values, NumPy's float64 numbers and command-line arguments are read: published teachers
+    come with the state of their optimizer, whose learning rate is such a number, and with the arguments of their run.
+
     Raises:
-        UserError: The file is missing, cut short, or holds more than tensors and plain values.
+        UserError: The file is missing, cut short, or holds more than that.
     """
+    import argparse
     import pickle
 
+    import numpy as np
     import torch
 
+    number = np.float64(0).__reduce__()[0]  # what a pickled number is made with again
+    allowed: list[Any] = [
+        *((number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),  # NumPy 1's name, and NumPy 2's
+        *(np.dtype, np.dtypes.Float64DType, argparse.Namespace),
+    ]
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(allowed):
+            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except pickle.UnpicklingError:

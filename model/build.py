@@ -23,6 +23,8 @@ from model.registry import DATASETS, LOSSES, NETS, OPTIMIZERS, SCHEDULES, Regist
 from model.types import DataSource, Normalisation, Output, Pipeline, Setting, SplitOptions
 from utils import OptionError, UserError, first_sentence, load_checkpoint, nearest, shown, under
 
+WEIGHTS_KEYS = ("state_dict", "model")  # of a checkpoint, with the state dict below
+
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
@@ -124,7 +126,29 @@ def split_options(params: Params) -> SplitOptions:
 
 
 def build_student(params: Params, source: DataSource) -> nn.Module:
-    """A fresh network with the data set's number of classes and channels; weights as drawn by torch's generator."""
+    """A network to be trained, with the data set's number of classes and channels.
+
+    Weights are as drawn by torch's generator, or published ones where the options ask for them.
+
+    Raises:
+        OptionError: An option is wrong, or published weights cannot be fetched.
+    """
+    return _network(params, source, params.student.options)
+
+
+def build_network(params: Params, source: DataSource) -> nn.Module:
+    """The same network for its shapes alone, or for weights that are loaded into it: none are fetched."""
+    return _network(params, source, _without_fetching(params.student.options))
+
+
+def _without_fetching(value: Any) -> Any:
+    """Options, those of networks within a network included, with nothing pretrained."""
+    if isinstance(value, dict):
+        return {key: False if key == "pretrained" else _without_fetching(each) for key, each in value.items()}
+    return [_without_fetching(each) for each in value] if isinstance(value, list) else value
+
+
+def _network(params: Params, source: DataSource, options: dict[str, Any]) -> nn.Module:
     channels, height, _ = source.image_shape
     with under("student"):
         return named(
@@ -132,7 +156,7 @@ def build_student(params: Params, source: DataSource) -> nn.Module:
             num_classes=len(source.class_names),
             in_channels=channels,
             image_size=height,
-            options=params.student.options,
+            options=options,
         )
 
 
@@ -172,7 +196,7 @@ def shapes_of(params: Params, place: Place, num_images: int) -> Output:
     """What a folder's network says of so many images: shapes only, nothing is allocated and nothing drawn."""
     source = build_source(params, place)
     with torch.device("meta"):
-        said: Output = build_student(params, source).eval()(torch.empty(num_images, *source.image_shape))
+        said: Output = build_network(params, source).eval()(torch.empty(num_images, *source.image_shape))
     return said
 
 
@@ -184,7 +208,7 @@ def classifier_of(params: Params, place: Place, state: dict[str, Any] | None = N
     """
     source = build_source(params, place)
     with torch.device("meta"):
-        net = build_student(params, source).eval()
+        net = build_network(params, source).eval()
         name = _name_of_classifier(net, torch.empty(2, *source.image_shape))
     if name is None:
         return None
@@ -247,8 +271,8 @@ def describe(params: Params, source: DataSource) -> dict[str, Any]:
 
 
 def normalisation_of(content: dict[str, Any], otherwise: Normalisation) -> Normalisation:
-    """The normalisation that a weights file says it was trained with."""
-    if "mean" not in content:
+    """The normalisation that a weights file says it was trained with, in `mean` and `std` beside the weights."""
+    if _weights_key(content) is None or "mean" not in content:
         return otherwise
     return Normalisation(mean=tuple(content["mean"]), std=tuple(content["std"]))
 
@@ -265,12 +289,16 @@ def load_weights(net: nn.Module, content: dict[str, Any], path: Path) -> None:
 def weights_of(content: dict[str, Any], path: Path) -> dict[str, Any]:
     """A checkpoint's state dict, without the prefix that DataParallel puts before every name.
 
+    It stands under `state_dict`, or under `model` as in RepDistiller's files, or is the whole file.
+
     Raises:
         UserError: It holds none.
     """
-    state = content.get("state_dict")
-    if not isinstance(state, dict):
-        raise UserError(f"{path}: holds no state_dict, but {', '.join(map(str, content)) or 'nothing'}")
+    key = _weights_key(content)
+    state = content if key is None else content[key]
+    if key is None and not (state and all(isinstance(value, torch.Tensor) for value in state.values())):
+        held = ", ".join(map(str, content)) or "nothing"
+        raise UserError(f"{path}: holds neither {' nor '.join(WEIGHTS_KEYS)} nor tensors alone, but {held}")
     if state and all(str(name).startswith("module.") for name in state):
         return {name.removeprefix("module."): tensor for name, tensor in state.items()}
     return dict(state)
@@ -296,14 +324,22 @@ def load_terms(objective: nn.Module, content: dict[str, Any], path: Path) -> Non
         loss.load_state_dict(state)
 
 
+def _weights_key(content: dict[str, Any]) -> str | None:
+    """Under which key a checkpoint's state dict stands; None where it has none of the known ones."""
+    return next((key for key in WEIGHTS_KEYS if isinstance(content.get(key), dict)), None)
+
+
 def fitting_weights(net: nn.Module, content: dict[str, Any], path: Path) -> dict[str, Any]:
     """A checkpoint's state dict, compared with a network, which may be on the meta device.
+
+    Batch norms' counters of batches may be missing, as files of PyTorch before 0.4.1 have none; nothing reads them.
 
     Raises:
         UserError: A name is missing or too many, or a shape differs; the first of them is named.
     """
-    state = weights_of(content, path)
-    if problem := misfit(net.state_dict(), state):
+    state, own = weights_of(content, path), net.state_dict()
+    state |= {name: own[name] for name in own if name not in state and name.endswith(".num_batches_tracked")}
+    if problem := misfit(own, state):
         raise UserError(f"{path}: {problem}")
     return state
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from model.build import (
     Place,
+    build_network,
     build_objective,
     build_source,
-    build_student,
     load_weights,
     normalisation_of,
     params_of,
@@ -79,7 +79,7 @@ def build_untrained_teacher(
     members: list[Teacher] = []
     for number, folder in enumerate(teacher_folders(params, path)):
         theirs = params_of(folder)
-        net = build_student(theirs, build_source(theirs, place))
+        net = build_network(theirs, build_source(theirs, place))
         live = _live(net, source.normalisation, params, source, place)
         stand_in = Folder(scratch / str(number))
         about = {"weights": "none", "digest": ""}
@@ -115,7 +115,7 @@ def _build_member(trained: Trained, params: Params, source: DataSource, data: Pi
     assert params.teacher is not None
     theirs = params_of(trained.folder)
     their_source = build_source(theirs, place)
-    net = build_student(theirs, their_source)
+    net = build_network(theirs, their_source)
     load_weights(net, trained.content, trained.path)
     live = _live(net, normalisation_of(trained.content, their_source.normalisation), params, source, place)
     if not has_cache(params, data):

@@ -10,6 +10,7 @@ from torch import nn
 
 from model.build import (
     Place,
+    build_network,
     build_objective,
     build_optimizer,
     build_schedule,
@@ -135,7 +136,7 @@ def _try_out(student: nn.Module, params: Params, source: DataSource) -> Output:
     images = min(params.batch_size, 2)
     try:
         said: Output = student.train()(torch.empty(images, *source.image_shape, device="meta"))
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, AssertionError) as error:  # networks of other libraries assert
         key, what = ("batch_size", "1 is too few") if images == 1 else ("student", "cannot be used")
         shape = tuple(source.image_shape)
         raise OptionError(
@@ -187,7 +188,7 @@ def _check_teacher(folder: Folder, source: DataSource, path: Path, place: Place,
     _refuse_cycles(folder, [path.parent.resolve()])
     try:
         return shapes_of(params, place, num_images)
-    except (OptionError, RuntimeError) as error:
+    except (OptionError, RuntimeError, AssertionError) as error:
         raise UserError(f"{folder.params}: {error}") from None
 
 
@@ -201,7 +202,7 @@ def _check_init(params: Params, path: Path, place: Place) -> None:
         raise OptionError("init", f"{folder.name} holds {theirs.generations} generations; name one: .../gen_1")
     _refuse_cycles(folder, [path.parent.resolve()], key="init")
     with torch.device("meta"):
-        nets = [build_student(each, build_source(each, place)) for each in (params, theirs)]
+        nets = [build_network(each, build_source(each, place)) for each in (params, theirs)]
     try:
         fitting_weights(nets[0], {"state_dict": nets[1].state_dict()}, folder.params)
     except UserError as error:
@@ -226,7 +227,7 @@ def check_weights(folder: Folder, weights: Weights, place: Place) -> dict[str, A
     """
     params = params_of(folder)
     with torch.device("meta"):
-        net = build_student(params, build_source(params, place))
+        net = build_network(params, build_source(params, place))
     content = load_checkpoint(folder.checkpoint(weights))
     fitting_weights(net, content, folder.checkpoint(weights))
     return content

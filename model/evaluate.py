@@ -60,7 +60,7 @@ def said_by(folder: Folder, place: Place, split: Split, weights: Path, content: 
     """
     params = build.params_of(folder)
     source = build.build_source(params, place)
-    net = placed(build.build_student(params, source), place.device)
+    net = placed(build.build_network(params, source), place.device)
     build.load_weights(net, content, weights)
     data = open_data(params, folder, source, place)
     if not data.size(split):

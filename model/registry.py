@@ -3,10 +3,14 @@
 Positional arguments are what the program supplies (classes, channels, parameters); keyword-only arguments are what a
 user may set. Options are checked against the type hints before anything is built, and an unknown one is answered with
 the nearest name.
+
+A family is a function that makes all that has its prefix: `timm/...`. It is given the rest of the name first, and is no
+name of its own, so what goes over all names does not meet it.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 from collections.abc import Callable, Mapping
@@ -33,6 +37,7 @@ class Registry(Generic[Common]):
         self.kind = kind
         self.common = common
         self._functions: dict[str, Callable[..., Any]] = {}
+        self._families: dict[str, Callable[..., Any]] = {}
 
     def register(self, name: str | F) -> Any:
         """Use as `@NETS.register` (the function's own name) or `@LOSSES.register("kd")`."""
@@ -46,14 +51,31 @@ class Registry(Generic[Common]):
 
         return add
 
+    def register_family(self, prefix: str) -> Callable[[F], F]:
+        """Use as `@NETS.register_family("timm")`: the function is asked for every name that begins with `timm/`."""
+
+        def add(function: F) -> F:
+            assert prefix not in self._families, f"two families of {self.kind}s named {prefix}"
+            self._families[prefix] = function
+            return function
+
+        return add
+
     def names(self) -> list[str]:
         return sorted(self._functions)
 
+    def families(self) -> list[str]:
+        """The prefixes of names that are not registered one by one."""
+        return sorted(self._families)
+
     def __getitem__(self, name: str) -> Callable[..., Any]:
+        prefix, _, rest = name.partition("/")
+        if rest and prefix in self._families:
+            return _member(self._families[prefix], rest)
         if name not in self._functions:
-            known = ", ".join(self.names())
+            known = [*self.names(), *(f"{prefix}/..." for prefix in self.families())]
             raise OptionError(
-                "name", f"no {self.kind} is named {shown(name)}{nearest(name, self.names())}; known: {known}"
+                "name", f"no {self.kind} is named {shown(name)}{nearest(name, known)}; known: {', '.join(known)}"
             )
         return self._functions[name]
 
@@ -112,6 +134,16 @@ class Registry(Generic[Common]):
             return self.common(**{key: resolved[key] for key in _settable(self.common)})
         except ValueError as error:
             raise OptionError("", str(error)) from error
+
+
+def _member(family: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """The function of one name of a family; signature and docstring are the family's."""
+
+    @functools.wraps(family)
+    def make(*supplied: Any, **options: Any) -> Any:
+        return family(name, *supplied, **options)
+
+    return make
 
 
 def _settable(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:

@@ -206,7 +206,7 @@ def build_trainer(
 def cost_of(params: Params, source: DataSource) -> Cost:
     """What the folder's network costs."""
     with torch.device("meta"):  # nothing is allocated, and no random number drawn
-        return cost(build.build_student(params, source), source.image_shape)
+        return cost(build.build_network(params, source), source.image_shape)
 
 
 def open_data(params: Params, folder: Folder, source: DataSource, place: Place) -> Pipeline:

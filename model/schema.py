@@ -37,7 +37,11 @@ def schema() -> dict[str, Any]:
         ("optimizer", OPTIMIZERS),
         ("schedule", SCHEDULES),
     ):
-        one_of = [component(registry, name) for name in registry.names()]
+        one_of = [component(registry, name, {"const": name}) for name in registry.names()]
+        one_of += [
+            component(registry, f"{prefix}/...", {"type": "string", "pattern": f"^{prefix}/."})
+            for prefix in registry.families()
+        ]
         kept = {name: value for name, value in properties[key].items() if name in ("description", "default")}
         properties[key] = kept | {"type": "object", "required": ["name"], "oneOf": one_of}
     properties["teacher"] = {"description": told["teacher"], "default": None, "anyOf": teacher()}
@@ -61,10 +65,10 @@ def schema() -> dict[str, Any]:
     }
 
 
-def component(registry: Registry[Any], name: str) -> dict[str, Any]:
-    """An object that names a function and sets its options."""
+def component(registry: Registry[Any], name: str, written: dict[str, Any]) -> dict[str, Any]:
+    """An object that names a function, as `written`, and sets its options."""
     made = options(registry, name)
-    made["properties"] = {"name": {"const": name}} | made["properties"]
+    made["properties"] = {"name": written} | made["properties"]
     return made | {"required": ["name", *made.get("required", ())]}
 
 

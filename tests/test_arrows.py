@@ -66,6 +66,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
         "utils",
     ),
     "model.schema": ("model.build", "model.params", "model.registry", "utils"),
+    "model.networks": ("model.evaluation", "model.nets", "model.params", "model.registry", "model.types", "utils"),
     # the parts, handed to one another as objects
     "model.nets": ("model.registry", "model.types", "utils"),
     "model.losses": ("model.randomness", "model.registry", "model.types", "utils"),

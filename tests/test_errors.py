@@ -573,7 +573,9 @@ def test_a_pickled_object_is_not_loaded(student: Folder, trained: Folder, train_
 def test_a_checkpoint_without_weights_is_told(student: Folder, trained: Folder, train_refused: TrainRefused) -> None:
     save_checkpoint(trained.checkpoint("best"), {"epoch": 3})
 
-    assert train_refused(student) == f"{trained.checkpoint('best')}: holds no state_dict, but epoch"
+    assert train_refused(student) == (
+        f"{trained.checkpoint('best')}: holds neither state_dict nor model nor tensors alone, but epoch"
+    )
 
 
 # The command line ---------------------------------------------------------------------------------------------------

@@ -72,6 +72,9 @@ WRONG: dict[str, dict[str, Any]] = {
     "a string for a component": GOOD | {"student": "cnn"},
     "a component without a name": GOOD | {"student": {"num_channels": 8}},
     "an unknown network": GOOD | {"student": {"name": "cnm"}},
+    "an unknown library": GOOD | {"student": {"name": "tim/resnet18"}},
+    "a library without a network": GOOD | {"student": {"name": "timm/"}},
+    "an unknown option of a library": GOOD | {"student": {"name": "timm/resnet18", "pretraind": True}},
     "an option of another network": GOOD | {"student": {"name": "resnet18", "num_channels": 8}},
     "an option of the wrong type": GOOD | {"student": {"name": "cnn", "num_channels": "8"}},
     "a missing option": GOOD | {"schedule": {"name": "multistep"}},
@@ -85,6 +88,11 @@ WRONG: dict[str, dict[str, Any]] = {
     "batch size 0": GOOD | {"batch_size": 0},
     "an unknown precision": GOOD | {"precision": "float16"},
 }
+
+
+@pytest.mark.parametrize("name", ["torchvision/resnet34", "timm/convnext_atto.d2_in1k"])
+def test_a_network_of_another_library_is_valid(name: str, validator: Draft202012Validator) -> None:
+    validator.validate(GOOD | {"student": {"name": name, "pretrained": True}})
 
 
 def test_a_good_file_is_valid(validator: Draft202012Validator) -> None:
@@ -101,9 +109,10 @@ def test_a_wrong_file_is_not_valid(params: dict[str, Any], validator: Draft20201
     [("dataset", DATASETS), ("student", NETS), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)],
 )
 def test_every_registered_name_is_offered(key: str, registry: Registry[Any]) -> None:
-    offered = [choice["properties"]["name"]["const"] for choice in schema()["properties"][key]["oneOf"]]
+    names = [choice["properties"]["name"] for choice in schema()["properties"][key]["oneOf"]]
 
-    assert offered == registry.names()
+    assert [name["const"] for name in names if "const" in name] == registry.names()
+    assert [name["pattern"] for name in names if "pattern" in name] == [f"^{each}/." for each in registry.families()]
 
 
 def test_every_registered_loss_is_offered() -> None:
@@ -131,7 +140,7 @@ def test_the_defaults_of_keys_are_those_of_the_code() -> None:
 
 @pytest.mark.parametrize(("key", "name"), [("schedule", "onecycle"), ("optimizer", "adam"), ("student", "cnn")])
 def test_the_defaults_of_options_are_those_of_the_code(key: str, name: str) -> None:
-    choices = {choice["properties"]["name"]["const"]: choice for choice in schema()["properties"][key]["oneOf"]}
+    choices = {choice["properties"]["name"].get("const"): choice for choice in schema()["properties"][key]["oneOf"]}
     defaults = {option: made["default"] for option, made in choices[name]["properties"].items() if option != "name"}
 
     assert resolved(LEAST | {key: {"name": name, **defaults}}) == resolved(LEAST | {key: {"name": name}})

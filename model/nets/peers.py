@@ -1,5 +1,6 @@
 """Several networks that see the same images, side by side as one, so that they can learn together.
 
+Zhang, Xiang, Hospedales and Lu, "Deep Mutual Learning", CVPR 2018. https://arxiv.org/abs/1706.00384
 What the first one says is what this network says; the others' answers are its exits, so that the accuracy of each and
 of all together is told by itself. The loss `mutual` has them learn from one another.
 Initial weights: each network's own, drawn one after another.

@@ -12,7 +12,8 @@ from model.registry import NETS
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
-PYTORCH_CONVS = ["cnn", "lenet", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
+SHUFFLE_NETS = ["shufflev1", "shufflev2"]
+PYTORCH_CONVS = ["cnn", "lenet", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", *SHUFFLE_NETS]
 CIFAR_RESNETS = [
     "resnet8",
     "resnet14",
@@ -31,16 +32,21 @@ PRE_RESNETS = ["preresnet", "preresnet20", "preresnet56", "preresnet110", "prere
 DENSE_NETS = ["densenet", "densenet_bc_100_12"]
 RESNEXTS = ["resnext", "resnext29_8x64d"]
 STEM7_RESNETS = ["resnet20_stem7", "resnet110_stem7"]
+VGGS = ["vgg8", "vgg11", "vgg13", "vgg16", "vgg19"]
+MOBILE_NETS = ["mobilenetv2"]
 FAN_OUT_NORMAL_CONVS = [
     *(*CIFAR_RESNETS, *IMAGENET_RESNETS, *MULTI_EXIT_RESNETS, *WIDE_RESNETS, *PRE_RESNETS, *DENSE_NETS),
     *RESNEXTS,
     *STEM7_RESNETS,
+    *VGGS,
+    *MOBILE_NETS,
     "peers",
 ]
 WITHOUT_CONVS = ["mlp", "mlp_1200", "mlp_800", "mlp_128"]
 WITHOUT_BATCH_NORM = [*WITHOUT_CONVS, "lenet"]
 LINEAR_IS_FAN_IN_NORMAL = RESNEXTS
-LINEAR_BIAS_IS_ZERO = WIDE_RESNETS + RESNEXTS
+LINEAR_IS_SMALL = VGGS + MOBILE_NETS
+LINEAR_BIAS_IS_ZERO = WIDE_RESNETS + RESNEXTS + LINEAR_IS_SMALL
 TAIL = 6  # standard errors, so far out that the hundreds of layers checked here stay inside
 
 
@@ -78,7 +84,13 @@ def test_convolutions_are_normal_with_variance_two_over_fan_out(name: str) -> No
 def test_convolutions_are_uniform_within_one_over_root_fan_in(name: str) -> None:
     for conv in layers_of(name, nn.Conv2d):
         height, width = conv.kernel_size
-        assert_is_uniform(conv.weight, 1 / math.sqrt(height * width * conv.in_channels))
+        assert_is_uniform(conv.weight, 1 / math.sqrt(height * width * conv.in_channels / conv.groups))
+
+
+@pytest.mark.parametrize("name", VGGS)
+def test_biases_of_convolutions_start_at_zero(name: str) -> None:
+    biases = [conv.bias for conv in layers_of(name, nn.Conv2d)]
+    assert not any(bias is None or bias.any() for bias in biases)
 
 
 @pytest.mark.parametrize("name", NETS.names())
@@ -86,6 +98,8 @@ def test_linear_layers_are_uniform_as_their_file_promises(name: str) -> None:
     for linear in layers_of(name, nn.Linear):
         if name in LINEAR_IS_FAN_IN_NORMAL:
             assert_is_normal(linear.weight, math.sqrt(2 / linear.in_features))
+        elif name in LINEAR_IS_SMALL:
+            assert_is_normal(linear.weight, 0.01)
         elif name in STEM7_RESNETS:
             assert_is_uniform(linear.weight, math.sqrt(6 / (linear.in_features + linear.out_features)))
         else:

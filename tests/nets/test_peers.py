@@ -12,7 +12,7 @@ from model.nets.peers import Peers
 from model.registry import NETS
 from utils import OptionError
 
-PAIR = [{"name": "resnet8"}, {"name": "wrn", "depth": 16, "width": 1.0, "conv": "G8B2"}]
+PAIR: list[dict[str, Any]] = [{"name": "resnet8"}, {"name": "wrn", "depth": 16, "width": 1.0, "conv": "G8B2"}]
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 

@@ -1,0 +1,83 @@
+"""ShuffleNet for small images: grouped 1x1 convolutions, and a shuffle that lets the groups talk.
+
+Zhang, Zhou, Lin and Sun, "ShuffleNet: An Extremely Efficient Convolutional Neural Network for Mobile Devices",
+CVPR 2018. https://arxiv.org/abs/1707.01083
+Follows the structure and names of HobbitLong's RepDistiller, its `ShuffleV1`, so that teachers published there load:
+the paper's widths for three groups, behind a 1x1 stem of stride 1 without pool; and, unlike the paper's, its units have
+a ReLU behind the depthwise convolution.
+The last pool is global, the same at 32x32 as the 4x4 pool there, so that other image sizes work too.
+Initial weights are PyTorch's own, as in that code.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.nets.stages import shuffled, through_stages
+from model.registry import NETS
+from model.types import Output
+
+GROUPS = 3
+
+
+class ShuffleNet(nn.Module):
+    """A stem of 24 channels and three stages of 240, 480 and 960; each stage halves the resolution."""
+
+    def __init__(self, *, num_classes: int, in_channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, 24, kernel_size=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(24)
+        self.layer1 = stage(4, 24, 240, first_groups=1)  # 24 channels are too few for groups
+        self.layer2 = stage(8, 240, 480, first_groups=GROUPS)
+        self.layer3 = stage(4, 480, 960, first_groups=GROUPS)
+        self.linear = nn.Linear(960, num_classes)
+
+    def forward(self, images_NCHW: Tensor) -> Output:
+        stem_NCHW = F.relu(self.bn1(self.conv1(images_NCHW)))
+        maps, preacts = through_stages((self.layer1, self.layer2, self.layer3), stem_NCHW)
+        embedding_ND = maps[-1].mean(dim=(2, 3))
+        return Output(self.linear(embedding_ND), embedding_ND, maps, preacts, stem=stem_NCHW)
+
+
+def stage(num_units: int, in_channels: int, out_channels: int, *, first_groups: int) -> nn.Sequential:
+    """Units of one resolution; the first one has the stride, and puts its pooled input beside its branch."""
+    first = Unit(in_channels, out_channels - in_channels, stride=2, groups=first_groups)
+    rest = [Unit(out_channels, out_channels, stride=1, groups=GROUPS) for _ in range(num_units - 1)]
+    return nn.Sequential(first, *rest)
+
+
+class Unit(nn.Module):
+    """A depthwise convolution between two grouped 1x1 ones, and a shortcut; the last ReLU is left to the network.
+
+    Args:
+        out_channels: Channels of the branch.
+        stride: 1 to add the input to the branch, 2 to put it beside, pooled.
+        groups: Groups of the first 1x1 convolution, and of the shuffle behind it.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int, groups: int) -> None:
+        super().__init__()
+        width = out_channels // 4
+        self.conv1 = nn.Conv2d(in_channels, width, kernel_size=1, groups=groups, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, kernel_size=3, stride=stride, padding=1, groups=width, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, out_channels, kernel_size=1, groups=GROUPS, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.groups, self.stride = groups, stride
+
+    def forward(self, map_NCHW: Tensor) -> Tensor:
+        branch_NCHW: Tensor = shuffled(F.relu(self.bn1(self.conv1(map_NCHW))), self.groups)
+        branch_NCHW = F.relu(self.bn2(self.conv2(branch_NCHW)))
+        branch_NCHW = self.bn3(self.conv3(branch_NCHW))
+        if self.stride == 1:
+            return branch_NCHW + map_NCHW
+        pooled_NCHW = F.avg_pool2d(map_NCHW, kernel_size=3, stride=2, padding=1)  # its padding counts, as zeros
+        return torch.cat([branch_NCHW, pooled_NCHW], dim=1)
+
+
+@NETS.register
+def shufflev1(num_classes: int, in_channels: int = 3) -> ShuffleNet:
+    return ShuffleNet(num_classes=num_classes, in_channels=in_channels)
