@@ -3,7 +3,7 @@
 # make test-lowest  the tests with the oldest versions that requirements.txt allows
 # make check        lint, format, types
 # make bench        speeds, side by side
-# make schema       docs/params.schema.json, for editors, and docs/methods.md
+# make schema       docs/params.schema.json, for editors, docs/methods.md and the tables in docs/cifar100.md
 # make networks     the table in docs/networks.md
 # make clean        throw the quickstart's results and the environment away
 
@@ -36,6 +36,7 @@ bench: .venv/.user
 schema: .venv/.user
 	$(PY) -m model.schema
 	$(PY) -m model.methods
+	$(PY) -m model.benchmark
 
 networks: .venv/.user
 	$(PY) -m model.networks

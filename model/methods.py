@@ -3,6 +3,7 @@
     python -m model.methods     writes docs/methods.md
 
 A method's text is its file's docstring, options and defaults come from the signature, and what a term adds is counted.
+What a step costs was measured by benchmarks/losses.py, and what others published is the CIFAR-100 benchmark's file.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ import model.build  # noqa: F401  importing it fills the registries
 from model.losses.base import DistillLoss
 from model.params import ROOT
 from model.registry import LOSSES, NETS
+from model.report.published import Published, read_published
 from model.schema import arguments
 from model.types import Output, Setting
-from utils import write_text
+from utils import read_json, write_text
 
 METHODS_FILE = ROOT / "docs" / "methods.md"
+COSTS_FILE = ROOT / "benchmarks" / "losses.json"
+BENCHMARK = ROOT / "experiments" / "cifar100_benchmark" / "methods"
 STUDENT, TEACHER = "resnet8x4", "resnet32x4"
 
 HEAD = f"""# Loss terms
@@ -35,6 +39,12 @@ and `warmup_epochs`, over which that rises from 0.
 *Reads* is what a term reads of the teacher; all but maps is computed only once ([teacher_cache.md](teacher_cache.md)).
 *Parameters* are those that a term adds where a {STUDENT} learns CIFAR-100 from a {TEACHER}, *kept* the other numbers
 that it keeps from step to step. None of them is part of the trained network.
+*Step* is the time of a training step with the term alone, relative to one with `kd`: forward and backward of a
+{STUDENT}, the term and the optimizer, 64 images, without the teacher's forward pass; two students for `mutual` and
+`self_distillation`. It was measured on a CPU by `python -m benchmarks.losses`, and is good to about a tenth.
+
+Published accuracies are of CIFAR-100's test images, in percent; [cifar100.md](cifar100.md) says by which protocol, and
+has the commands.
 """
 
 
@@ -44,7 +54,8 @@ def text() -> str:
 
 
 def table() -> list[str]:
-    rows = ["| term | | reads | weight | warm-up | parameters | kept |", "|---|---|---|---|---|---|---|"]
+    rows = ["| term | | reads | weight | warm-up | parameters | kept | step |", "|---|---|---|---|---|---|---|---|"]
+    ratios = read_json(COSTS_FILE)["ratios"]
     for name in LOSSES.names():
         method = LOSSES[name]
         reads = ", ".join(sorted(method().needs)) or "-"
@@ -53,7 +64,8 @@ def table() -> list[str]:
         parameters, kept = added(name)
         rows.append(
             f"| [{name}](#{name}) | {title} | {reads} | {options['weight'].default:g} "
-            f"| {options['warmup_epochs'].default:g} | {parameters:,} | {kept:,} |"
+            f"| {options['warmup_epochs'].default:g} | {parameters:,} | {kept:,} "
+            f"| {ratios.get(name, '-')} |"
         )
     return [*rows, ""]
 
@@ -68,7 +80,21 @@ def section(name: str) -> str:
         lines += ["| option | default | |", "|---|---|---|"]
         lines += [f"| `{key}` | `{json.dumps(each.default)}` | {told.get(key, '')} |" for key, each in own.items()]
         lines.append("")
-    return "\n".join(lines)
+    return "\n".join([*lines, *published(name)])
+
+
+def published(name: str) -> list[str]:
+    """What others published for methods of the benchmark whose last term this is, an item for each source."""
+    choices = read_json(BENCHMARK / "search.json")["parameters"]["method"]["choices"]
+    losses = {method: choice["loss"] for method, choice in choices.items()}
+    rows = [row for row in read_published(BENCHMARK) if list(losses.get(row.method, [row.method]))[-1] == name]
+    return [*(_item(row, losses.get(row.method)) for row in rows), ""] if rows else []
+
+
+def _item(row: Published, loss: dict[str, dict[str, object]] | None) -> str:
+    settings = f"`{json.dumps(loss)}`" if loss else "in two stages"
+    accuracies = ", ".join(f"{pair.replace('-', ' ')} {percent:.2f}" for pair, percent in row.accuracies.items())
+    return f"- Published by {row.source}, here {settings}: {accuracies}"
 
 
 def in_markdown(docstring: str) -> str:
@@ -82,17 +108,21 @@ def added(name: str) -> tuple[int, int]:
     """Numbers that a term owns: those that are trained, and the others that are saved with them."""
     loss = cast(DistillLoss, LOSSES.build(name))
     student, teacher = shapes(STUDENT), shapes(TEACHER)
-    classifier = nn.Linear(teacher.embedding.shape[1], 100)
-    labels_M = torch.arange(50_000) % 100
+    classifier, labels_M = classifier_for(teacher), torch.arange(50_000) % 100
     loss.prepare(Setting(student=student, teacher=teacher, labels=labels_M, seed=0, classifier=classifier))
     trained = sum(parameter.numel() for parameter in loss.parameters())
     return trained, sum(tensor.numel() for tensor in loss.state_dict().values()) - trained
 
 
-def shapes(net: str) -> Output:
+def shapes(net: str, num_images: int = 2) -> Output:
     with torch.device("meta"):
-        said: Output = NETS.build(net, 100, 3)(torch.empty(2, 3, 32, 32))
+        said: Output = NETS.build(net, 100, 3)(torch.empty(num_images, 3, 32, 32))
     return said
+
+
+def classifier_for(teacher: Output) -> nn.Linear:
+    """A layer of the shape of a teacher's classifier."""
+    return nn.Linear(teacher.embedding.shape[1], teacher.logits.shape[1])
 
 
 if __name__ == "__main__":

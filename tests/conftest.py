@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+import search_hyperparams
 from model.build import Place
 from model.folder import Folder
+from tests.workshop import InThisProcess, Workshop, make_workshop
 from utils import run_script
 
 NUM_CLASSES = 10
@@ -100,3 +102,13 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         return Called(int(ended.value.code or 0), *capsys.readouterr())
 
     return call
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    return make_workshop(tmp_path_factory.mktemp("workshop"))
+
+
+@pytest.fixture
+def searches_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_hyperparams, "LocalEngine", InThisProcess)

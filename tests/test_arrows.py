@@ -62,9 +62,10 @@ ARROWS: dict[str, tuple[str, ...]] = {
     ),
     "model.build_teacher": ("model.build", "model.engine", "model.folder", "model.params", "model.types", "utils"),
     "model.methods": (
-        *("model.build", "model.losses", "model.params", "model.registry", "model.schema", "model.types"),
-        "utils",
+        *("model.build", "model.losses", "model.params", "model.registry", "model.report", "model.schema"),
+        *("model.types", "utils"),
     ),
+    "model.benchmark": ("model.params", "model.report", "utils"),
     "model.schema": ("model.build", "model.params", "model.registry", "utils"),
     "model.networks": ("model.evaluation", "model.nets", "model.params", "model.registry", "model.types", "utils"),
     # the parts, handed to one another as objects

@@ -1,4 +1,7 @@
-"""A table of two ways: one parameter down, one across, and in the cells what came out, over the seeds."""
+"""A table of two ways: one parameter down, one across, and in the cells what came out, over the seeds.
+
+Where the folder has a published.json, what others published stands behind that in brackets.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from tabulate import tabulate
 
 from model.params import FREE_TO_CHANGE
 from model.report.collect import SEARCH_FILE, Run, as_text, collect_runs, natural_order
+from model.report.published import first_of_each, read_published
 from utils import UserError, nearest, read_json
 
 MISSING = "-"
@@ -38,8 +42,14 @@ def pivot_table(parent_dir: Path, down: str, across: str) -> str:
         _refuse_third(group, place, (down, across))
     rows = sorted({row for row, _ in cells}, key=_order(parent_dir, down))
     columns = sorted({column for _, column in cells}, key=_order(parent_dir, across))
-    body = [[row, *(_cell(cells.get((row, column), [])) for column in columns)] for row in rows]
-    table: str = tabulate(body, headers=[f"{down}, {across}", *columns], tablefmt="pipe", disable_numparse=True)
+    published = first_of_each(read_published(parent_dir))
+    body = []
+    for row in rows:
+        values = [published.get(frozenset({row, column})) for column in columns]
+        found = [_cell(cells.get((row, column), [])) for column in columns]
+        body.append([row, *(_with_published(cell, value) for cell, value in zip(found, values, strict=True))])
+    corner = f"{down}, {across}{' [published]' if published else ''}"
+    table: str = tabulate(body, headers=[corner, *columns], tablefmt="pipe", disable_numparse=True)
     return table
 
 
@@ -79,3 +89,7 @@ def _cell(group: Sequence[Run]) -> str:
         return MISSING
     spread = f" ± {100 * statistics.stdev(numbers):.2f}" if len(numbers) > 1 else ""
     return f"{100 * statistics.mean(numbers):.2f}{spread} (n={len(numbers)})"
+
+
+def _with_published(cell: str, percent: float | None) -> str:
+    return cell if percent is None else f"{cell} [{percent:.2f}]"

@@ -57,6 +57,29 @@ def test_a_search_over_two_parameters_ends_with_it(benchmark: Path) -> None:
     assert "| pair " in told.splitlines()[0]
 
 
+def test_what_was_published_stands_behind_in_brackets(benchmark: Path) -> None:
+    rows = [
+        {"method": "plain", "source": "first", "accuracies": {"small": 56.1, "large": 84}},
+        {"method": "plain", "source": "second", "accuracies": {"small": 99.9}},
+        {"method": "at", "source": "first", "accuracies": {"large": 90.25}},
+        {"method": "kd", "source": "first", "accuracies": {"small": 60.0}},
+    ]
+    write(benchmark / "published.json", {"rows": rows})
+    assert cells(pivot_table(benchmark, "method", "pair")) == [
+        ["method, pair [published]", "small", "large"],
+        ["plain", "55.00 ± 7.07 (n=2) [56.10]", "85.00 ± 7.07 (n=2) [84.00]"],
+        ["at", "70.00 ± 0.00 (n=2)", "- [90.25]"],
+    ]
+    assert cells(pivot_table(benchmark, "pair", "method"))[1][1] == "55.00 ± 7.07 (n=2) [56.10]"
+
+
+@pytest.mark.parametrize("content", [[], {"row": []}, {"rows": [{"method": "at", "accuracies": {}}]}, {"rows": [1]}])
+def test_published_numbers_of_another_form_are_refused(benchmark: Path, content: Any) -> None:
+    write(benchmark / "published.json", content)
+    with pytest.raises(UserError, match=r'published\.json: needs "rows", each with "method", "source" and'):
+        pivot_table(benchmark, "method", "pair")
+
+
 def test_numbers_are_in_order_and_unfinished_runs_do_not_count(
     tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any], finished: dict[str, Any]
 ) -> None:

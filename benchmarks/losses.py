@@ -1,0 +1,106 @@
+"""What a step with each loss costs, relative to one with kd; docs/methods.md shows it.
+
+    python -m benchmarks.losses      writes benchmarks/losses.json
+
+A step is forward and backward of the student, the term and the optimizer. What the teacher says is given: its forward
+pass costs every method the same, and none where its answers are kept. One process times all losses in turn, several
+rounds; ratios are taken within a round, and their median is told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from benchmarks.speed import wait
+from model.build import find_device
+from model.engine.memory import keep_freed_memory
+from model.engine.precision import autocast, placed, resolve_precision
+from model.losses.objective import Objective
+from model.methods import COSTS_FILE, STUDENT, TEACHER, classifier_for, shapes
+from model.params import ROOT
+from model.registry import LOSSES, NETS, OPTIMIZERS
+from model.types import Batch, Output, Setting
+from utils import write_json
+
+NUM_CLASSES, BATCH_SIZE, NUM_IMAGES = 100, 64, 50_000
+OF_PEERS = ("mutual", "self_distillation")  # which need other networks beside the student: one more of its kind
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Time a step with each loss, relative to one with kd.")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--rounds", type=int, default=5, help="times that every loss is timed (default: 5)")
+    args = parser.parse_args()
+
+    keep_freed_memory()
+    torch.manual_seed(0)
+    device = find_device(args.device)
+    given = Given(device)
+    student, peers = (given.network(STUDENT), given.network("peers", networks=[{"name": STUDENT}, {"name": STUDENT}]))
+    steps = {name: given.step(name, peers if name in OF_PEERS else student) for name in LOSSES.names()}
+    for step in steps.values():
+        step()  # warms up
+    ratios: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in tqdm(range(args.rounds), unit="round", leave=False, disable=None):
+        seconds = {name: timed(step, device) for name, step in steps.items()}
+        for name, taken in seconds.items():
+            ratios[name].append(taken / seconds["kd"])
+    found = {name: round(statistics.median(each), 2) for name, each in ratios.items()}
+    write_json(COSTS_FILE, {"device": device.type, "rounds": args.rounds, "ratios": found})
+    print(f"written: {COSTS_FILE.relative_to(ROOT)}")
+
+
+class Given:
+    """A batch of random images and what a teacher with random weights says of it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.dtype = device, resolve_precision("auto", device)
+        index_N = torch.arange(BATCH_SIZE, device=device)
+        images = torch.randn(BATCH_SIZE, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
+        self.batch = Batch(images, index_N % NUM_CLASSES, index_N, torch.zeros_like(index_N))
+        with torch.no_grad(), autocast(self.dtype, device):
+            self.taught: Output = self.network(TEACHER).eval()(images)
+
+    def network(self, name: str, **options: object) -> nn.Module:
+        return placed(NETS.build(name, NUM_CLASSES, **options), self.device)
+
+    def step(self, name: str, student: nn.Module) -> Callable[[], None]:
+        """One training step with this term alone."""
+        objective = Objective({name: (LOSSES.build(name), LOSSES.common_options(name, {}))})
+        labels_M = torch.arange(NUM_IMAGES) % NUM_CLASSES
+        said, taught = shapes(STUDENT, BATCH_SIZE), shapes(TEACHER, BATCH_SIZE)
+        classifier = classifier_for(taught)
+        objective.prepare(Setting(student=said, teacher=taught, labels=labels_M, seed=0, classifier=classifier))
+        objective.to(self.device)
+        parameters = [*student.parameters(), *objective.parameters()]
+        optimizer = OPTIMIZERS.build("sgd", parameters, learning_rate=1e-6)
+
+        def step() -> None:
+            with autocast(self.dtype, self.device):
+                output = student(self.batch.images)
+            loss, _ = objective(output, self.taught, self.batch, 1.0)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+
+        return step
+
+
+def timed(step: Callable[[], None], device: torch.device) -> float:
+    """Seconds of one step."""
+    wait(device)
+    began = time.perf_counter()
+    step()
+    wait(device)
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()
