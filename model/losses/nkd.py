@@ -2,10 +2,11 @@
 
 Yang et al., "From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with Normalized Loss and
 Customized Soft Labels", ICCV 2023. https://arxiv.org/abs/2303.13005
-    -p_teacher(y) * log p_student(y) - gamma * T^2 * sum over the other classes of q_teacher * log q_student, mean over
-the batch, with p at temperature 1, y the label and q the distribution over the other classes alone, at temperature T.
-Both are cross-entropies: the value is not 0 for a student that says what the teacher says. With two classes the second
-part is 0. Beside {"ce": {}}; defaults are the authors' for CIFAR-100 (ImageNet: temperature 1, gamma 1.5).
+    -p_teacher(y) * log p_student(y) - gamma * T^2 * sum over the other classes of q_teacher * log q_student,
+the mean over the batch, with p at temperature 1, y the label and q the distribution over the other classes alone, at
+temperature T. Both are cross-entropies: the value is not 0 for a student that says what the teacher says. With two
+classes the second part is 0. Beside {"ce": {}}; defaults are the authors' for CIFAR-100 (ImageNet: temperature 1,
+gamma 1.5).
 """
 
 from __future__ import annotations

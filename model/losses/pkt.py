@@ -2,10 +2,11 @@
 
 Passalis and Tefas, "Learning Deep Representations with Probabilistic Knowledge Transfer", ECCV 2018.
 https://arxiv.org/abs/1803.10837
-    mean over i, j of p_ij * log(p_ij / q_ij), p the teacher's and q the student's (cos(x_i, x_j) + 1) / 2 over the sum
-of row i, of embeddings. Follows the authors' code: an image is a neighbour of itself, 1e-7 is added within the
-logarithm, and the mean is over all N^2 pairs, so larger batches give smaller values: the divergence of a row, in the
-mean over the batch, is N times as large. The weight is RepDistiller's beside {"ce": {}}, for batches of 64.
+    mean over i, j of p_ij * log(p_ij / q_ij), with p_ij = (cos(x_i, x_j) + 1) / 2 over the sum of row i,
+p of the teacher's embeddings x and q likewise of the student's. Follows the authors' code: an image is a neighbour of
+itself, 1e-7 is added within the logarithm, and the mean is over all N^2 pairs, so larger batches give smaller values:
+the divergence of a row, in the mean over the batch, is N times as large. The weight is RepDistiller's beside
+{"ce": {}}, for batches of 64.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Relational knowledge distillation: the distances between images, and the angles of each three, are the teacher's.
 
 Park et al., "Relational Knowledge Distillation", CVPR 2019, sec. 3.2. https://arxiv.org/abs/1904.05068
-    25 * mean of huber(d_ij / mean d, the same of the teacher) + 50 * mean of huber(cos of the angle at i between j and
-k, the same of the teacher), of embeddings, over all N^2 pairs and N^3 triples, the degenerate ones included.
+    25 * mean of huber(d_ij / mean d, the same of the teacher)
+    + 50 * mean of huber(cos of the angle at i between j and k, the same of the teacher),
+of embeddings, over all N^2 pairs and N^3 triples, the degenerate ones included.
 Distances come from differences, as scalar products lose what is close together. Two images of equal embedding have the
 distance 1e-6, no direction and no gradient. The two factors are RepDistiller's beside {"ce": {}}; the paper has 1 and 2
 for metric learning. It takes N^2 D + N^3 numbers.

@@ -1,9 +1,9 @@
 """Similarity-preserving distillation: images that are alike to the teacher shall be alike to the student.
 
 Tung and Mori, "Similarity-Preserving Knowledge Distillation", ICCV 2019. https://arxiv.org/abs/1907.09682
-    |G_teacher - G_student|^2 / N^2, with G the scalar products of the last maps of each two images, (N, N), each row at
-unit length. Neither widths nor sizes of the maps matter. A row's length depends on the other images, so larger batches
-give smaller values. The weight is the one that RepDistiller has beside {"ce": {}}.
+    |G_teacher - G_student|^2 / N^2, with G the scalar products of the last maps of each two images, (N, N),
+each of its rows at unit length. Neither widths nor sizes of the maps matter. A row's length depends on the other
+images, so larger batches give smaller values. The weight is the one that RepDistiller has beside {"ce": {}}.
 """
 
 from __future__ import annotations
