@@ -37,6 +37,7 @@ defaults, which are the settings that were published for CIFAR-100. Every term a
 and `warmup_epochs`, over which that rises from 0.
 
 *Reads* is what a term reads of the teacher; all but maps is computed only once ([teacher_cache.md](teacher_cache.md)).
+`classifier` is the layer that makes its logits.
 *Parameters* are those that a term adds where a {STUDENT} learns CIFAR-100 from a {TEACHER}, *kept* the other numbers
 that it keeps from step to step. None of them is part of the trained network.
 *Step* is the time of a training step with the term alone, relative to one with `kd`: forward and backward of a
