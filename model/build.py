@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import model.data
 import model.engine
@@ -17,7 +17,7 @@ import model.nets  # noqa: F401  importing the packages fills the registries
 from model.engine.schedules import Schedule, warmed_up
 from model.folder import Folder
 from model.losses.objective import Objective
-from model.nets.named import named
+from model.nets.named import name_of_classifier, named
 from model.params import Component, Params, find_folder, load_params
 from model.registry import DATASETS, LOSSES, NETS, OPTIMIZERS, SCHEDULES, Registry
 from model.types import DataSource, Normalisation, Output, Pipeline, Setting, SplitOptions
@@ -60,7 +60,7 @@ def resolve_params(params: Params, path: Path) -> Params:
         return params.model_copy(
             update={
                 "dataset": _resolved("dataset", DATASETS, params.dataset),
-                "student": _resolved("student", NETS, params.student),
+                "student": _with_teacher(_resolved("student", NETS, params.student), params, path),
                 "loss": {name: _resolve_term(name, options) for name, options in params.loss.items()},
                 "optimizer": _resolved("optimizer", OPTIMIZERS, params.optimizer),
                 "schedule": _resolved("schedule", SCHEDULES, params.schedule),
@@ -82,6 +82,14 @@ def params_of(folder: Folder) -> Params:
 def _resolved(key: str, registry: Registry[Any], component: Component) -> Component:
     with under(key):
         return Component(name=component.name, **registry.resolve(component.name, component.options))
+
+
+def _with_teacher(student: Component, params: Params, path: Path) -> Component:
+    """A network with an option `teacher` that is left open is told the network of the first folder that teaches."""
+    if params.teacher is None or student.options.get("teacher", "no such option") is not None:
+        return student
+    theirs = load_params(teacher_folders(params, path)[0].path).student
+    return Component(name=student.name, **student.options | {"teacher": theirs.model_dump()})
 
 
 def _resolve_term(name: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -192,6 +200,18 @@ def prepare_objective(objective: Objective, params: Params, path: Path, data: Pi
     return setting
 
 
+def begin(objective: Objective, student: nn.Module, path: Path) -> None:
+    """Let the terms change what the student begins with.
+
+    Raises:
+        UserError: A term cannot be used for this network.
+    """
+    try:
+        objective.begin(student)
+    except OptionError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
 def shapes_of(params: Params, place: Place, num_images: int) -> Output:
     """What a folder's network says of so many images: shapes only, nothing is allocated and nothing drawn."""
     source = build_source(params, place)
@@ -209,7 +229,7 @@ def classifier_of(params: Params, place: Place, state: dict[str, Any] | None = N
     source = build_source(params, place)
     with torch.device("meta"):
         net = build_network(params, source).eval()
-        name = _name_of_classifier(net, torch.empty(2, *source.image_shape))
+        name = name_of_classifier(net, torch.empty(2, *source.image_shape))
     if name is None:
         return None
     classifier = cast(nn.Linear, net.get_submodule(name)).to_empty(device="cpu")
@@ -218,15 +238,6 @@ def classifier_of(params: Params, place: Place, state: dict[str, Any] | None = N
     else:
         classifier.load_state_dict({key: state[f"{name}.{key}"] for key in classifier.state_dict()})
     return classifier.requires_grad_(False)
-
-
-def _name_of_classifier(net: nn.Module, images_NCHW: Tensor) -> str | None:
-    said: list[tuple[str, Tensor]] = []
-    for name, module in net.named_modules():
-        if isinstance(module, nn.Linear):
-            module.register_forward_hook(lambda _, __, result, name=name: said.append((name, result)))
-    logits = net(images_NCHW).logits
-    return next((name for name, result in said if result is logits), None)
 
 
 def _trained_classifier(folder: Folder, params: Params, place: Place) -> nn.Linear | None:

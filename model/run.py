@@ -175,6 +175,7 @@ def build_trainer(
     student = placed(build.build_student(params, source), device)
     objective = build.build_objective(params)
     build.prepare_objective(objective, params, folder.params, data, place)
+    build.begin(objective, student, folder.params)
     objective.to(device)
     parameters = [p for module in (student, objective) for p in module.parameters() if p.requires_grad]
 

@@ -29,6 +29,7 @@ def test_every_method_runs_and_has_a_row(workshop: Workshop, call: Call) -> None
     teacher = workshop.copy("all_methods/teacher", student=read_json(SHIPPED / "teacher" / "params.json")["student"])
     params = read_json(SHIPPED / "methods" / "params.json")
     params |= FEW | {"dataset": workshop.dataset, "teacher": str(teacher.path)}
+    METHODS["simkd"]["teacher"] = str(workshop.copy("all_methods/resnet8").path)
     folder = write(Folder(workshop.root / "all_methods"), params, SEARCH)
 
     table = searched(folder, call)

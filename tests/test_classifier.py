@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import evaluate
 import train
 from model import build, run
 from model.build import Place, classifier_of, params_of
@@ -20,7 +21,7 @@ from model.params import load_params
 from model.registry import NETS
 from model.types import Output
 from tests.conftest import Call, MakeFolder
-from utils import load_checkpoint
+from utils import load_checkpoint, read_json
 
 LAYERS = {  # network -> its last linear layer
     "cnn": "fc2",
@@ -128,3 +129,44 @@ def test_a_network_whose_logits_are_of_no_linear_layer_is_refused(
 def test_a_later_generation_is_checked_with_its_own(make_folder: MakeFolder, tmp_path: Path, place: Place) -> None:
     folder = make_folder(tmp_path / "family", generations=2, loss={"ce": {}, "srrl": {}})
     check_params(load_params(folder.path), folder.params, place)
+
+
+# Reused by the student -----------------------------------------------------------------------------------------------
+
+REUSED = {"student": {"name": "simkd", "network": {"name": "cnn", "num_channels": 4}}, "loss": {"simkd": {}}}
+
+
+def test_a_student_that_reuses_it_learns_around_it(
+    teacher: Folder, make_folder: MakeFolder, place: Place, call: Call
+) -> None:
+    folder = make_folder(teacher.path.parent / "reusing", teacher="../teacher", num_epochs=2, **REUSED)
+    assert call(train.main, "--model_dir", folder.path).status == 0
+    weights = state(folder)
+    for part in ("weight", "bias"):
+        assert torch.equal(weights[f"classifier.{part}"], state(teacher)[f"fc.{part}"])
+    assert weights["projector.6.weight"].shape == (64, 32, 1, 1)  # to ResNet-8's 64 channels, which nobody typed
+    fresh = at_the_start(folder, place).student.state_dict()
+    assert not torch.equal(weights["network.conv1.weight"], fresh["network.conv1.weight"])
+    counted = folder.read_run()["parameters"]
+    assert counted == sum(weights[name].numel() for name in fresh if "running" not in name and "num_b" not in name)
+    told = call(evaluate.main, "--model_dir", folder.path)
+    assert told.status == 0
+    assert f"{100 * read_json(folder.metrics('test', 'best'))['accuracy']:.2f} %" in told.out
+
+
+def test_a_student_that_reuses_it_can_teach(teacher: Folder, make_folder: MakeFolder, call: Call) -> None:
+    make_folder(teacher.path.parent / "reusing", teacher="../teacher", num_epochs=2, **REUSED)
+    folder = make_folder(teacher.path.parent / "taught", teacher="../reusing", loss={"kd": {}}, num_epochs=1)
+    assert call(train.main, "--model_dir", folder.path).status == 0
+
+
+def test_a_student_that_has_no_room_for_it_is_refused(teacher: Folder, make_folder: MakeFolder, call: Call) -> None:
+    changes: dict[str, Any] = {"student": {"name": "resnet8"}, "loss": {"simkd": {}}}
+    folder = make_folder(teacher.path.parent / "no_room", teacher="../teacher", **changes)
+    ended = call(train.main, "--model_dir", folder.path)
+    assert ended.status == 2
+    assert (
+        ended.err.strip()
+        .splitlines()[-1]
+        .endswith('loss.simkd: the student must be the network "simkd", whose classifier reads the teacher\'s map')
+    )

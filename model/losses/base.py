@@ -32,6 +32,13 @@ class DistillLoss(nn.Module):
             ValueError: The two networks cannot be compared.
         """
 
+    def begin(self, student: nn.Module) -> None:
+        """Change what the student begins with; called once, after `prepare`.
+
+        Raises:
+            ValueError: It is not a network that this term can be used for.
+        """
+
     def pairs(self, student: Output, teacher: Output) -> list[tuple[Tensor, Tensor]]:  # noqa: ARG002
         """The features that it compares, the student's and the teacher's; empty where it compares whole answers.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -52,11 +53,18 @@ class Objective(nn.Module):
             OptionError: A term cannot compare the two networks.
         """
         for name, loss in self.losses.items():
-            with under(f"loss.{name}"):
-                try:
-                    cast(DistillLoss, loss).prepare(setting)
-                except ValueError as error:
-                    raise OptionError("", str(error)) from None
+            with _told_of(name):
+                cast(DistillLoss, loss).prepare(setting)
+
+    def begin(self, student: nn.Module) -> None:
+        """Let every term change what the student begins with.
+
+        Raises:
+            OptionError: A term cannot be used for this network.
+        """
+        for name, loss in self.losses.items():
+            with _told_of(name):
+                cast(DistillLoss, loss).begin(student)
 
     def pairs(self, setting: Setting) -> dict[str, list[tuple[Tensor, Tensor]]]:
         """The features that each term compares, the student's and the teacher's; terms without such are left out."""
@@ -96,6 +104,16 @@ class Objective(nn.Module):
     def _factor(self, name: str, epoch: float) -> float:
         options = self.options[name]
         return options.weight * (min(1.0, epoch / options.warmup_epochs) if options.warmup_epochs else 1.0)
+
+
+@contextmanager
+def _told_of(name: str) -> Iterator[None]:
+    """Name the term in what it refuses."""
+    with under(f"loss.{name}"):
+        try:
+            yield
+        except ValueError as error:
+            raise OptionError("", str(error)) from None
 
 
 def _in_float32(output: Output) -> Output:

@@ -16,5 +16,6 @@ from model.nets import resnet_stem7 as resnet_stem7
 from model.nets import resnext as resnext
 from model.nets import shufflev1 as shufflev1
 from model.nets import shufflev2 as shufflev2
+from model.nets import simkd as simkd
 from model.nets import vgg as vgg
 from model.nets import wrn as wrn

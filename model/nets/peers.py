@@ -12,10 +12,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from model.nets.named import named
+from model.nets.named import inner
 from model.registry import NETS
 from model.types import Output
-from utils import shown, under
 
 
 @NETS.register("peers")
@@ -38,21 +37,9 @@ class Peers(nn.Module):
         super().__init__()
         if len(networks) < 2:
             raise ValueError(f"networks must be 2 or more, got {len(networks)}")
-        self.networks = nn.ModuleList()
-        for number, network in enumerate(networks):
-            if not isinstance(network.get("name"), str):
-                raise ValueError(f'networks.{number} should be an object with "name", got {shown(network)}')
-            options = {key: value for key, value in network.items() if key != "name"}
-            with under(f"networks.{number}"):
-                self.networks.append(
-                    named(
-                        network["name"],
-                        num_classes=num_classes,
-                        in_channels=in_channels,
-                        image_size=image_size,
-                        options=options,
-                    )
-                )
+        sizes = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
+        built = (inner(f"networks.{number}", network, **sizes) for number, network in enumerate(networks))
+        self.networks = nn.ModuleList(built)
 
     def forward(self, images_NCHW: Tensor) -> Output:
         first, *others = [network(images_NCHW) for network in self.networks]

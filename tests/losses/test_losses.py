@@ -259,6 +259,7 @@ HAVE_A_FILE_OF_TESTS = {
         "reviewkd",
         "self_distillation",
         "semckd",
+        "simkd",
         "vid",
     ),
 }

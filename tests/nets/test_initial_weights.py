@@ -42,6 +42,7 @@ FAN_OUT_NORMAL_CONVS = [
     *MOBILE_NETS,
     "peers",
 ]
+OF_TWO_KINDS = ["simkd"]  # the inner network's convolutions, and the projector's, which are PyTorch's own
 WITHOUT_CONVS = ["mlp", "mlp_1200", "mlp_800", "mlp_128"]
 WITHOUT_BATCH_NORM = [*WITHOUT_CONVS, "lenet"]
 LINEAR_IS_FAN_IN_NORMAL = RESNEXTS
@@ -120,7 +121,7 @@ def test_batch_norms_start_as_the_identity(name: str) -> None:
 
 
 def test_every_network_is_listed_with_its_convolutions() -> None:
-    assert sorted(PYTORCH_CONVS + FAN_OUT_NORMAL_CONVS + WITHOUT_CONVS) == NETS.names()
+    assert sorted(PYTORCH_CONVS + FAN_OUT_NORMAL_CONVS + WITHOUT_CONVS + OF_TWO_KINDS) == NETS.names()
 
 
 @pytest.mark.parametrize("name", WITHOUT_CONVS)

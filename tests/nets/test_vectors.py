@@ -311,7 +311,7 @@ WITHOUT_VECTOR = {
     # Their parameter counts are checked, and other networks of the same classes have vectors.
     *("resnet101", "resnet152", "preresnet20", "preresnet56", "preresnet110"),
     *("multi_exit_resnet18", "multi_exit_resnet50"),  # test_multi_exit_resnet.py has theirs
-    "peers",  # which are networks of other names
+    *("peers", "simkd"),  # which are networks of other names
 }
 AGAINST_TORCHVISION = {"resnet18_imagenet", "resnet34_imagenet"}
 
@@ -320,6 +320,8 @@ NUM_PARAMETERS = [
     ("resnet18", 10, 11_173_962),
     ("resnet34", 10, 21_282_122),
     ("peers", 100, 2 * 278_324),
+    # A resnet8x4, and convolutions of 256 x 128, 128 x 128 x 9 and 128 x 256 with their batch norms.
+    ("simkd", 100, 1_233_540 + 32_768 + 147_456 + 32_768 + 2 * (128 + 128 + 256)),
     ("resnet50", 10, 23_520_842),
     ("resnet101", 10, 42_512_970),
     ("resnet152", 10, 58_156_618),
