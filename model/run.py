@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -137,8 +138,7 @@ def train_generations(
             return
         with recording(folder, world):
             for number, child in enumerate(children):
-                progress = {"generation": number, "progress": number / len(children)}
-                world.first(lambda progress=progress: folder.update_run(**progress))
+                world.first(partial(folder.update_run, generation=number, progress=number / len(children)))
                 log.info("%s: generation %d of %d", folder.name, number, len(children))
                 train_folder(child, place, train_teachers=train_teachers)
                 log.info("%s: %s", child.name, summary(child))
@@ -176,7 +176,8 @@ def run(
     estimate = trainer.estimate_seconds(batch)
     seconds = world.first(lambda: estimate)
     log.info("%s: %s", folder.name, plan(trainer, seconds))
-    if pays_to_compile(seconds, trainer.device) if compiling == "auto" else compiling:
+    pays = world.size == 1 and pays_to_compile(seconds, trainer.device)  # nobody has tried it in several processes
+    if pays if compiling == "auto" else compiling:
         log.info("%s: compiling the student", folder.name)
         trainer.compile(batch)
     trainer.distribute(batch)

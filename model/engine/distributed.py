@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -59,7 +59,7 @@ class World:
         if self.size == 1 or device.type != "cuda":
             return self
         torch.cuda.set_device(device)
-        return replace(self, group=dist.new_group(backend="nccl"))
+        return replace(self, group=_group_of_all("nccl"))
 
     # What they agree on ---------------------------------------------------------------------------------------------
 
@@ -73,8 +73,9 @@ class World:
             done.append(act())
         except Exception as error:  # raised again below, when the others know
             failure = error
-        told = [None] * self.size
-        dist.all_gather_object(told, failure and (status_of(failure), str(failure) or type(failure).__name__))
+        mine = None if failure is None else (status_of(failure), str(failure) or type(failure).__name__)
+        told: list[tuple[int, str] | None] = [None] * self.size
+        dist.all_gather_object(told, mine)
         if failure is not None:
             raise failure
         for status, message in filter(None, told):
@@ -117,7 +118,7 @@ class World:
             return rows
         if 0 in rows.shape[1:]:
             return rows.new_empty(total, *rows.shape[1:])
-        gathered: Tensor = _Gathered.apply(rows, total, self)  # type: ignore[no-untyped-call]
+        gathered: Tensor = _Gathered.apply(rows, total, self)
         return gathered
 
     def gathered_output(self, output: Output, parts: frozenset[Part], total: int) -> Output:
@@ -148,7 +149,7 @@ class World:
         """The module, its batch norm replaced by one that sees the whole batch, where there is one for the device."""
         if self.group is None:
             return module
-        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module, self.group)
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module, self.group)  # type: ignore[no-untyped-call]
         return converted
 
     @torch.no_grad()
@@ -173,7 +174,6 @@ class World:
         return DistributedDataParallel(
             _Computation(modules, function),
             process_group=self.group,
-            broadcast_buffers=False,
             find_unused_parameters=find_unused,
         )
 
@@ -202,11 +202,14 @@ class _Gathered(torch.autograd.Function):
 
 
 class _Computation(nn.Module):
-    """A function of the parameters of some modules, as the one module that DistributedDataParallel wants."""
+    """A function of the parameters of some modules, as the one module that DistributedDataParallel wants.
+
+    It has no buffers, which would be sent around at every step: see `World.average`.
+    """
 
     def __init__(self, modules: Sequence[nn.Module], function: Callable[..., Any]) -> None:
         super().__init__()
-        self.parts = nn.ModuleList(modules)
+        self.trained = nn.ParameterList(parameter for module in modules for parameter in module.parameters())
         self._function = function
 
     def forward(self, *arguments: Any) -> Any:
@@ -219,11 +222,11 @@ def joined() -> Iterator[World]:
 
     Processes that fail in the same way leave it to the first to tell why.
     """
-    if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if not dist.is_torchelastic_launched() or int(os.environ["WORLD_SIZE"]) == 1:
         yield ALONE
         return
     dist.init_process_group("gloo", timeout=PATIENCE)
-    last_words = dist.new_group(backend="gloo", timeout=GOODBYE)
+    last_words = _group_of_all("gloo", GOODBYE)
     world = World(rank=dist.get_rank(), size=dist.get_world_size(), local_rank=int(os.environ["LOCAL_RANK"]))
     log.disabled = not world.is_first
     try:
@@ -233,6 +236,10 @@ def joined() -> Iterator[World]:
             raise SystemExit(status_of(error)) from None
         raise
     dist.destroy_process_group()
+
+
+def _group_of_all(backend: str, timeout: timedelta | None = None) -> dist.ProcessGroup:
+    return cast(dist.ProcessGroup, dist.new_group(backend=backend, timeout=timeout))
 
 
 def _is_told_by_the_first(world: World, status: int, group: dist.ProcessGroup) -> bool:

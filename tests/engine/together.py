@@ -112,8 +112,8 @@ def findings(world: World) -> dict[str, Any]:
     rank, data = world.rank, open_data()
     rows_N2 = torch.tensor([[number, -number] for number in range(11)])[world.share.of(torch.arange(11))]
     said = [batch.index for batch in data.eval_batches("test", 4, world.share)]
-    norm = nn.BatchNorm1d(2)
-    norm.running_mean = torch.tensor([1.0, 10.0]) * rank
+    norm, mean = nn.BatchNorm1d(2), torch.tensor([1.0, 10.0]) * rank
+    norm.running_mean = mean
 
     def fail(error: Exception) -> Callable[[], None]:
         def act() -> None:
@@ -133,7 +133,7 @@ def findings(world: World) -> dict[str, Any]:
         "user error": ending(lambda: world.each(fail(UserError("only there")))),
         "bug": ending(lambda: world.each(fail(KeyError("broken")))),
         "failure of the first": ending(lambda: world.first(lambda: 1 / 0)),
-        "averaged": [norm.running_mean.tolist(), norm.num_batches_tracked.tolist()],
+        "averaged": [mean.tolist(), norm.state_dict()["num_batches_tracked"].item()],
     }
 
 
