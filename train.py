@@ -1,6 +1,7 @@
 """Train the experiment of a folder, go on with it, or say that it is done.
 
     python train.py --model_dir experiments/cnn_distill
+    torchrun --nproc_per_node 4 train.py --model_dir experiments/cnn_distill    (docs/distributed.md)
 
 Exit status: 0 done, 1 the run failed, 2 a mistake in what was asked, 75 stopped by a signal after saving.
 """
@@ -26,14 +27,18 @@ def main() -> int:
 
     from model.build import Place, find_device  # after the options: --help need not wait for torch
     from model.dry_run import dry_run
+    from model.engine.distributed import joined
     from model.folder import Folder
     from model.run import train_folder
 
-    folder, place = Folder(args.model_dir), Place(device=find_device(args.device), data_dir=args.data_dir)
-    if args.dry_run:
-        print(dry_run(folder, place))
-    else:
-        train_folder(folder, place, restart=args.restart, train_teachers=not args.no_train_teacher)
+    folder = Folder(args.model_dir)
+    with joined() as world:
+        device = world.each(lambda: find_device(args.device, world))
+        if args.dry_run:
+            world.first(lambda: print(dry_run(folder, Place(device=device, data_dir=args.data_dir))))
+        else:
+            place = Place(device=device, data_dir=args.data_dir, world=world.on(device))
+            train_folder(folder, place, restart=args.restart, train_teachers=not args.no_train_teacher)
     return EXIT_DONE
 
 

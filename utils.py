@@ -89,6 +89,13 @@ def first_sentence(error: Exception) -> str:
     return str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
 
 
+def status_of(error: BaseException) -> int:
+    """The exit status that an exception stands for."""
+    if isinstance(error, (UserError, PermissionError)):
+        return EXIT_USER
+    return EXIT_STOPPED if isinstance(error, (Stopped, KeyboardInterrupt)) else EXIT_FAILED
+
+
 def run_script(main: Callable[[], int]) -> NoReturn:
     """Run a script's main function and turn its exceptions into messages and exit statuses."""
     try:

@@ -14,6 +14,7 @@ import model.data
 import model.engine
 import model.losses
 import model.nets  # noqa: F401  importing the packages fills the registries
+from model.engine.distributed import ALONE, World
 from model.engine.schedules import Schedule, warmed_up
 from model.folder import Folder
 from model.losses.objective import Objective
@@ -28,18 +29,27 @@ WEIGHTS_KEYS = ("state_dict", "model")  # of a checkpoint, with the state dict b
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a run computes and where its data lie; not part of the experiment."""
+    """Where a run computes, in how many processes, and where its data lie; not part of the experiment."""
 
     device: torch.device
     data_dir: Path
+    world: World = ALONE
 
 
-def find_device(name: str) -> torch.device:
-    """The device of `--device`: auto, cpu, cuda or cuda:1.
+def find_device(name: str, world: World = ALONE) -> torch.device:
+    """The device of `--device`: auto, cpu, cuda or cuda:1; each of several processes on a machine has a GPU of its own.
 
     Raises:
         UserError: There is no such device here.
     """
+    if world.size > 1 and name != "cpu" and torch.cuda.is_available():
+        if name not in ("auto", "cuda"):
+            raise UserError(f"--device {name}: every process has a GPU of its own: leave this out")
+        if world.local_rank >= (count := torch.cuda.device_count()):
+            raise UserError(
+                f"--device {name}: more processes than GPUs here: --nproc_per_node {count}, or --device cpu"
+            )
+        return torch.device("cuda", world.local_rank)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

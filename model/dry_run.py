@@ -48,7 +48,7 @@ def _told(folder: Folder, params: Params, place: Place) -> str:
     with _untrained(folder, params, source, data, place) as trainer:
         batch = next(iter(data.train_batches(0, params.batch_size)))
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            loss, terms, _ = trainer.compute_loss(trainer.student, batch, epoch=0.0)
+            loss, terms, _ = trainer.compute_loss(trainer.student, batch, step=0)
         macs = counter.get_total_flops() // 2 // len(batch.labels)
         seconds = trainer.estimate_seconds(batch)
         memory = peak_memory(place.device)

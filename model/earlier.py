@@ -60,12 +60,14 @@ def remove_leftovers(folder: Folder) -> None:
             path.unlink()
 
 
-def checked_state(folder: Folder, steps_per_epoch: int, place: Place) -> dict[str, Any]:
-    """last.pth.tar, if it is this run's.
+def earlier_state(folder: Folder, steps_per_epoch: int, place: Place) -> dict[str, Any] | None:
+    """last.pth.tar, found to be this run's; None where there is none.
 
     Raises:
         UserError: The file is cut short or of another run.
     """
+    if not folder.checkpoint("last").exists():
+        return None
     try:
         content = check_weights(folder, "last", place)
     except UserError as error:

@@ -10,6 +10,7 @@ from types import FrameType
 
 import torch
 
+from model.engine.distributed import is_loss
 from model.folder import Folder
 from utils import RunFailed, Stopped, UserError, log
 
@@ -35,13 +36,17 @@ def recording_the_end(folder: Folder) -> Iterator[None]:
 
 @contextmanager
 def trouble_in_one_line(folder: Folder) -> Iterator[None]:
-    """Turn what the machine does to us into one line: no permission, a full disk, no memory."""
+    """Turn what the machine does to us into one line: no permission, a full disk, no memory, a process that died."""
     try:
         yield
     except PermissionError as error:
         raise UserError(f"{folder.name}: cannot write to this folder ({error.filename}: {error.strerror})") from error
     except (OSError, torch.OutOfMemoryError) as error:
         raise RunFailed(f"{folder.name}: {str(error).splitlines()[0]}") from error
+    except RuntimeError as error:
+        if not is_loss(error):
+            raise
+        raise RunFailed(f"{folder.name}: another process of the run has ended") from error
 
 
 def record_failure(folder: Folder, reason: str) -> None:
@@ -54,12 +59,16 @@ class StopSignals:
 
     While the run is being made ready they end it at once, as nothing is lost. In the training loop, which asks
     `received` after every step, they let the step end and be saved; a second one ends the run at once.
+
+    Args:
+        together: Whether torchrun looks after the processes of the run. It sends a signal to all of them, and one more
+            when one has ended: the second one means nothing, and torchrun itself ends those that take too long.
     """
 
     NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
-    def __init__(self) -> None:
-        self.received = False
+    def __init__(self, *, together: bool = False) -> None:
+        self.together, self.received = together, False
         self._deferred = False
 
     def __enter__(self) -> StopSignals:
@@ -80,7 +89,10 @@ class StopSignals:
             self._deferred = False
 
     def _receive(self, number: int, _: FrameType | None) -> None:
+        if self.received and self.together:
+            return
         if self.received or not self._deferred:
+            self.received = True
             raise Stopped("nothing is lost; run the same command to go on")
         self.received = True
         log.info("%s: saving, then stopping", signal.Signals(number).name)

@@ -17,7 +17,7 @@ import torch
 from model.params import ROOT
 
 
-def provenance(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+def provenance(device: torch.device, dtype: torch.dtype, processes: int) -> dict[str, Any]:
     """Who runs this, on what, with what, since when."""
     return {
         "process": os.getpid(),
@@ -25,6 +25,7 @@ def provenance(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
         "began": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": sys.argv,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
+        "processes": processes,
         "threads": torch.get_num_threads(),
         "precision": str(dtype).removeprefix("torch."),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},

@@ -34,9 +34,10 @@ def permutation(*key: int, index: NDArray[np.integer]) -> NDArray[np.integer]:
     return shuffled
 
 
-def step_seed(seed: int, step: int) -> int:
-    """Seed of the generator that a step's dropout draws from, in [0, 2**63)."""
-    return int(random_bits(seed, STEP, step)) >> 1
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
+    """Seed of the generator that a step's dropout draws from in the process `rank`, in [0, 2**63)."""
+    key = (seed, STEP, step, rank) if rank else (seed, STEP, step)
+    return int(random_bits(*key)) >> 1
 
 
 GAMMA, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # SplitMix64's

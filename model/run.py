@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -13,8 +14,9 @@ from model import build
 from model.build import Place
 from model.build_teacher import Trained, build_teacher, read_teachers
 from model.check import check_folder
-from model.earlier import checked_state, refuse_changed_params, remove_leftovers, remove_run
+from model.earlier import earlier_state, refuse_changed_params, remove_leftovers, remove_run
 from model.ending import StopSignals, recording_the_end, trouble_in_one_line
+from model.engine.distributed import World
 from model.engine.memory import keep_freed_memory
 from model.engine.precision import placed, resolve_precision
 from model.engine.teachers import Teacher, digest
@@ -26,7 +28,7 @@ from model.generations import prepare_generations
 from model.params import Params
 from model.provenance import peak_memory, provenance
 from model.types import DataSource, Pipeline, Split
-from utils import UserError, duration, load_checkpoint, log, logging_to, read_json, write_json
+from utils import Stopped, UserError, duration, load_checkpoint, log, logging_to, read_json, write_json
 
 EVAL_BATCH_SIZE = 1000
 COMPILING_PAYS_AFTER = 300.0  # seconds of training, as compiling takes about one minute
@@ -48,67 +50,114 @@ def train_folder(
         RunFailed: The run broke; run.json says why.
     """
     keep_freed_memory()
-    params = check_folder(folder, place)
+    world = place.world
+    params = world.first(lambda: check_folder(folder, place))
     if params.generations:
         train_generations(folder, params, place, restart=restart, train_teachers=train_teachers, wait=wait)
         return
     if not train_teachers:
-        require_trained(params, folder)
-    with StopSignals() as signals, folder.locked(wait=wait), trouble_in_one_line(folder):
+        world.first(lambda: require_trained(params, folder))
+    stopping, lock = StopSignals(together=world.size > 1), held(folder, world, wait=wait)
+    with stopping as signals, lock, trouble_in_one_line(folder):
         with logging_to(None):  # the folder's files stay as they are, the log too, until all is found to be right
-            if not restart:
-                refuse_changed_params(folder, params)
-                if folder.state() == "finished" and folder.is_trained():
-                    log.info("%s is finished: %s", folder.name, summary(folder))
-                    return
-                if folder.state() == "finished":  # results that came without weights, as this project ships some
-                    log.info("%s is finished, but its weights are not here: it is trained again", folder.name)
-                    restart = True
-            source = build.build_source(params, place)
-            data = open_data(params, folder, source, place)
+            task = "train anew" if restart else world.first(lambda: task_in(folder, params))
+            if task == "nothing":
+                return
+            source = world.each(lambda: build.build_source(params, place))
+            data = world.each(lambda: open_data(params, folder, source, place))
+            refuse_small_shares(params, folder, source, data, place)
             state = None
-            if folder.checkpoint("last").exists() and not restart:
-                state = checked_state(folder, data.steps_per_epoch(params.batch_size), place)
-        if restart:
-            remove_run(folder)
-        remove_leftovers(folder)
-        write_json(folder.resolved, params.model_dump(mode="json"))
-        dtype = resolve_precision(params.precision, place.device)
-        told = provenance(place.device, dtype) | cost_of(params, source)._asdict()
-        folder.update_run(**told, num_epochs=params.num_epochs, state="running", error=None)
-        with logging_to(folder.log), recording_the_end(folder):
+            if task == "train":
+                state = world.first(lambda: earlier_state(folder, data.steps_per_epoch(params.batch_size), place))
+        world.first(lambda: begin(folder, params, source, place, anew=task == "train anew"))
+        with recording(folder, world):
             train_missing(params, folder, place)
-            teachers = read_teachers(params, folder.params)
-            note_teachers(teachers, folder)
-            teacher = build_teacher(teachers, params, source, data, place)
+            teachers = world.each(lambda: read_teachers(params, folder.params))
+            world.first(lambda: note_teachers(teachers, folder))
+            teacher = world.each(lambda: build_teacher(teachers, params, source, data, place))
             trainer = build_trainer(folder, params, place, source, data, teacher, should_stop=lambda: signals.received)
             if state is None:
-                start_from_init(trainer, params)
+                world.each(lambda: start_from_init(trainer, params))
             run(trainer, place, state, signals, params.compile)
+
+
+def task_in(folder: Folder, params: Params) -> Literal["nothing", "train", "train anew"]:
+    """What is left to do in a folder.
+
+    Raises:
+        UserError: Its params.json has changed since the run began.
+    """
+    refuse_changed_params(folder, params)
+    if folder.state() != "finished":
+        return "train"
+    if folder.is_trained():
+        log.info("%s is finished: %s", folder.name, summary(folder))
+        return "nothing"
+    # Results that came without weights, as this project ships some.
+    log.info("%s is finished, but its weights are not here: it is trained again", folder.name)
+    return "train anew"
+
+
+def begin(folder: Folder, params: Params, source: DataSource, place: Place, *, anew: bool) -> None:
+    """Make a folder that of a run that is under way, `anew` without what an earlier one has left."""
+    if anew:
+        remove_run(folder)
+    remove_leftovers(folder)
+    write_json(folder.resolved, params.model_dump(mode="json"))
+    dtype = resolve_precision(params.precision, place.device)
+    told = provenance(place.device, dtype, place.world.size) | cost_of(params, source)._asdict()
+    folder.update_run(**told, num_epochs=params.num_epochs, state="running", error=None)
+
+
+@contextmanager
+def held(folder: Folder, world: World, *, wait: bool) -> Iterator[None]:
+    """The folder's lock, which the first process holds for all; as `Folder.locked`."""
+    with ExitStack() as stack:
+        world.first(lambda: stack.enter_context(folder.locked(wait=wait)))
+        yield
+
+
+@contextmanager
+def recording(folder: Folder, world: World) -> Iterator[None]:
+    """The folder's log, and in run.json how the block ended: both by the first process."""
+    if not world.is_first:
+        yield
+        return
+    with logging_to(folder.log), recording_the_end(folder):
+        yield
 
 
 def train_generations(
     folder: Folder, params: Params, place: Place, *, restart: bool, train_teachers: bool, wait: bool
 ) -> None:
     """Bring all generations of a folder to their end, one after another."""
-    with folder.locked(wait=wait), trouble_in_one_line(folder):
-        children = prepare_generations(folder)
-        if restart:
-            for child in reversed(children):  # from the last, as a killed restart must not leave a child of no parent
-                remove_run(child)
-        if not restart and folder.state() == "finished" and all(child.is_trained() for child in children):
-            with logging_to(None):
-                log.info("%s is finished: %d generations", folder.name, len(children))
+    world = place.world
+    with held(folder, world, wait=wait), trouble_in_one_line(folder):
+        children = world.first(lambda: begin_generations(folder, params, place, restart=restart))
+        if not children:
             return
-        dtype = resolve_precision(params.precision, place.device)
-        folder.update_run(**provenance(place.device, dtype), state="running", error=None)
-        with logging_to(folder.log), recording_the_end(folder):
+        with recording(folder, world):
             for number, child in enumerate(children):
-                folder.update_run(generation=number, progress=number / len(children))
+                world.first(partial(folder.update_run, generation=number, progress=number / len(children)))
                 log.info("%s: generation %d of %d", folder.name, number, len(children))
                 train_folder(child, place, train_teachers=train_teachers)
                 log.info("%s: %s", child.name, summary(child))
-            folder.update_run(state="finished", progress=1.0)
+            world.first(lambda: folder.update_run(state="finished", progress=1.0))
+
+
+def begin_generations(folder: Folder, params: Params, place: Place, *, restart: bool) -> list[Folder]:
+    """The folders of all generations, made ready; none where they are finished."""
+    children = prepare_generations(folder)
+    if restart:
+        for child in reversed(children):  # from the last, as a killed restart must not leave a child of no parent
+            remove_run(child)
+    if not restart and folder.state() == "finished" and all(child.is_trained() for child in children):
+        with logging_to(None):
+            log.info("%s is finished: %d generations", folder.name, len(children))
+        return []
+    told = provenance(place.device, resolve_precision(params.precision, place.device), place.world.size)
+    folder.update_run(**told, state="running", error=None)
+    return children
 
 
 def run(
@@ -119,16 +168,19 @@ def run(
     compiling: bool | Literal["auto"],
 ) -> None:
     """Train from `state`, a last.pth.tar, or from the start, to the end."""
-    folder = trainer.folder
+    folder, world = trainer.folder, trainer.world
     if state is not None:
         trainer.load(state)
         log.info("%s: going on at step %d of %d", folder.name, trainer.step, trainer.total_steps)
-    batch = next(iter(trainer.data.train_batches(0, trainer.batch_size)))
-    seconds = trainer.estimate_seconds(batch)
+    batch = next(iter(trainer.data.train_batches(0, trainer.batch_size, share=world.share)))
+    estimate = trainer.estimate_seconds(batch)
+    seconds = world.first(lambda: estimate)
     log.info("%s: %s", folder.name, plan(trainer, seconds))
-    if pays_to_compile(seconds, trainer.device) if compiling == "auto" else compiling:
+    pays = world.size == 1 and pays_to_compile(seconds, trainer.device)  # nobody has tried it in several processes
+    if pays if compiling == "auto" else compiling:
         log.info("%s: compiling the student", folder.name)
         trainer.compile(batch)
+    trainer.distribute(batch)
     with signals.deferred(), counting_answers(trainer):
         trainer.fit()
         finish(folder, trainer, place)
@@ -141,22 +193,34 @@ def pays_to_compile(seconds: float, device: torch.device) -> bool:
 @contextmanager
 def counting_answers(trainer: Trainer) -> Iterator[None]:
     """Tell how often the teacher had to be run in the block."""
-    folder, teacher = trainer.folder, trainer.teacher
+    folder, teacher, world = trainer.folder, trainer.teacher, trainer.world
     if teacher is None:
         yield
         return
-    asked, run = teacher.num_asked, teacher.num_run
-    before = folder.read_run().get("teacher_images", {}) if trainer.step else {}
+    asked, run, began = teacher.num_asked, teacher.num_run, trainer.step
+
+    def tell() -> None:
+        here = torch.tensor([teacher.num_asked - asked, teacher.num_run - run])
+        asked_here, run_here = world.summed(here).tolist()
+        world.first(lambda: add_answers(folder, asked_here, run_here, going_on=began > 0))
+
     try:
         yield
-    finally:
-        images = {
-            "asked": before.get("asked", 0) + teacher.num_asked - asked,
-            "run": before.get("run", 0) + teacher.num_run - run,
-        }
-        told = "{run:,} of the {asked:,} images that it was asked about".format(**images)
-        log.info("%s: the teacher was run on %s", folder.name, told)
-        folder.update_run(teacher_images=images)
+    except Exception as error:
+        # Of several processes, one may have failed alone: the others would not count with it.
+        if world.size == 1 or isinstance(error, Stopped):
+            tell()
+        raise
+    tell()
+
+
+def add_answers(folder: Folder, asked: int, run: int, *, going_on: bool) -> None:
+    """Write into run.json, and tell, how often a teacher was asked and run, those before the run went on included."""
+    before = folder.read_run().get("teacher_images", {}) if going_on else {}
+    images = {"asked": before.get("asked", 0) + asked, "run": before.get("run", 0) + run}
+    told = "{run:,} of the {asked:,} images that it was asked about".format(**images)
+    log.info("%s: the teacher was run on %s", folder.name, told)
+    folder.update_run(teacher_images=images)
 
 
 def build_trainer(
@@ -170,18 +234,21 @@ def build_trainer(
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Trainer:
     """Everything that a run needs, at step 0."""
-    device, dtype = place.device, resolve_precision(params.precision, place.device)
+    device, dtype, world = place.device, resolve_precision(params.precision, place.device), place.world
     torch.manual_seed(params.seed)
-    student = placed(build.build_student(params, source), device)
+    student = world.synchronised(placed(build.build_student(params, source), device))
     objective = build.build_objective(params)
     build.prepare_objective(objective, params, folder.params, data, place)
     build.begin(objective, student, folder.params)
     objective.to(device)
+    for loss in objective.of_a_share():
+        world.synchronised(loss)
     parameters = [p for module in (student, objective) for p in module.parameters() if p.requires_grad]
 
     def evaluate(net: nn.Module, split: Split) -> dict[str, float]:
-        batches = data.eval_batches(split, EVAL_BATCH_SIZE)
-        return metrics_of(predictions(net, batches, dtype=dtype, device=device))
+        batches = data.eval_batches(split, EVAL_BATCH_SIZE, world.share)
+        said = predictions(net, batches, dtype=dtype, device=device)
+        return metrics_of(said.gathered(lambda rows: world.gathered(rows, data.size(split))))
 
     return Trainer(
         student=student,
@@ -201,6 +268,7 @@ def build_trainer(
         gradient_clip=params.gradient_clip,
         checkpoint_minutes=params.checkpoint_minutes,
         should_stop=should_stop,
+        world=world,
     )
 
 
@@ -218,17 +286,44 @@ def open_data(params: Params, folder: Folder, source: DataSource, place: Place) 
         raise UserError(f"{folder.params}: dataset: {error}") from None
 
 
+def refuse_small_shares(params: Params, folder: Folder, source: DataSource, data: Pipeline, place: Place) -> None:
+    """Every process must have something of every batch.
+
+    Raises:
+        UserError: A batch or a split has too few images.
+    """
+    size = place.world.size
+    if size == 1:
+        return
+    for split in ("val", "test"):
+        if 0 < data.size(split) < size:
+            raise UserError(
+                f"{folder.params}: dataset: {split} has {data.size(split)} images, too few for {size} processes"
+            )
+    last = data.size("train") - (data.steps_per_epoch(params.batch_size) - 1) * params.batch_size
+    with torch.device("meta"):
+        layers = build.build_student(params, source).modules()
+    # One image has no variance; where the statistics are those of all processes, it is not alone.
+    alone = place.device.type == "cpu" and any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in layers)
+    needed = 2 * size if alone else size
+    if (smallest := min(last, params.batch_size)) < needed:
+        which = "a batch" if smallest == params.batch_size else "the last batch of an epoch"
+        raise UserError(
+            f"{folder.params}: batch_size: {which} has {smallest} images, and {size} processes need {needed}"
+        )
+
+
 def finish(folder: Folder, trainer: Trainer, place: Place) -> None:
     """Read the test split, once, with the best and the last weights."""
+    world = trainer.world
     last = trainer.evaluate(trainer.student, "test") | {"epoch": trainer.num_epochs}
     trainer.check_finite({"test_loss": last["loss"]})
-    write_json(folder.metrics("test", "last"), last)
-    best = load_checkpoint(folder.checkpoint("best"))
+    trainer.write(folder.metrics("test", "last"), last)
+    best = world.first(lambda: load_checkpoint(folder.checkpoint("best")))
     trainer.student.load_state_dict(best["state_dict"])
-    write_json(folder.metrics("test", "best"), trainer.evaluate(trainer.student, "test") | {"epoch": best["epoch"]})
-    folder.update_run(
-        state="finished", weights_digest=digest(best["state_dict"]), peak_memory_bytes=peak_memory(place.device)
-    )
+    trainer.write(folder.metrics("test", "best"), trainer.evaluate(trainer.student, "test") | {"epoch": best["epoch"]})
+    told = {"weights_digest": digest(best["state_dict"]), "peak_memory_bytes": peak_memory(place.device)}
+    world.first(lambda: folder.update_run(state="finished", **told))
     log.info("%s is finished: %s", folder.name, summary(folder))
 
 
@@ -248,7 +343,7 @@ def require_trained(params: Params, folder: Folder) -> None:
 
 
 def train_missing(params: Params, folder: Folder, place: Place) -> None:
-    for needed in missing_folders(params, folder):
+    for needed in place.world.first(lambda: missing_folders(params, folder)):
         what = f"its {role(needed, params, folder)} {needed.name}"
         log.info("%s: %s is not trained, it is trained first", folder.name, what)
         train_folder(needed, place, wait=True)
@@ -274,7 +369,8 @@ def start_from_init(trainer: Trainer, params: Params) -> None:
     content = load_checkpoint(path)
     build.load_weights(trainer.student, content, path)
     build.load_terms(trainer.objective, content, path)
-    folder.update_run(init={init.name: digest(build.weights_of(content, path))})
+    if trainer.world.is_first:
+        folder.update_run(init={init.name: digest(build.weights_of(content, path))})
     log.info("%s: starts from the %s weights of %s", folder.name, params.init.weights, init.name)
 
 
@@ -303,9 +399,11 @@ def note_teachers(teachers: Sequence[Trained], folder: Folder) -> None:
 def plan(trainer: Trainer, seconds: float) -> str:
     """One line: what will be done and how long that takes about."""
     epochs = "epoch" if trainer.num_epochs == 1 else "epochs"
+    processes = f" in {trainer.world.size} processes" if trainer.world.size > 1 else ""
     return (
         f"{trainer.num_epochs} {epochs} of {trainer.steps_per_epoch} steps, batch size {trainer.batch_size}, "
-        f"{str(trainer.dtype).removeprefix('torch.')} on {trainer.device.type}: about {duration(seconds)} left"
+        f"{str(trainer.dtype).removeprefix('torch.')} on {trainer.device.type}{processes}: "
+        f"about {duration(seconds)} left"
     )
 
 

@@ -45,6 +45,23 @@ class Batch(NamedTuple):
     view: Tensor  # (N,) int64, which augmentation of the sample this is
 
 
+class Share(NamedTuple):
+    """What one of several processes takes of every batch: the images at `rank`, `rank + size`, ..."""
+
+    rank: int = 0
+    size: int = 1
+
+    def of(self, rows: IntegersT) -> IntegersT:
+        return rows[self.rank :: self.size]
+
+    def between(self, start: int, stop: int) -> slice:
+        """Where the share of the batch from `start` to `stop` lies."""
+        return slice(start + self.rank, stop, self.size)
+
+
+WHOLE = Share()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Normalisation:
     """Channel statistics of images in [0, 1]: a network is fed (image - mean) / std."""
@@ -173,11 +190,14 @@ class Pipeline(Protocol):
     def steps_per_epoch(self, batch_size: int) -> int:
         """Number of batches that one epoch of `train_batches` gives."""
 
-    def train_batches(self, epoch: int, batch_size: int, first_step: int = 0) -> Iterator[Batch]:
-        """Shuffled, augmented batches: order f(seed, epoch), views f(seed, epoch, index), from `first_step` on."""
+    def train_batches(self, epoch: int, batch_size: int, first_step: int = 0, share: Share = WHOLE) -> Iterator[Batch]:
+        """Shuffled, augmented batches: order f(seed, epoch), views f(seed, epoch, index), from `first_step` on.
 
-    def eval_batches(self, split: Split, batch_size: int) -> Iterator[Batch]:
-        """All samples of the split in the data set's order, not augmented."""
+        `share` is what is given of each of them; it has no influence on their number.
+        """
+
+    def eval_batches(self, split: Split, batch_size: int, share: Share = WHOLE) -> Iterator[Batch]:
+        """All samples of the split in the data set's order, not augmented; or a share of them, in as large batches."""
 
     def views(self, num_epochs: int) -> Views:
         """Every view that a run of so many epochs may show."""

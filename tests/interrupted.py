@@ -1,6 +1,7 @@
 """train.py, which a signal hits after one of its steps: python -m tests.interrupted STEP SIGNAL --model_dir ...
 
 SIGKILL comes while the checkpoint of that step is written, just before the new file takes the old one's place.
+Of several processes that torchrun has started, the last is hit, and SIGKILL comes after the step.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ train_step, save = Trainer.train_step, Trainer.save
 
 def train_step_and_signal(trainer: Trainer, batch: Batch) -> None:
     train_step(trainer, batch)
-    if trainer.step == STEP and SIGNAL is not signal.SIGKILL:
+    world = trainer.world
+    if trainer.step == STEP and world.rank == world.size - 1 and (SIGNAL is not signal.SIGKILL or world.size > 1):
         os.kill(os.getpid(), SIGNAL)
 
 

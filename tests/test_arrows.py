@@ -20,7 +20,7 @@ BY_SCRIPTS = (
 # A part -> what it may import beside itself. A part is a module or a package with all that is in it.
 ARROWS: dict[str, tuple[str, ...]] = {
     # scripts: parse, call, print
-    "train": BY_SCRIPTS,
+    "train": (*BY_SCRIPTS, "model.engine.distributed"),
     "evaluate": (*BY_SCRIPTS, "model.evaluate"),
     "search_hyperparams": BY_SCRIPTS,
     "synthesize_results": BY_SCRIPTS,
@@ -55,7 +55,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     ),
     "model.generations": ("model.folder", "model.params", "utils"),
     "model.earlier": ("model.build", "model.check", "model.folder", "model.params", "utils"),
-    "model.ending": ("model.folder", "utils"),
+    "model.ending": ("model.engine.distributed", "model.folder", "utils"),
     "model.build": (
         *("model.data", "model.engine", "model.losses", "model.nets"),
         *("model.folder", "model.params", "model.registry", "model.types", "utils"),

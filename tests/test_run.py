@@ -158,9 +158,9 @@ def test_test_split_is_read_only_at_the_end(
     read: list[Split] = []
     eval_batches = MemoryPipeline.eval_batches
 
-    def spy(data: MemoryPipeline, split: Split, batch_size: int) -> Any:
+    def spy(data: MemoryPipeline, split: Split, *arguments: Any) -> Any:
         read.append(split)
-        return eval_batches(data, split, batch_size)
+        return eval_batches(data, split, *arguments)
 
     monkeypatch.setattr(MemoryPipeline, "eval_batches", spy)
     run.train_folder(make_folder(tmp_path / "run", num_epochs=3), place)

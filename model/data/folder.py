@@ -25,7 +25,7 @@ from model.data.location import located
 from model.data.split import Indices, batch_bounds
 from model.randomness import CUTOUT, ORDER, permutation, random_bits
 from model.registry import DATASETS
-from model.types import Batch, Normalisation, Split, SplitOptions, Views
+from model.types import WHOLE, Batch, Normalisation, Share, Split, SplitOptions, Views
 from utils import OptionError, UserError
 
 if TYPE_CHECKING:
@@ -119,15 +119,16 @@ class FolderPipeline(IndexedPipeline):
         self._readers: dict[Split, BatchReader] = {"train": training[0], "val": training[0], "test": testing[0]}
         self._labels = {"train": training[1], "val": training[1], "test": testing[1]}
 
-    def train_batches(self, epoch: int, batch_size: int, first_step: int = 0) -> Iterator[Batch]:
+    def train_batches(self, epoch: int, batch_size: int, first_step: int = 0, share: Share = WHOLE) -> Iterator[Batch]:
         order = permutation(self.seed, ORDER, epoch, index=self.indices["train"])
         bounds = batch_bounds(len(order), batch_size)
-        return self._batches("train", order, self._drawn(epoch, order), bounds[first_step:])
+        parts = [share.between(start, stop) for start, stop in pairwise(bounds)]
+        return self._batches("train", order, self._drawn(epoch, order), parts[first_step:])
 
-    def eval_batches(self, split: Split, batch_size: int) -> Iterator[Batch]:
-        indices = self.indices[split]
-        bounds = [*range(0, len(indices), batch_size), len(indices)]
-        return self._batches(split, indices, np.full(len(indices), CENTRE), bounds)
+    def eval_batches(self, split: Split, batch_size: int, share: Share = WHOLE) -> Iterator[Batch]:
+        indices = share.of(self.indices[split])
+        parts = [slice(start, start + batch_size) for start in range(0, len(indices), batch_size)]
+        return self._batches(split, indices, np.full(len(indices), CENTRE), parts)
 
     def views(self, num_epochs: int) -> Views:
         meaning: dict[str, Any] = {"size": self._readers["train"].size, "augment": self.augment}
@@ -143,7 +144,7 @@ class FolderPipeline(IndexedPipeline):
 
     def training_batch(self, index: Indices, view: Indices) -> Batch:
         seen = view if self.augment else np.full(len(index), CENTRE)
-        return next(self._batches("train", index, seen, [0, len(index)], num_workers=0))
+        return next(self._batches("train", index, seen, [slice(None)], num_workers=0))
 
     def content_digest(self) -> str:
         """Of the files' names, and so of their classes; their bytes are not read."""
@@ -156,9 +157,9 @@ class FolderPipeline(IndexedPipeline):
         return np.full(len(index), epoch if self.augment else CENTRE)
 
     def _batches(
-        self, split: Split, index: Indices, view: Indices, bounds: list[int], num_workers: int | None = None
+        self, split: Split, index: Indices, view: Indices, parts: list[slice], num_workers: int | None = None
     ) -> Iterator[Batch]:
-        batches = [(index[start:stop], view[start:stop]) for start, stop in pairwise(bounds)]
+        batches = [(index[part], view[part]) for part in parts]
         loader = DataLoader(
             self._readers[split],
             sampler=batches,

@@ -21,7 +21,7 @@ from torch import Tensor
 from model.data.indexed import IndexedPipeline, blanked
 from model.data.split import Indices, batch_bounds
 from model.randomness import ORDER, VIEW, permutation, random_bits
-from model.types import Batch, Normalisation, Split, SplitOptions, Views
+from model.types import WHOLE, Batch, Normalisation, Share, Split, SplitOptions, Views
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,15 +109,16 @@ class MemoryPipeline(IndexedPipeline):
         self._images = {"train": training[0], "val": training[0], "test": testing[0]}
         self._labels = {"train": training[1], "val": training[1], "test": testing[1]}
 
-    def train_batches(self, epoch: int, batch_size: int, first_step: int = 0) -> Iterator[Batch]:
+    def train_batches(self, epoch: int, batch_size: int, first_step: int = 0, share: Share = WHOLE) -> Iterator[Batch]:
         order = permutation(self.seed, ORDER, epoch, index=self.indices["train"])
         order_N, views_N = _tensor(order, self.device), _tensor(self._drawn(epoch, order), self.device)
         bounds = batch_bounds(len(order), batch_size)
         for start, stop in list(pairwise(bounds))[first_step:]:
-            yield self._training_batch(order_N[start:stop], views_N[start:stop])
+            here = share.between(start, stop)
+            yield self._training_batch(order_N[here], views_N[here])
 
-    def eval_batches(self, split: Split, batch_size: int) -> Iterator[Batch]:
-        indices = _tensor(self.indices[split], self.device)
+    def eval_batches(self, split: Split, batch_size: int, share: Share = WHOLE) -> Iterator[Batch]:
+        indices = _tensor(share.of(self.indices[split]), self.device)
         for start in range(0, len(indices), batch_size):
             index_N = indices[start : start + batch_size]
             yield self._batch(split, index_N, torch.full_like(index_N, self.augmentation.identity), Augmentation())

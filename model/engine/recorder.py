@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from tensorboardX import SummaryWriter
@@ -125,3 +125,22 @@ class Recorder:
 
     def close(self) -> None:
         self._writer.close()
+
+
+class SilentRecorder:
+    """What all processes but the first have in its place."""
+
+    def progress(self, epoch: int, step: int) -> AbstractContextManager[None]:  # noqa: ARG002
+        return nullcontext()
+
+    def asking(self, epoch: int) -> AbstractContextManager[Callable[[float], None]]:  # noqa: ARG002
+        return nullcontext(lambda share: None)  # noqa: ARG005
+
+    def is_due(self) -> bool:
+        return False
+
+    def sign_of_life(self, step: int, *, loss: float, accuracy: float, images_per_second: float) -> None: ...
+
+    def epoch(self, row: dict[str, Any], step: int) -> None: ...
+
+    def close(self) -> None: ...

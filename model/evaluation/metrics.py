@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -21,6 +21,11 @@ class Predictions(NamedTuple):
     labels: Tensor  # (N,)
     index: Tensor  # type: ignore[assignment]  # (N,) the samples' places in the data set
     exits: tuple[Tensor, ...] = ()  # (N, K) float32, early exits, shallow to deep
+
+    def gathered(self, gather: Callable[[Tensor], Tensor]) -> Predictions:
+        """What all processes have said, where `gather` makes of a process's rows those of all."""
+        logits, labels, index = (gather(rows) for rows in (self.logits, self.labels, self.index))
+        return Predictions(logits, labels, index, tuple(gather(rows) for rows in self.exits))
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from model.types import Batch, Need, Output, Setting, TermOptions
+from model.types import Batch, Need, Output, Part, Setting, TermOptions
 
 
 class DistillLoss(nn.Module):
@@ -17,11 +17,15 @@ class DistillLoss(nn.Module):
 
     Attributes:
         needs: What it reads of the teacher; where empty, no teacher is asked.
+        whole_batch: Where it is no mean over images, for instance as it compares them with one another: what it reads
+            of both networks. In a run of several processes it is given that, labels and indices of the whole batch,
+            and all else is a process's share.
         published: Weight and warm-up that the paper has, or else the collections that compare methods on CIFAR-100.
         epoch: Epochs done, part epochs included; set before each call.
     """
 
     needs: frozenset[Need] = frozenset({"logits"})
+    whole_batch: frozenset[Part] = frozenset()
     published: TermOptions = TermOptions()
     epoch: float = 0.0
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from model.losses.base import DistillLoss
 from model.losses.relations import directions, of_several
 from model.registry import LOSSES
-from model.types import Batch, Output, TermOptions
+from model.types import Batch, Output, Part, TermOptions
 
 
 @LOSSES.register("cc")
@@ -32,6 +32,7 @@ class CorrelationCongruence(DistillLoss):
     """
 
     needs = frozenset({"embedding"})
+    whole_batch: frozenset[Part] = frozenset({"embedding"})
     published = TermOptions(weight=100.0)
 
     def __init__(self, *, gamma: float = 0.4, order: int = 2) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from model.losses.base import DistillLoss
 from model.losses.relations import of_several
 from model.registry import LOSSES
-from model.types import Batch, Output, Setting, TermOptions
+from model.types import Batch, Output, Part, Setting, TermOptions
 
 
 @LOSSES.register("cc_linear")
@@ -28,6 +28,7 @@ class LinearCorrelationCongruence(DistillLoss):
     """
 
     needs = frozenset({"embedding"})
+    whole_batch: frozenset[Part] = frozenset({"embedding"})
     published = TermOptions(weight=0.02)
 
     def __init__(self, *, embedding_size: int = 128) -> None:

@@ -28,7 +28,7 @@ from model.losses.base import DistillLoss
 from model.losses.relations import directions
 from model.randomness import NEGATIVE, random_bits_there
 from model.registry import LOSSES
-from model.types import Batch, Output, Setting, TermOptions
+from model.types import Batch, Output, Part, Setting, TermOptions
 
 EPSILON = 1e-7
 
@@ -45,6 +45,7 @@ class ContrastiveRepresentationDistillation(DistillLoss):
     """
 
     needs = frozenset({"embedding"})
+    whole_batch: frozenset[Part] = frozenset({"embedding"})
     published = TermOptions(weight=0.8)
 
     # Made in `prepare`: banks (M, E), their Z; the used images by class, and where in them each class lies (K).

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from model.losses.base import DistillLoss
 from model.registry import LOSSES
-from model.types import Batch, Output
+from model.types import Batch, Output, Part
 
 
 @LOSSES.register("cwtm")
@@ -19,6 +19,7 @@ class ConfidenceWeightedByTeacherMax(DistillLoss):
     """Cross-entropy with the labels, weighted by the teacher's largest probability; a batch's weights sum to 1."""
 
     needs = frozenset({"probabilities"})
+    whole_batch: frozenset[Part] = frozenset({"logits"})
 
     def __init__(self) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from model.losses.base import DistillLoss
 from model.registry import LOSSES
-from model.types import Batch, Output
+from model.types import Batch, Output, Part
 
 
 @LOSSES.register("dist")
@@ -29,6 +29,7 @@ class DistillationFromAStrongerTeacher(DistillLoss):
     """
 
     needs = frozenset({"probabilities"})
+    whole_batch: frozenset[Part] = frozenset({"logits"})
 
     def __init__(self, *, beta: float = 2.0, gamma: float = 2.0, temperature: float = 4.0) -> None:
         super().__init__()

@@ -23,7 +23,7 @@ from torch import Tensor
 from model.losses.base import DistillLoss
 from model.losses.probabilities import kl
 from model.registry import LOSSES
-from model.types import Batch, Output
+from model.types import Batch, Output, Part
 
 
 @LOSSES.register("mlkd")
@@ -37,6 +37,7 @@ class MultiLevelLogitDistillation(DistillLoss):
     """
 
     needs = frozenset({"probabilities"})
+    whole_batch: frozenset[Part] = frozenset({"logits"})
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from model.losses.base import DistillLoss
-from model.types import Batch, Need, Output, Setting, TermOptions
+from model.types import Batch, Need, Output, Part, Setting, TermOptions
 from utils import OptionError, under
 
 
@@ -45,6 +45,15 @@ class Objective(nn.Module):
     def needs(self) -> frozenset[Need]:
         """What the terms read of the teacher together; where empty, no teacher is asked."""
         return frozenset().union(*self.needs_of.values())
+
+    @property
+    def whole_batch(self) -> frozenset[Part]:
+        """The parts of outputs that terms need of a whole batch, as they compare its images."""
+        return frozenset().union(*(cast(DistillLoss, loss).whole_batch for loss in self.losses.values()))
+
+    def of_a_share(self) -> list[nn.Module]:
+        """The terms that are given a share of the batch where there are several processes."""
+        return [loss for loss in self.losses.values() if not cast(DistillLoss, loss).whole_batch]
 
     def prepare(self, setting: Setting) -> None:
         """Let every term make what depends on the networks and the data; once, before the first step.
@@ -85,16 +94,27 @@ class Objective(nn.Module):
         return numbers
 
     def forward(
-        self, student: Output, teacher: Output | None, batch: Batch, epoch: float
+        self,
+        student: Output,
+        teacher: Output | None,
+        batch: Batch,
+        epoch: float,
+        whole: tuple[Output, Output | None, Batch] | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The total to minimise, and every term before its weight. `epoch` counts whole and part epochs from 0."""
+        """The total to minimise, and every term before its weight.
+
+        Args:
+            epoch: Whole and part epochs done, from 0.
+            whole: Student, teacher and batch for terms that compare images, where the others are a share of a batch.
+        """
         with torch.autocast(student.logits.device.type, enabled=False):
-            student = _in_float32(student)
-            # A teacher is None only where `needs` is empty, and then no term looks at it.
-            guide = cast(Output, None if teacher is None else _in_float32(teacher))
-            for loss in self.losses.values():
-                cast(DistillLoss, loss).epoch = epoch
-            values = {name: loss(student, guide, batch) for name, loss in self.losses.items()}
+            here = _seen(student, teacher, batch)
+            everywhere = here if whole is None else _seen(*whole)
+            values = {}
+            for name, loss in self.losses.items():
+                term = cast(DistillLoss, loss)
+                term.epoch = epoch
+                values[name] = term(*(everywhere if term.whole_batch else here))
             factors = {name: self._factor(name, epoch) for name in values}
             total = sum(
                 (factors[name] * value for name, value in values.items()), torch.zeros(()).to(batch.labels.device)
@@ -114,6 +134,13 @@ def _told_of(name: str) -> Iterator[None]:
             yield
         except ValueError as error:
             raise OptionError("", str(error)) from None
+
+
+def _seen(student: Output, teacher: Output | None, batch: Batch) -> tuple[Output, Output, Batch]:
+    """What a term is called with."""
+    # A teacher is None only where `needs` is empty, and then no term looks at it.
+    guide = cast(Output, None if teacher is None else _in_float32(teacher))
+    return _in_float32(student), guide, batch
 
 
 def _in_float32(output: Output) -> Output:

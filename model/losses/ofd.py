@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from model.losses.base import DistillLoss
 from model.losses.maps import Layers, Pair, before_relu, paired
 from model.registry import LOSSES
-from model.types import Batch, Output, Setting, TermOptions
+from model.types import Batch, Output, Part, Setting, TermOptions
 
 
 @LOSSES.register("ofd")
@@ -32,6 +32,7 @@ class OverhaulOfFeatureDistillation(DistillLoss):
     """
 
     needs = frozenset({"preacts"})
+    whole_batch: frozenset[Part] = frozenset({"preacts"})  # margins are of all images so far
     published = TermOptions(weight=1e-3)
 
     def __init__(self, *, layers: Layers | None = None) -> None:

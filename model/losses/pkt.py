@@ -16,7 +16,7 @@ from torch import Tensor
 from model.losses.base import DistillLoss
 from model.losses.relations import directions, of_several
 from model.registry import LOSSES
-from model.types import Batch, Output, TermOptions
+from model.types import Batch, Output, Part, TermOptions
 
 EPSILON = 1e-7
 
@@ -26,6 +26,7 @@ class ProbabilisticKnowledgeTransfer(DistillLoss):
     """Divergence of the batch's neighbourhoods, by cosines of embeddings; uses no labels."""
 
     needs = frozenset({"embedding"})
+    whole_batch: frozenset[Part] = frozenset({"embedding"})
     published = TermOptions(weight=30000.0)
 
     def __init__(self) -> None:

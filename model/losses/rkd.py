@@ -18,7 +18,7 @@ from torch import Tensor
 from model.losses.base import DistillLoss
 from model.losses.relations import directions, of_several
 from model.registry import LOSSES
-from model.types import Batch, Output
+from model.types import Batch, Output, Part
 
 
 @LOSSES.register("rkd")
@@ -31,6 +31,7 @@ class RelationalKnowledgeDistillation(DistillLoss):
     """
 
     needs = frozenset({"embedding"})
+    whole_batch: frozenset[Part] = frozenset({"embedding"})
 
     def __init__(self, *, distance_weight: float = 25.0, angle_weight: float = 50.0) -> None:
         super().__init__()

@@ -51,6 +51,8 @@ class SelfDistillation(DistillLoss):
             raise ValueError(f"beta must be 0 or more, got {beta}")
         self.alpha, self.temperature, self.beta = alpha, temperature, beta
         self.feature_reduction, self.divergence = feature_reduction, divergence
+        if feature_reduction == "sum":
+            self.whole_batch = frozenset({"logits", "embedding", "exits"})
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:  # noqa: ARG002
         if not student.exits:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from model.losses.base import DistillLoss
 from model.losses.maps import Pair, crossed, in_float32, of_one_size
 from model.registry import LOSSES
-from model.types import Batch, Output, Setting, TermOptions
+from model.types import Batch, Output, Part, Setting, TermOptions
 
 
 @LOSSES.register("semckd")
@@ -26,6 +26,7 @@ class SemanticCalibration(DistillLoss):
     """Squared distances of each map of the student and all of the teacher, weighed by attention; uses no labels."""
 
     needs = frozenset({"maps"})
+    whole_batch: frozenset[Part] = frozenset({"maps"})
     published = TermOptions(weight=400.0)
 
     def __init__(self) -> None:

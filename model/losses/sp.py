@@ -15,7 +15,7 @@ from model.losses.base import DistillLoss
 from model.losses.maps import deepest
 from model.losses.relations import directions, of_several
 from model.registry import LOSSES
-from model.types import Batch, Output, TermOptions
+from model.types import Batch, Output, Part, TermOptions
 
 
 @LOSSES.register("sp")
@@ -23,6 +23,7 @@ class SimilarityPreserving(DistillLoss):
     """Mean squared distance between the similarities of the batch's images, by the last maps; uses no labels."""
 
     needs = frozenset({"maps"})
+    whole_batch: frozenset[Part] = frozenset({"maps"})
     published = TermOptions(weight=3000.0)
 
     def __init__(self) -> None:

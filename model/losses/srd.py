@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from model.losses.base import DistillLoss
 from model.losses.relations import of_several
 from model.registry import LOSSES
-from model.types import Batch, Output, Setting, TermOptions
+from model.types import Batch, Output, Part, Setting, TermOptions
 
 
 @LOSSES.register("srd")
@@ -28,6 +28,7 @@ class SimpleRecipeDistillation(DistillLoss):
     """
 
     needs = frozenset({"embedding"})
+    whole_batch: frozenset[Part] = frozenset({"embedding"})
     published = TermOptions(weight=2.0)
 
     def __init__(self, *, exponent: float = 4.0) -> None:

@@ -14,7 +14,7 @@ from model.data.folder import CENTRE, FolderPipeline, folder
 from model.data.images import random_crop
 from model.randomness import VIEW, random_bits
 from model.registry import DATASETS
-from model.types import Batch, SplitOptions
+from model.types import Batch, Share, SplitOptions
 from utils import OptionError, UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -92,6 +92,22 @@ def test_first_step_gives_exactly_the_tail(image_folder: Path, num_workers: int,
     whole = list(pipeline.train_batches(2, 4))
     assert len(whole) == pipeline.steps_per_epoch(4) == 5
     assert_equal(list(pipeline.train_batches(2, 4, first_step)), whole[first_step:])
+
+
+def test_processes_share_every_batch_of_one(image_folder: Path) -> None:
+    pipeline = opened(image_folder)
+    whole = list(pipeline.train_batches(1, 4, 1))
+    for rank in range(2):
+        mine = list(pipeline.train_batches(1, 4, 1, Share(rank, 2)))
+        assert_equal(mine, [Batch(*(rows[rank::2] for rows in batch)) for batch in whole])
+
+
+def test_processes_share_what_is_evaluated(image_folder: Path) -> None:
+    pipeline = opened(image_folder)
+    (whole,) = pipeline.eval_batches("test", 1000)
+    for rank in range(2):
+        batches = list(pipeline.eval_batches("test", 2, Share(rank, 2)))
+        assert torch.equal(torch.cat([batch.index for batch in batches]), whole.index[rank::2])
 
 
 def test_an_epoch_sees_every_training_image_once(image_folder: Path) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from model.data.memory import Arrays, Augmentation, MemoryPipeline, augmented
-from model.types import Batch, Normalisation, Split, SplitOptions
+from model.types import Batch, Normalisation, Share, Split, SplitOptions
 
 CPU = torch.device("cpu")
 CROP_AND_FLIP = Augmentation(pad=4, flip=True)
@@ -217,6 +217,26 @@ def test_first_step_gives_exactly_the_tail(first_step: int) -> None:
     assert len(tail) == len(whole) - first_step
     for batch, again in zip(whole[first_step:], tail, strict=True):
         assert all(torch.equal(one, other) for one, other in zip(batch, again, strict=True))
+
+
+@pytest.mark.parametrize("first_step", [0, 3])
+@pytest.mark.parametrize("size", [2, 3])
+def test_processes_share_every_batch_of_one(size: int, first_step: int) -> None:
+    whole = list(opened().train_batches(1, 16, first_step))
+    shares = [list(opened().train_batches(1, 16, first_step, Share(rank, size))) for rank in range(size)]
+    for number, batch in enumerate(whole):
+        for rank in range(size):
+            assert all(
+                torch.equal(mine, rows[rank::size]) for mine, rows in zip(shares[rank][number], batch, strict=True)
+            )
+    assert {len(batches) for batches in shares} == {len(whole)}
+
+
+def test_processes_share_what_is_evaluated() -> None:
+    (whole,) = opened().eval_batches("test", 1000)
+    for rank in range(3):
+        index = torch.cat([batch.index for batch in opened().eval_batches("test", 5, Share(rank, 3))])
+        assert torch.equal(index, whole.index[rank::3])
 
 
 def test_a_last_batch_of_one_joins_the_one_before() -> None:

@@ -71,6 +71,12 @@ def test_permutation_puts_every_element_everywhere() -> None:
     assert ((counts - 500) ** 2 / 500).sum() < 9 + 6 * np.sqrt(18)
 
 
+def test_every_process_has_its_own_step_seeds_and_the_first_those_of_a_run_in_one() -> None:
+    seeds = [step_seed(5, step, rank) for step in range(100) for rank in range(8)]
+    assert len(set(seeds)) == 800
+    assert seeds[::8] == [step_seed(5, step) for step in range(100)]
+
+
 def test_step_seed_is_a_seed_that_torch_takes() -> None:
     seeds = [step_seed(seed, step) for seed in (0, 1, 2**63 - 1) for step in range(1000)]
     assert len(set(seeds)) == 3000

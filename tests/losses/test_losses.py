@@ -523,3 +523,29 @@ def test_loss_that_needs_probabilities_does_not_see_a_shift_of_the_logits(row: R
     shifted = teacher._replace(logits=teacher.logits + torch.arange(8.0)[:, None])
     same = torch.allclose(value(row, student, shifted, seen), value(row, student, teacher, seen))
     assert same is not ("logits" in prepared(row, student, teacher).needs and "shift" not in row.unlike)
+
+
+# Several processes ----------------------------------------------------------------------------------------------------
+
+OPTIONS: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in LOSSES.names()]
+OPTIONS.append(("self_distillation", {"feature_reduction": "sum"}))
+
+
+@pytest.mark.parametrize(("name", "options"), OPTIONS, ids=str)
+def test_loss_asks_for_the_whole_batch_where_it_is_no_mean_over_images(name: str, options: dict[str, Any]) -> None:
+    num_classes = 2 if name == "dkpp" else 10  # of which there is but one permutation
+    student, teacher = (drawn(8, num_classes, TEACHER, seed) for seed in (1, 2))
+    exits = (drawn(8, num_classes, TEACHER, seed=3),)
+    seen = batch(8, num_classes)
+    row = Row(name, options, lambda s, t, y, _: 0.0)
+
+    def of(images: slice) -> float:
+        early = tuple(each(exit_, lambda t: t[images]) for exit_ in exits)
+        here = each(student, lambda t: t[images])._replace(exits=early)
+        loss = prepared(row, student, teacher).eval()  # batch norm is another matter: it can be synchronised
+        there, shown = each(teacher, lambda t: t[images]), Batch(*(tensor[images] for tensor in seen))
+        return cast(float, loss(here, there, shown).item())
+
+    whole, halves = of(slice(8)), (of(slice(4)), of(slice(4, 8)))
+    is_mean = whole == pytest.approx(sum(halves) / 2, rel=1e-9)
+    assert is_mean is not bool(prepared(row, student, teacher).whole_batch)
