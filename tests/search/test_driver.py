@@ -168,7 +168,7 @@ def test_a_search_whose_first_three_runs_fail_gives_up(tmp_path: Path, capsys: p
     assert fake.run(jobs=1) == 1
     assert len(fake.begun()) == 3
     error = capsys.readouterr().err
-    assert "all of the first 3 runs failed: 2 are not begun" in error
+    assert "3 runs failed one after another, so no more are begun" in error
     assert "loss is not finite" in error
 
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from model.search.space import load_space, points, short
+from model.search.points import points
+from model.search.space import load_space, short
 from tests.search.fake_search import BASE, FakeSearch, write
 from utils import UserError
 
@@ -114,7 +115,10 @@ ALPHA = {"alpha": [0.5]}
             {"parameters": ALPHA, "metod": "grid"},
             'metod: unknown key, did you mean "method"?; known: method',
         ),
-        ({"parameters": ALPHA, "method": "tpe"}, 'method: no method is named "tpe"; known: grid'),
+        (
+            {"parameters": ALPHA, "method": "annealing"},
+            'no method is named "annealing"; known: grid, random, tpe, gp',
+        ),
         ({"parameters": ALPHA, "method": "gird"}, 'no method is named "gird", did you mean "grid"?'),
         ({"parameters": ALPHA, "method": 3}, "method: should be a valid string, got 3"),
         ({"parameters": {"alpha": []}}, "search.json: parameters.alpha.values: is empty"),
@@ -127,13 +131,12 @@ ALPHA = {"alpha": [0.5]}
         ({"parameters": {"alpha": {"values": [1], "value": 1}}}, 'parameters.alpha: needs either "values"'),
         (
             {"parameters": {"alpha": {"value": 0.5}}},
-            'parameters: none has "values" or "choices", so there is nothing to search',
+            "parameters: none has several values or a range, so there is nothing to search",
         ),
         (
             {"parameters": {"alpha": {"vals": [1]}}},
             'alpha.vals: unknown key, did you mean "values"?; known',
         ),
-        ({"parameters": {"alpha": {"min": 0, "max": 1}}}, "parameters.alpha.min: unknown key"),
         (
             {"parameters": {"alpa": [0.5]}},
             'alpa: no value of params.json has this name, did you mean "alpha"?',
