@@ -179,4 +179,6 @@ def share_done(folder: Folder) -> float:
 
 
 def shown(name: str, value: float) -> str:
-    return f"{100 * value:.2f} %" if name.endswith("accuracy") else f"{value:.4g}"
+    if name.endswith("accuracy"):
+        return f"{100 * value:.2f} %"
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
