@@ -10,6 +10,7 @@ all is saved.
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 import sys
 from functools import partial
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from model.params import ROOT
 from model.search.driver import Final, search
+from model.search.estimate import num_to_come, told_time
 from model.search.front import front_table
 from model.search.local import LocalEngine
 from model.search.phase import Limits
@@ -45,17 +47,24 @@ def main() -> int:
 
     from model.build import Place, find_device  # after the options: --help need not wait for torch
     from model.check import check_params
+    from model.dry_run import estimate_seconds
     from model.report.search import tables_of_search
     from model.report.tables import results_table
 
     command = [sys.executable, str(ROOT / "train.py"), "--device", args.device]
     command += ["--data_dir", str(args.data_dir.absolute())] if args.data_dir else []
-    check = partial(check_params, place=Place(device=find_device("cpu"), data_dir=args.data_dir or ROOT / "data"))
+    data_dir = args.data_dir or ROOT / "data"
+    check = partial(check_params, place=Place(device=find_device("cpu"), data_dir=data_dir))
     make_engine = partial(LocalEngine.for_runs, jobs=args.jobs, device=args.device)
     if args.dry_run:
         plan = make_plan(args.parent_dir, check=check, restart=args.restart)
         print(summary(plan))
-        print(f"{make_engine(len(plan.to_do)).describe()}: {shlex.join(command)} --model_dir RUN")
+        engine = make_engine(math.ceil(num_to_come(plan)))
+        print(f"{engine.describe()}: {shlex.join(command)} --model_dir RUN")
+        place = Place(device=find_device(args.device), data_dir=data_dir)
+        measure = partial(estimate_seconds, place=place, threads=engine.threads)
+        num_final = final.top * final.num_seeds if final else 0
+        print(told_time(plan, len(engine.slots), measure, num_final=num_final))
         print(listing(plan))
         return EXIT_DONE
     status = search(

@@ -292,10 +292,17 @@ def _paths(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def with_values(params: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """A copy of a params.json object with the named values (dotted paths or unique leaf names) replaced."""
+    """A copy of a params.json object with the named values (dotted paths or unique leaf names) replaced.
+
+    A name stands for what it stands for in `params`, or else in what the values before it have put there.
+    """
     changed = copy.deepcopy(params)
     for name, value in values.items():
-        *parents, leaf = full_path(params, name).split(".")
+        try:
+            path = full_path(params, name)
+        except OptionError:
+            path = full_path(changed, name)
+        *parents, leaf = path.split(".")
         place = changed
         for parent in parents:
             place = place[parent]

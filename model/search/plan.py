@@ -187,7 +187,7 @@ def _cells_of_grid(plan: Plan) -> list[Cell]:
 
 def _proposed_cells(plan: Plan) -> list[Cell]:
     seed = plan.seeds[0]
-    found = found_points(plan.parent_dir, plan.space, plan.suffix(seed))
+    found = found_points(plan.parent_dir, plan.space, plan.base, suffix=plan.suffix(seed))
     return [Cell(point, number, plan.make_run(point, seed, number=number)) for number, point in found]
 
 

@@ -133,14 +133,14 @@ def distribution_of_range(parameter: Parameter) -> FloatDistribution | IntDistri
 
 
 def rounded(value: float, parameter: Parameter) -> float:
-    """A value of a range as people write it: to 1/10,000 of the range, or to four digits where its scale is log."""
+    """A value of a range as people write it: to 1/1,000 of the range or finer, or to four digits where its scale is log."""
     low, high = parameter.bounds
     if parameter.distribution == "int_uniform":
         return int(value)
     if parameter.q is not None:
         return round(value, 12)
-    span = 10 * value if parameter.distribution == "log_uniform_values" else high - low
-    return min(max(round(value, 4 - math.floor(math.log10(span))), low), high)
+    span = value if parameter.distribution == "log_uniform_values" else high - low
+    return min(max(round(value, 3 - math.floor(math.log10(span))), low), high)
 
 
 def directions(metrics: Sequence[Metric]) -> list[StudyDirection]:

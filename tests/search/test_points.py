@@ -116,7 +116,7 @@ def test_every_value_and_both_ends_of_every_range_are_among_the_samples(tmp_path
 
 
 def test_a_grid_of_conditional_choices_is_trained(tmp_path: Path) -> None:
-    fake = FakeSearch(tmp_path, {"method": METHOD}, num_epochs=1)
+    fake = FakeSearch(tmp_path, {"method": METHOD}, num_epochs=1, loss={"ce": {}})
     assert fake.run() == 0
     assert fake.read("method_alone", "params.json")["loss"] == {"ce": {}}
     run = "method_hinton_alpha_0.9_temperature_2"

@@ -209,6 +209,27 @@ def test_values_with_one_safe_form_get_folders_of_their_own(tmp_path: Path) -> N
     assert len(fake.begun()) == 3
 
 
+def test_what_choices_set_is_found_again(tmp_path: Path) -> None:
+    hinton = {"loss": {"kd": {}}, "loss.kd.alpha": {"min": 0.1, "max": 0.9}}
+    scheduled = {"schedule": {"name": "step", "learning_rate": 3.0}}  # so that learning_rate stands for two values
+    parameters = {
+        "method": {"choices": {"alone": {"batch_size": 8}, "hinton": hinton, "scheduled": scheduled}},
+        "learning_rate": {"min": 0.1, "max": 1.0},
+    }
+    fake = FakeSearch(
+        tmp_path,
+        parameters,
+        search={"method": "random", "run_cap": 9},
+        loss={"ce": {}},
+        optimizer={"name": "sgd", "learning_rate": 0.5},
+        num_epochs=1,
+    )
+    assert fake.run() == 0
+    assert {run.split("_")[1] for run in fake.runs()} == {"alone", "hinton", "scheduled"}
+    assert fake.run() == 0
+    assert len(fake.begun()) == 9
+
+
 def test_a_teacher_that_is_searched_is_found_again_in_its_runs(tmp_path: Path) -> None:
     for name in ("one", "two"):
         write(tmp_path / "experiments" / name / "params.json", {"student": {"name": "cnn"}})
