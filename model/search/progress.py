@@ -114,7 +114,7 @@ class Progress:
             self._note_best(line.run)
             line.bar.n = share_done(line.run.folder)
             line.bar.set_postfix_str(self._told_by(line.run.folder))
-        self._bar.n = self.num_finished
+        self._bar.n = self.num_finished + self.num_pruned
         self._bar.set_postfix_str(self._state())
 
     def _count(self, run: Run) -> None:

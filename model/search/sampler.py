@@ -133,7 +133,7 @@ def distribution_of_range(parameter: Parameter) -> FloatDistribution | IntDistri
 
 
 def rounded(value: float, parameter: Parameter) -> float:
-    """A value of a range as people write it: to 1/1,000 of the range or finer, or to four digits where its scale is log."""
+    """A value of a range as people write it: to 1/1000 of the range or finer, or to four digits on a log scale."""
     low, high = parameter.bounds
     if parameter.distribution == "int_uniform":
         return int(value)

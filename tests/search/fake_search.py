@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,6 +15,9 @@ from model.params import ROOT
 from model.search.driver import search
 from model.search.local import LocalEngine
 from utils import run_script
+
+if TYPE_CHECKING:
+    import optuna
 
 HERE = Path(__file__).parent
 
@@ -99,6 +102,14 @@ class FakeSearch:
 
     def begun(self) -> list[str]:
         return [event["run"] for event in self.events("begin")]
+
+    def study(self) -> "optuna.Study":
+        """The journal as Optuna reads it."""
+        import optuna  # here, as a grid's process must not import it
+        from optuna.storages.journal import JournalFileBackend
+
+        backend = JournalFileBackend(str(self.folder / "optuna.journal"))
+        return optuna.load_study(study_name=self.folder.name, storage=optuna.storages.JournalStorage(backend))
 
     def read(self, run: str, name: str) -> Any:
         return json.loads((self.folder / run / name).read_text())

@@ -9,10 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 
 from model.params import ROOT
 from model.search.sampler import Sampler
@@ -28,11 +25,6 @@ def proposing(
 ) -> FakeSearch:
     search = {"method": method, "run_cap": run_cap}
     return FakeSearch(tmp_path, parameters, search=search, student={"accuracy": GOAL} | student, num_epochs=1)
-
-
-def study(fake: FakeSearch) -> optuna.Study:
-    storage = JournalStorage(JournalFileBackend(str(fake.folder / "optuna.journal")))
-    return optuna.load_study(study_name="a search", storage=storage)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +94,7 @@ def test_the_journal_is_never_missed(tmp_path: Path, of_twelve: list[str], what:
     fake.change(run_cap=12)
     assert fake.run(jobs=1) == 0
     assert fake.begun() == of_twelve
-    assert len(study(fake).trials) == 12
+    assert len(fake.study().trials) == 12
 
 
 def test_after_kill_9_it_goes_on_as_if_nothing_had_happened(tmp_path: Path, of_twelve: list[str]) -> None:
@@ -134,7 +126,7 @@ def test_a_grid_that_becomes_tpe_knows_its_runs(tmp_path: Path) -> None:
     fake.change(method="tpe", run_cap=6, parameters=RANGES)
     assert fake.run() == 0
     assert len(fake.begun()) == len(set(fake.begun())) == 6
-    trials = study(fake).trials[:4]
+    trials = fake.study().trials[:4]
     assert [tuple(trial.params.values()) for trial in trials] == [(0.1, 2), (0.1, 8), (0.5, 2), (0.5, 8)]
     assert [trial.value for trial in trials] == pytest.approx([1 - 0.04 - 0.0225] * 4)
 
@@ -285,14 +277,14 @@ def test_the_journal_shows_optuna_every_run(tmp_path: Path) -> None:
     parameters = {"alpha": [0.25, 0.5], "student.name": ["cnn", "resnet20"], "num_epochs": {"value": 2}}
     fake = proposing(tmp_path, 4, method="random", parameters=parameters, accuracy="alpha * epoch / 2")
     fake.run()
-    trials = study(fake).trials
+    trials = fake.study().trials
     assert [trial.user_attrs["folder"] for trial in trials] == fake.runs()
     for trial in trials:
         alpha = trial.params["alpha"]
         assert trial.user_attrs["folder"] == f"alpha_{alpha}_student_{trial.params['student.name']}"
         assert (trial.state.name, trial.value) == ("COMPLETE", alpha)
         assert trial.intermediate_values == {1: alpha / 2, 2: alpha}
-    assert study(fake).direction.name == "MAXIMIZE"
+    assert fake.study().direction.name == "MAXIMIZE"
 
 
 def test_a_grid_does_not_wait_for_optuna(tmp_path: Path) -> None:

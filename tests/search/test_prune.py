@@ -14,7 +14,6 @@ from model.report.tables import results_table
 from model.search.prune import Pruner, shares_of_brackets
 from model.search.space import EarlyTerminate, Metric
 from tests.search.fake_search import FakeSearch, is_alive, write
-from tests.search.test_proposals import study
 
 MEDIAN = EarlyTerminate(type="median", min_iter=2)
 ASHA = EarlyTerminate(type="asha", min_iter=2, eta=3)
@@ -211,13 +210,13 @@ def pruning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSearch:
     """The first run is the best, and the others are so from their first epoch on."""
     monkeypatch.setattr("model.search.phase.LOOK_SECONDS", 0.0)
     search = {"early_terminate": {"type": "asha", "min_iter": 1, "eta": 2}}
-    return FakeSearch(tmp_path, {"alpha": ALPHAS}, search=search, student={"seconds": 0.1}, num_epochs=6)
+    return FakeSearch(tmp_path, {"alpha": ALPHAS}, search=search, student={"seconds": 0.15}, num_epochs=8)
 
 
 def test_bad_runs_are_stopped_and_told(pruning: FakeSearch, capsys: pytest.CaptureFixture[str]) -> None:
     assert pruning.run(jobs=1) == 0
     assert [pruning.state(f"alpha_{alpha}") for alpha in ALPHAS] == ["finished", "pruned", "pruned", "pruned"]
-    assert all(len(pruning.history(f"alpha_{alpha}")) < 4 for alpha in ALPHAS[1:])
+    assert all(len(pruning.history(f"alpha_{alpha}")) < 5 for alpha in ALPHAS[1:])
     shown = capsys.readouterr().err
     assert "alpha_0.1: pruned after 0 s, val_accuracy 10.00 %; 1 of 4 finished, 1 pruned, best 90.00 %" in shown
     assert shown.endswith("1 of 4 runs are finished, 3 were pruned\n")
@@ -270,7 +269,7 @@ def test_a_run_that_does_not_stop_is_killed_and_counts_as_pruned(
 def test_a_sampler_is_told_of_pruned_runs(pruning: FakeSearch) -> None:
     pruning.change(method="tpe", run_cap=4)
     assert pruning.run(jobs=1) == 0
-    states = {trial.params["alpha"]: trial.state.name for trial in study(pruning).trials}
+    states = {trial.params["alpha"]: trial.state.name for trial in pruning.study().trials}
     assert len(states) == 4
     assert states[0.9] == "COMPLETE"
     assert "PRUNED" in states.values()

@@ -11,10 +11,10 @@ import pytest
 import search_hyperparams
 from model.search.driver import Final
 from tests.search.fake_search import FakeSearch
-from tests.search.test_proposals import RANGES, study
 from utils import UserError
 
 ALPHAS = {"alpha": [0.3, 0.1, 0.2]}
+RANGES = {"alpha": {"min": 0.0, "max": 1.0}, "temperature": {"min": 1.0, "max": 20.0}}
 
 
 def with_seeds(tmp_path: Path, *seeds: int, **search: Any) -> FakeSearch:
@@ -74,7 +74,7 @@ def test_a_sampler_is_told_the_mean_of_the_seeds(tmp_path: Path) -> None:
     assert fake.run(jobs=1) == 0
     fake.change(run_cap=4)
     fake.run(jobs=1)
-    trials = study(fake).trials[:3]
+    trials = fake.study().trials[:3]
     best = max(trials, key=lambda trial: trial.params["alpha"])
     for trial in trials:
         expected = trial.params["alpha"] + (0.02 if trial == best else 0)

@@ -21,7 +21,7 @@ METHODS = [
     "tpe",
     "gp",
     "nsga2",
-    pytest.param("cmaes", marks=pytest.mark.skipif(find_spec("cmaes") is None, reason="cmaes is not installed")),
+    pytest.param("cmaes", marks=pytest.mark.skipif(find_spec("cmaes") is None, reason="the package is not installed")),
 ]
 RANGES = {"alpha": {"min": 0.0, "max": 1.0}, "temperature": {"min": 1.0, "max": 20.0}}
 MIXED = {
