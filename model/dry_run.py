@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from model import build
 from model.build import Place
 from model.build_teacher import build_untrained_teacher, has_cache
-from model.check import check_folder
+from model.check import check_folder, check_params
 from model.data.memory import Arrays, Augmentation, MemoryPipeline
 from model.engine.trainer import Trainer
 from model.folder import Folder
@@ -39,6 +39,26 @@ def dry_run(folder: Folder, place: Place) -> str:
         told = f"{folder.name}: {folder.state()}, {params.generations} generations, each taught by the one before\n\n"
         return told + _told(folder, first_generation(params), place)
     return _told(folder, params, place)
+
+
+def estimate_seconds(params: Params, path: Path, place: Place, *, threads: int) -> float | None:
+    """About how long a run takes, from a few of its steps; None where its data is not here, or it has generations.
+
+    Args:
+        path: The params.json that is named in messages; teachers are looked for relative to its folder.
+        threads: How many the run will have.
+
+    Raises:
+        UserError: As `train_folder` would.
+    """
+    params, folder = check_params(params, path, place), Folder(path.parent)
+    source = build.build_source(params, place)
+    if params.generations or not source.is_ready():
+        return None
+    torch.set_num_threads(threads)
+    data = open_data(params, folder, source, place)
+    with _untrained(folder, params, source, data, place) as trainer:
+        return trainer.estimate_seconds(next(iter(data.train_batches(0, params.batch_size))))
 
 
 def _told(folder: Folder, params: Params, place: Place) -> str:

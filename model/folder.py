@@ -16,7 +16,7 @@ from model.params import PARAMS_FILE, ROOT
 from utils import UserError, log, read_json, read_jsonl, write_json
 
 Weights = Literal["best", "last"]
-State = Literal["new", "running", "stopped", "failed", "finished", "killed"]
+State = Literal["new", "running", "stopped", "failed", "finished", "killed", "pruned"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Folder:
         return read_jsonl(self.history)
 
     def state(self) -> State:
-        """The run's state; a run that says `running` but whose process is gone was killed."""
+        """The run's state; one that says `running` but whose process is gone was killed. A search may prune runs."""
         run = self.read_run()
         state = run.get("state", "new")
         return "killed" if state == "running" and _is_gone(run) else state

@@ -251,37 +251,58 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 def full_path(params: dict[str, Any], name: str) -> str:
     """The dotted path that a name stands for: itself, or the only path that ends in it.
 
-    A top-level key of the schema may be named though the file leaves it out.
+    What the file leaves out may be named, too: a top-level key of the schema, or by its whole path an option of
+    something that the file has (`optimizer.momentum`); whether there is such an option is for the function to say.
 
     Raises:
         OptionError: Nothing has this name, or several do.
     """
     paths = _paths(params)
-    if name in paths or name in Params.model_fields:
+    if name in paths or name in Params.model_fields or isinstance(paths.get(name.rpartition(".")[0]), dict):
         return name
     ending = [path for path in paths if path.endswith(f".{name}")]
     if len(ending) == 1:
         return ending[0]
     if ending:
         raise OptionError(name, f"stands for several values: {', '.join(ending)}; write one of these")
-    known = sorted({path.rpartition(".")[2] for path in paths} | set(paths) | set(Params.model_fields))
+    known = sorted({path.rpartition(".")[2] for path in paths} | paths.keys() | set(Params.model_fields))
     raise OptionError(name, f"no value of {PARAMS_FILE} has this name{nearest(name, known)}")
 
 
-def _paths(value: dict[str, Any], prefix: str = "") -> list[str]:
-    found = []
+def value_of(params: dict[str, Any], name: str) -> Any:
+    """The value that a name stands for.
+
+    Raises:
+        OptionError: Nothing has this name, or several do, or the file leaves it out.
+    """
+    path, paths = full_path(params, name), _paths(params)
+    if path not in paths:
+        raise OptionError(name, f"is not in {PARAMS_FILE}")
+    return paths[path]
+
+
+def _paths(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Every value under its dotted path, the objects that hold others, too."""
+    found: dict[str, Any] = {}
     for key, child in value.items():
-        found.append(f"{prefix}{key}")
+        found[f"{prefix}{key}"] = child
         if isinstance(child, dict):
-            found += _paths(child, f"{prefix}{key}.")
+            found |= _paths(child, f"{prefix}{key}.")
     return found
 
 
 def with_values(params: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """A copy of a params.json object with the named values (dotted paths or unique leaf names) replaced."""
+    """A copy of a params.json object with the named values (dotted paths or unique leaf names) replaced.
+
+    A name stands for what it stands for in `params`, or else in what the values before it have put there.
+    """
     changed = copy.deepcopy(params)
     for name, value in values.items():
-        *parents, leaf = full_path(params, name).split(".")
+        try:
+            path = full_path(params, name)
+        except OptionError:
+            path = full_path(changed, name)
+        *parents, leaf = path.split(".")
         place = changed
         for parent in parents:
             place = place[parent]

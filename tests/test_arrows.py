@@ -76,7 +76,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "model.evaluation": ("model.engine.means", "model.engine.precision", "model.types"),
     # what looks at folders and JSON only
     "model.search": ("model.folder", "model.legacy", "model.params", "utils"),
-    "model.report": ("model.folder", "model.legacy", "model.params", "utils"),
+    "model.report": ("model.folder", "model.legacy", "model.params", "model.search.space", "utils"),
     # the ground
     "model.folder": ("model.params", "utils"),
     "model.params": ("model.legacy", "utils"),

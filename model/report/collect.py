@@ -16,12 +16,12 @@ from typing import Any
 
 from model.folder import Folder, Weights
 from model.legacy import is_flat
-from model.params import leaves, load_params, one_level_deeper, with_values
+from model.params import leaves, load_params, one_level_deeper, value_of, with_values
+from model.search.space import SEARCH_FILE, is_parameter
 from utils import OptionError, UserError, nearest
 
 SPLITS = ("val", "test")
 WEIGHTS: tuple[Weights, ...] = ("best", "last")
-SEARCH_FILE = "search.json"
 NO_RUNS_INSIDE = ("tensorboard", "evaluation", "cache")
 
 ANCESTOR = "val is the test set (ancestor)"
@@ -170,9 +170,11 @@ def _choices(folder: Folder) -> dict[str, str]:
     raw, parent_dir = _read_object(folder.params, []), folder.path.parent
     found = {}
     for name, parameter in _read_object(parent_dir / SEARCH_FILE, []).get("parameters", {}).items():
-        for choice, values in (parameter.get("choices", {}) if isinstance(parameter, dict) else {}).items():
+        for choice, content in (parameter.get("choices", {}) if isinstance(parameter, dict) else {}).items():
+            values = {key: value for key, value in content.items() if not is_parameter(value)}
             with suppress(OptionError):  # it sets a value that this run does not have
-                if with_values(raw, one_level_deeper(values, parent_dir)) == raw:
+                searched = {key: value_of(raw, key) for key in content.keys() - values.keys()}
+                if with_values(raw, one_level_deeper(values, parent_dir) | searched) == raw:
                     found[name] = choice
     return found
 

@@ -12,7 +12,7 @@ import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,17 +39,19 @@ class Column(NamedTuple):
     align: str = "left"
 
 
-def results_table(parent_dir: Path, *, group_by_seed: bool = False) -> str:
+def results_table(parent_dir: Path, *, group_by_seed: bool = False, only: Collection[str] | None = None) -> str:
     """All runs in and below a folder as a Markdown table; accuracies in percent.
 
     Args:
         parent_dir: Where to look for runs.
         group_by_seed: Make one row of the finished runs that differ in `seed` only: mean ± sample standard deviation.
+        only: The paths of the runs that are shown, where not all are.
 
     Raises:
         UserError: There is no such folder, or no run in it.
     """
-    return _markdown(_columns(parent_dir, group_by_seed))
+    runs = [run for run in collect_runs(parent_dir) if only is None or run.path in only]
+    return _markdown(_columns(runs, group_by_seed))
 
 
 def write_results(parent_dir: Path, *, group_by_seed: bool = False) -> str:
@@ -61,7 +63,7 @@ def write_results(parent_dir: Path, *, group_by_seed: bool = False) -> str:
     Raises:
         UserError: There is no such folder, no run in it, or it cannot be written to.
     """
-    columns = _columns(parent_dir, group_by_seed)
+    columns = _columns(collect_runs(parent_dir), group_by_seed)
     table = _markdown(columns)
     try:
         write_text(parent_dir / "results.md", table + "\n")
@@ -93,8 +95,7 @@ def _csv(columns: list[Column]) -> str:
     return text.getvalue()
 
 
-def _columns(parent_dir: Path, group_by_seed: bool) -> list[Column]:
-    runs = collect_runs(parent_dir)
+def _columns(runs: list[Run], group_by_seed: bool) -> list[Column]:
     groups = sorted(_by_seed(runs) if group_by_seed else [[run] for run in runs], key=_rank)
     hidden = (*FREE_TO_CHANGE, "seed") if group_by_seed else FREE_TO_CHANGE
     states = [group[0].state for group in groups]

@@ -54,11 +54,15 @@ class LocalEngine:
                 slot["CUDA_VISIBLE_DEVICES"] = ""
         return cls(slots)
 
+    @property
+    def threads(self) -> int:
+        """How many each job has."""
+        return int(self.slots[0]["OMP_NUM_THREADS"])
+
     def describe(self) -> str:
-        threads = self.slots[0]["OMP_NUM_THREADS"]
         gpus = {slot["CUDA_VISIBLE_DEVICES"] for slot in self.slots if slot.get("CUDA_VISIBLE_DEVICES")}
         on_gpus = f" on {len(gpus)} GPU{'s' * (len(gpus) > 1)}" if gpus else ""
-        return f"{len(self.slots)} at once{on_gpus}, {threads} thread{'s' * (threads != '1')} each"
+        return f"{len(self.slots)} at once{on_gpus}, {self.threads} thread{'s' * (self.threads != 1)} each"
 
     def has_room(self) -> bool:
         return bool(self._free)

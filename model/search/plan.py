@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,13 @@ from model.params import (
     load_params,
     one_level_deeper,
     parse_params,
+    value_of,
     with_values,
 )
-from model.search.space import Metric, Point, load_space, points
-from utils import OptionError, UserError, read_json, write_text
+from model.search.found import TRIAL_FILE, found_points
+from model.search.points import Point, describe, num_points, points, samples
+from model.search.space import Metric, Space, load_space
+from utils import OptionError, UserError, read_json, write_json, write_text
 
 Check = Callable[[Params, Path], object]  # raises UserError where params cannot be trained
 
@@ -34,7 +37,9 @@ TOLD: dict[State, str] = {
     "killed": "to go on",
     "failed": "failed, to be tried again",
     "running": "running in another process",
+    "pruned": "pruned",
 }
+ENDED: tuple[State, ...] = ("finished", "pruned")  # nothing is left to do
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,34 +48,93 @@ class Run:
 
     Args:
         params: What its params.json must say; None where the one that is there counts, as for a teacher.
+        number: Of the proposal that it is.
         restart: Whether an earlier run in the folder is thrown away.
     """
 
     folder: Folder
     name: str
     params: dict[str, Any] | None = None
+    number: int | None = None
     restart: bool = False
+
+    @property
+    def num_epochs(self) -> int:
+        return int((self.params or {}).get("num_epochs", Params.model_fields["num_epochs"].default))
 
     def prepare(self) -> None:
         """Make the folder and its params.json, unless it is there and the same."""
         self.folder.path.mkdir(exist_ok=True)
         if self.restart:
             self.folder.run.unlink(missing_ok=True)  # first: a finished run must not be taken for one of these params
-        if self.params is not None:
+        if self.number is not None:
+            write_json(self.folder.path / TRIAL_FILE, {"number": self.number})
+        if self.params is not None:  # last: with it the folder counts as one of the search's
             text = json.dumps(self.params, indent=2) + "\n"
             if not self.folder.params.exists() or self.folder.params.read_text(encoding="utf-8") != text:
                 write_text(self.folder.params, text)
 
 
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """A point of the space, its number in the order of the grid or of the proposals, and its first seed's run."""
+
+    point: Point
+    number: int
+    run: Run
+
+
 @dataclass(frozen=True)
 class Plan:
-    """All runs of a search, in order, and what is left to do."""
+    """All runs of a search that are known, in order, and what is left to do."""
 
     parent_dir: Path
-    metric: Metric
-    runs: tuple[Run, ...]
-    to_do: tuple[Run, ...]
-    needed: tuple[Run, ...]  # folders that teach runs to do, or that these start from, and that are not trained yet
+    base: dict[str, Any]  # params.json in our form
+    space: Space
+    restart: bool
+    cells: tuple[Cell, ...] = ()
+    to_do: tuple[Run, ...] = ()
+    needed: tuple[
+        Run, ...
+    ] = ()  # folders that teach runs to do, or that these start from, and that are not trained yet
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        return tuple(cell.run for cell in self.cells)
+
+    @property
+    def metric(self) -> Metric:
+        """What the best run is the best in; of several the first."""
+        return self.space.metric[0]
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds that decide; the first is that of all cells."""
+        return self.space.seeds or [self.base_seed]
+
+    @property
+    def base_seed(self) -> int:
+        with_shared = with_values(self.base, self.space.shared)
+        return int(value_of({"seed": 0} | with_shared, "seed"))
+
+    @property
+    def cap(self) -> int:
+        """How many cells there are in the end."""
+        if not self.space.has_proposals:
+            return len(self.cells)
+        known = (self.space.run_cap, num_points(self.space))
+        return min(number for number in known if number is not None)
+
+    def suffix(self, seed: int) -> str:
+        """What the name of a seed's run ends in: nothing for that of params.json."""
+        return "" if seed == self.base_seed else f"_seed_{seed}"
+
+    def make_run(self, point: Point, seed: int, *, number: int | None = None) -> Run:
+        """The run of a point with a seed, in a folder of its own."""
+        name = f"{point.name}{self.suffix(seed)}"
+        raw = one_level_deeper(with_values(self.base, point.values), self.parent_dir)
+        raw = raw | {"seed": seed} if self.suffix(seed) else raw
+        return Run(Folder(self.parent_dir / name), name, raw, number, self.restart)
 
 
 def make_plan(parent_dir: Path, *, check: Check | None = None, restart: bool = False) -> Plan:
@@ -78,7 +142,8 @@ def make_plan(parent_dir: Path, *, check: Check | None = None, restart: bool = F
 
     Args:
         parent_dir: Folder with params.json, the base of all runs, and search.json.
-        check: Called with the params of each run that is to be done.
+        check: Called with the params of each run that is to be done; where runs are yet to be proposed, with those of
+            points among which every value and both ends of every range occur.
         restart: Whether all runs are to be done, finished ones too.
 
     Raises:
@@ -88,42 +153,65 @@ def make_plan(parent_dir: Path, *, check: Check | None = None, restart: bool = F
     base = read_json(parent_dir / PARAMS_FILE)
     base = nested_from_flat(base) if is_flat(base) else base
     space = load_space(parent_dir, base)
-    runs: list[Run] = []
+    plan = Plan(parent_dir, base, space, restart)
+    cells = _proposed_cells(plan) if space.has_proposals else _cells_of_grid(plan)
     to_do: list[Run] = []
-    needed: dict[Path, Run] = {}
-    for point in points(space):
-        raw = with_values(base, point.values)
-        run = Run(Folder(parent_dir / point.name), point.name, one_level_deeper(raw, parent_dir), restart)
-        runs.append(run)
-        with _naming(point):
-            params = parse_params(raw, parent_dir / PARAMS_FILE)
+    tried = [] if len(cells) >= plan.cap or not space.has_proposals else samples(space)
+    for cell in cells:
+        with _naming(cell.point):
             if not restart:
-                _refuse_other_params(run)
-                if run.folder.state() == "finished":
-                    continue
-            to_do.append(run)
+                refuse_other_params(cell.run)
+        if restart or cell.run.folder.state() not in ENDED:
+            to_do.append(cell.run)
+            tried.append(cell.point)
+    if space.has_proposals and not restart:
+        failed = [run for run in to_do if run.folder.state() == "failed"]
+        room = max(0, plan.cap - len(cells) + len(failed))
+        to_do = [run for run in to_do if run not in failed[room:]]  # others were proposed in their place
+    needed: dict[Path, Run] = {}
+    for point in tried:
+        with _naming(point):
+            params = parse_params(with_values(base, point.values), parent_dir / PARAMS_FILE)
             if check is not None:
                 check(params, parent_dir / PARAMS_FILE)
             for folder in _needed(params, parent_dir):
                 if not folder.is_trained():
                     needed[folder.path] = Run(folder, folder.name)
-    return Plan(parent_dir, space.metric, tuple(runs), tuple(to_do), tuple(needed.values()))
+    return replace(plan, cells=tuple(cells), to_do=tuple(to_do), needed=tuple(needed.values()))
+
+
+def _cells_of_grid(plan: Plan) -> list[Cell]:
+    seed = plan.seeds[0]
+    return [Cell(point, number, plan.make_run(point, seed)) for number, point in enumerate(points(plan.space))]
+
+
+def _proposed_cells(plan: Plan) -> list[Cell]:
+    seed = plan.seeds[0]
+    found = found_points(plan.parent_dir, plan.space, plan.base, suffix=plan.suffix(seed))
+    return [Cell(point, number, plan.make_run(point, seed, number=number)) for number, point in found]
 
 
 def summary(plan: Plan) -> str:
     """How many runs there are, in which state, and what comes before them."""
     states = Counter(TOLD[run.folder.state()] for run in plan.runs)
-    lines = [f"{plan.parent_dir}: {len(plan.runs)} runs: " + ", ".join(f"{n} {state}" for state, n in states.items())]
-    if len(plan.to_do) > len(plan.runs) - states["finished"]:
+    to_come = plan.cap - len(plan.cells)
+    if to_come > 0:
+        states[f"proposed by {plan.space.method}"] = to_come
+    told = ", ".join(f"{number} {state}" for state, number in states.items())
+    lines = [f"{plan.parent_dir}: {max(plan.cap, len(plan.cells))} runs: {told}"]
+    if plan.restart and any(run.folder.state() in ENDED for run in plan.runs):
         lines[0] += "; all begin anew"
     lines += [f"to be trained first: {needed.name}" for needed in plan.needed]
     return "\n".join(lines)
 
 
 def listing(plan: Plan) -> str:
-    """Every run with its state, a line each."""
-    width = max(len(run.name) for run in plan.runs)
-    return "\n".join(f"  {run.name:<{width}}  {TOLD[run.folder.state()]}" for run in plan.runs)
+    """Every run with its state, a line each, and where others will be proposed."""
+    width = max((len(run.name) for run in plan.runs), default=0)
+    lines = [f"  {run.name:<{width}}  {TOLD[run.folder.state()]}" for run in plan.runs]
+    if plan.space.has_proposals:
+        lines += [f"{plan.space.method} proposes", *(f"  {line}" for line in describe(plan.space))]
+    return "\n".join(lines)
 
 
 @contextmanager
@@ -135,8 +223,12 @@ def _naming(point: Point) -> Iterator[None]:
         raise UserError(f"{error} (the run with {point})") from None
 
 
-def _refuse_other_params(run: Run) -> None:
-    """A run goes on only with the parameters that it began with."""
+def refuse_other_params(run: Run) -> None:
+    """A run goes on only with the parameters that it began with.
+
+    Raises:
+        UserError: Some differ; they are listed with both values.
+    """
     folder = run.folder
     begun = folder.state() != "new" or folder.metrics("val", "best").exists()
     if not begun or not folder.params.exists():

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from tqdm import tqdm
 
 from model.folder import Folder
-from model.search.plan import Run
+from model.search.outcome import value_in
+from model.search.plan import ENDED, Run
 from model.search.space import Metric
 from utils import duration, log
 
 SECONDS_BETWEEN_LOOKS = 0.5
+LONGEST_SHOWN = 50  # characters of a run's name on a terminal
 
 
 class Bar(tqdm):  # type: ignore[misc]
@@ -40,20 +40,23 @@ class Progress:
     """Follows the runs of one phase by what they write into their folders.
 
     Args:
-        runs: All runs of the phase, the finished ones too.
-        to_do: Those that will begin.
+        done: The runs of the phase that have ended before.
+        num_runs: How many there are in the end.
         metric: What the best run so far is the best in.
     """
 
-    def __init__(self, runs: Sequence[Run], to_do: Sequence[Run], metric: Metric) -> None:
-        self.metric = metric
-        self.num_runs, self.num_finished, self.num_failed = len(runs), len(runs) - len(to_do), 0
+    def __init__(self, done: Iterable[Run], num_runs: int, metric: Metric) -> None:
+        self.metric, self.num_runs = metric, num_runs
+        self.num_finished = self.num_pruned = self.num_failed = 0
         self.is_live = sys.stderr.isatty()
-        self._waiting = len(to_do)
-        self._width = min(50, max(len(run.name) for run in runs))
+        self._width = 0
         self._lines: dict[Run, Line] = {}
         self._best: tuple[float, str] | None = None
         self._began, self._work, self._next_look = time.monotonic(), 0.0, 0.0
+        for run in done:
+            self._count(run)
+            self._note_best(run)
+        self._waiting = num_runs - self.num_finished - self.num_pruned
         self._bar = Bar(
             total=self.num_runs,
             position=0,
@@ -61,13 +64,12 @@ class Progress:
             dynamic_ncols=True,
             bar_format="|{bar:20}| {n_fmt}/{total_fmt} runs{postfix}",
         )
-        for run in runs:
-            self._note_best(run)
 
     def begin(self, run: Run) -> None:
         place = next(
             n for n in range(1, len(self._lines) + 2) if n not in {line.place for line in self._lines.values()}
         )
+        self._width = min(LONGEST_SHOWN, max(self._width, len(run.name)))
         bar = Bar(
             desc=run.name,
             total=1.0,
@@ -82,20 +84,26 @@ class Progress:
         if not self.is_live:
             log.info("%s: begins", run.name)
 
-    def end(self, run: Run, told: str, *, finished: bool = False, failed: bool = False) -> None:
+    def end(self, run: Run, told: str, *, failed: bool = False) -> None:
         """Note how a run ended and log it in words."""
         line = self._lines.pop(run)
         line.bar.close()
-        self.num_finished += finished
         self.num_failed += failed
-        self._work += (1.0 if finished else share_done(run.folder)) - line.first
+        if not failed:
+            self._count(run)
+        self._work += (1.0 if run.folder.state() in ENDED else share_done(run.folder)) - line.first
         self._note_best(run)
-        value = best_value(run.folder, self.metric)
+        value = value_in(run.folder, self.metric)
         reached = "" if value is None else f", {self.metric.name} {shown(self.metric.name, value)}"
         took = duration(time.monotonic() - line.began)
-        taught = teacher_work(run.folder) if finished else ""
-        log.info("%s: %s after %s%s%s; %s", run.name, told, took, reached, taught, self._state())
+        log.info("%s: %s after %s%s%s; %s", run.name, told, took, reached, teacher_work(run.folder), self._state())
         self._next_look = 0.0
+
+    def try_again(self, run: Run, told: str) -> None:
+        """Note that a run failed and will begin once more."""
+        self._lines.pop(run).bar.close()
+        self._waiting += 1
+        log.info("%s: %s; it is tried again", run.name, told)
 
     def look(self) -> None:
         """Draw anew, not more often than people read."""
@@ -106,8 +114,13 @@ class Progress:
             self._note_best(line.run)
             line.bar.n = share_done(line.run.folder)
             line.bar.set_postfix_str(self._told_by(line.run.folder))
-        self._bar.n = self.num_finished
+        self._bar.n = self.num_finished + self.num_pruned
         self._bar.set_postfix_str(self._state())
+
+    def _count(self, run: Run) -> None:
+        state = run.folder.state()
+        self.num_finished += state == "finished"
+        self.num_pruned += state == "pruned"
 
     def close(self) -> None:
         for line in self._lines.values():
@@ -116,6 +129,7 @@ class Progress:
 
     def _state(self) -> str:
         parts = [f"{self.num_finished} of {self.num_runs} finished"] if not self.is_live else []
+        parts += [f"{self.num_pruned} pruned"] if self.num_pruned else []
         parts += [f"{self.num_failed} failed"] if self.num_failed else []
         if self._best is not None:
             parts.append(f"best {shown(self.metric.name, self._best[0])} ({self._best[1]})")
@@ -128,21 +142,21 @@ class Progress:
         """From the work that was done since the phase began, in runs."""
         shares = {run: share_done(run.folder) for run in self._lines}
         work = self._work + sum(shares[run] - line.first for run, line in self._lines.items())
-        left = self._waiting + sum(1 - share for share in shares.values())
+        left = max(0, self._waiting) + sum(1 - share for share in shares.values())
         return (time.monotonic() - self._began) / work * left if work > 0 else None
 
     def _told_by(self, folder: Folder) -> str:
         run, parts = folder.read_run(), []
         if run.get("epoch") is not None:
             parts.append(f"epoch {run['epoch']}/{run.get('num_epochs', '?')}")
-        if (value := best_value(folder, self.metric)) is not None:
+        if (value := value_in(folder, self.metric)) is not None:
             parts.append(f"{self.metric.name} {shown(self.metric.name, value)}")
         if run.get("images_per_second"):
             parts.append(f"{run['images_per_second']:,.0f} images/s")
         return ", ".join(parts)
 
     def _note_best(self, run: Run) -> None:
-        value = best_value(run.folder, self.metric)
+        value = value_in(run.folder, self.metric)
         if value is None:
             return
         if self._best is None or self.metric.best((value, self._best[0])) != self._best[0]:
@@ -151,7 +165,7 @@ class Progress:
 
 def teacher_work(folder: Folder) -> str:
     """On how many images a finished run had to run its teacher, as the others' answers were kept."""
-    images = folder.read_run().get("teacher_images")
+    images = folder.read_run().get("teacher_images") if folder.state() == "finished" else None
     return f", its teacher run on {images['run']:,} of {images['asked']:,} images" if images else ""
 
 
@@ -164,11 +178,7 @@ def share_done(folder: Folder) -> float:
     return min(1.0, max(0.0, share or 0.0))
 
 
-def best_value(folder: Folder, metric: Metric) -> float | None:
-    """The best epoch's value, None before there is one."""
-    values: list[Any] = [row.get(metric.name) for row in folder.read_history()]
-    return metric.best(value for value in values if isinstance(value, int | float) and math.isfinite(value))
-
-
 def shown(name: str, value: float) -> str:
-    return f"{100 * value:.2f} %" if name.endswith("accuracy") else f"{value:.4g}"
+    if name.endswith("accuracy"):
+        return f"{100 * value:.2f} %"
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"

@@ -7,15 +7,17 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from model.params import ROOT
 from model.search.driver import search
 from model.search.local import LocalEngine
-from model.search.plan import Check
 from utils import run_script
+
+if TYPE_CHECKING:
+    import optuna
 
 HERE = Path(__file__).parent
 
@@ -38,29 +40,34 @@ class FakeSearch:
     Args:
         parameters: What is searched; None leaves search.json out.
         student: Options of the base's student: they tell fake_train.py what to do.
+        search: Other keys of search.json.
         base: Other keys of the base.
     """
 
     def __init__(
-        self, tmp_path: Path, parameters: Any = None, *, student: dict[str, Any] | None = None, **base: Any
+        self,
+        tmp_path: Path,
+        parameters: Any = None,
+        *,
+        student: dict[str, Any] | None = None,
+        search: dict[str, Any] | None = None,
+        **base: Any,
     ) -> None:
         self.folder = tmp_path / "experiments" / "a search"
         self.events_file = tmp_path / "events.jsonl"
         write(self.folder / "params.json", BASE | base | {"student": BASE["student"] | (student or {})})
         if parameters is not None:
-            write(self.folder / "search.json", {"parameters": parameters})
+            write(self.folder / "search.json", {"parameters": parameters} | (search or {}))
 
     @property
     def command(self) -> list[str]:
         return [sys.executable, "-IS", str(HERE / "fake_train.py"), "--events", str(self.events_file)]
 
-    def run(self, *, jobs: int = 2, restart: bool = False, check: Check | None = None) -> int:
+    def run(self, *, jobs: int = 2, **options: Any) -> int:
         """Search in this process, as the script does; returns the exit status."""
         make_engine = partial(LocalEngine.for_runs, jobs=jobs, device="cpu")
         with pytest.raises(SystemExit) as exit_:
-            run_script(
-                lambda: search(self.folder, command=self.command, make_engine=make_engine, check=check, restart=restart)
-            )
+            run_script(lambda: search(self.folder, command=self.command, make_engine=make_engine, **options))
         assert isinstance(exit_.value.code, int)
         return exit_.value.code
 
@@ -78,6 +85,16 @@ class FakeSearch:
             text=True,
         )
 
+    def change(self, **keys: Any) -> None:
+        """Change keys of search.json."""
+        path = self.folder / "search.json"
+        write(path, json.loads(path.read_text()) | keys)
+
+    def runs(self) -> list[str]:
+        """The folders of runs, in the order of their numbers where they have some."""
+        folders = [path.parent for path in self.folder.glob("*/params.json")]
+        return [folder.name for folder in sorted(folders, key=lambda folder: (number_of(folder), folder.name))]
+
     def events(self, what: str | None = None) -> list[dict[str, Any]]:
         """What the runs noted, in the order of time."""
         lines = self.events_file.read_text().splitlines() if self.events_file.exists() else []
@@ -85,6 +102,14 @@ class FakeSearch:
 
     def begun(self) -> list[str]:
         return [event["run"] for event in self.events("begin")]
+
+    def study(self) -> "optuna.Study":
+        """The journal as Optuna reads it."""
+        import optuna  # here, as a grid's process must not import it
+        from optuna.storages.journal import JournalFileBackend
+
+        backend = JournalFileBackend(str(self.folder / "optuna.journal"))
+        return optuna.load_study(study_name=self.folder.name, storage=optuna.storages.JournalStorage(backend))
 
     def read(self, run: str, name: str) -> Any:
         return json.loads((self.folder / run / name).read_text())
@@ -94,6 +119,11 @@ class FakeSearch:
 
     def history(self, run: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.folder / run / "metrics.jsonl").read_text().splitlines()]
+
+
+def number_of(folder: Path) -> int:
+    trial = folder / "trial.json"
+    return int(json.loads(trial.read_text())["number"]) if trial.exists() else -1
 
 
 def tree(folder: Path) -> dict[str, tuple[int, bytes]]:

@@ -1,6 +1,7 @@
 """Keeps train.py's protocol (lock, run.json, metrics.jsonl, exit statuses) but trains nothing: a run lasts a moment.
 
 What a run does is told by its student's options: `seconds` an epoch, `outcome` after the first one, `deaf` to signals.
+`accuracy` and `macs` are formulas of alpha, temperature, seed and epoch.
 """
 
 import argparse
@@ -39,7 +40,13 @@ def main() -> int:
             file.write(json.dumps(row | {name: os.environ.get(name) for name in shown}) + "\n")
 
     history_file = folder / "metrics.jsonl"
-    history = history_file.read_text().splitlines() if history_file.exists() and not args.restart else []
+    if args.restart:
+        history_file.unlink(missing_ok=True)
+    history = history_file.read_text().splitlines() if history_file.exists() else []
+
+    def computed(formula: str) -> float:
+        hinton = {"alpha": 0.5, "temperature": 4.0} | params.get("loss", {}).get("kd", {})
+        return float(eval(formula, hinton | {"seed": params.get("seed", 0), "epoch": len(history) + 1}))
 
     def write(name: str, value: Any) -> None:
         (folder / "written.tmp").write_text(json.dumps(value))
@@ -48,7 +55,8 @@ def main() -> int:
     def tell(state: str) -> None:
         num_epochs = params["num_epochs"]
         told = {"state": state, "process": os.getpid(), "host": socket.gethostname(), "epoch": len(history)}
-        write("run.json", told | {"num_epochs": num_epochs, "progress": len(history) / num_epochs})
+        told |= {"num_epochs": num_epochs, "progress": len(history) / num_epochs, "seconds": 2.0 * len(history)}
+        write("run.json", told | ({"macs": computed(student["macs"])} if "macs" in student else {}))
 
     run_file = folder / "run.json"
     if not args.restart and run_file.exists() and json.loads(run_file.read_text())["state"] == "finished":
@@ -66,12 +74,13 @@ def main() -> int:
             tell("stopped")
             event("stop")
             return 75
-        accuracy = params.get("loss", {}).get("kd", {}).get("alpha", 0.5)
+        outcome = student.get("outcome", "finish")
+        accuracy = float("nan") if outcome == "print NaN" else computed(student.get("accuracy", "alpha"))
         history.append(json.dumps({"epoch": len(history) + 1, "val_accuracy": accuracy, "process": os.getpid()}))
         history_file.write_text("\n".join(history) + "\n")
         tell("running")
-        outcome = student.get("outcome", "finish")
-        if outcome == "fail":
+        attempts = [row for row in map(json.loads, args.events.read_text().splitlines()) if row["run"] == folder.name]
+        if outcome == "fail" or (outcome == "fail once" and len(attempts) == 1):
             print("the first line\nloss is not finite", file=sys.stderr)
             tell("failed")
             event("fail")
@@ -85,7 +94,8 @@ def main() -> int:
             os.kill(os.getpid(), signal.SIGTERM)
         if outcome == "forget":
             return 0
-    write("metrics_val_best_weights.json", {"accuracy": accuracy, "loss": 1.0, "epoch": 1, "num_samples": 10})
+    for split, value in (("val", accuracy), ("test", accuracy / 2)):
+        write(f"metrics_{split}_best_weights.json", {"accuracy": value, "loss": 1.0, "epoch": 1, "num_samples": 10})
     (folder / "best.pth.tar").touch()
     tell("finished")
     event("end")

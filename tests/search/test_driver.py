@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from model.search.phase import Limits
 from tests.search.fake_search import BASE, FakeSearch, tree, write
 
 ALPHAS = {"alpha": [0.1, 0.2, 0.3, 0.4]}
@@ -168,7 +169,7 @@ def test_a_search_whose_first_three_runs_fail_gives_up(tmp_path: Path, capsys: p
     assert fake.run(jobs=1) == 1
     assert len(fake.begun()) == 3
     error = capsys.readouterr().err
-    assert "all of the first 3 runs failed: 2 are not begun" in error
+    assert "3 runs failed one after another, so no more are begun" in error
     assert "loss is not finite" in error
 
 
@@ -176,6 +177,43 @@ def test_three_failures_after_a_finished_run_do_not_end_a_search(tmp_path: Path)
     fake = with_outcomes(tmp_path, "finish", "fail", "refuse", "die", "forget")
     assert fake.run(jobs=1) == 1
     assert len(fake.begun()) == 5
+
+
+def test_a_search_gives_up_after_so_many_failures_in_a_row(tmp_path: Path) -> None:
+    fake = with_outcomes(tmp_path, "finish", "fail", "refuse", "die", "forget")
+    assert fake.run(jobs=1, limits=Limits(max_failures=2)) == 1
+    assert fake.begun() == ["outcome_finish", "outcome_fail", "outcome_refuse"]
+
+
+def test_a_run_that_finishes_ends_the_row_of_failures(tmp_path: Path) -> None:
+    fake = with_outcomes(tmp_path, "fail", "finish", "die")
+    fake.run(jobs=1, limits=Limits(max_failures=2))
+    assert len(fake.begun()) == 3
+
+
+def test_ten_failures_in_a_row_end_a_search_that_has_finished_runs(tmp_path: Path) -> None:
+    accuracies = {"accuracy": {"values": [f"0.5 if {n} == 0 else 1 / 0" for n in range(13)]}}
+    fake = FakeSearch(tmp_path, accuracies, student={"accuracy": "alpha"})
+    assert fake.run(jobs=1) == 1
+    assert len(fake.begun()) == 1 + 10
+
+
+def test_a_failed_run_is_tried_again_as_often_as_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fake = with_outcomes(tmp_path, "fail once", "fail", "finish")
+    assert fake.run(jobs=1, limits=Limits(retries=2)) == 1
+    assert sorted(fake.begun()) == ["outcome_fail"] * 3 + ["outcome_fail-once"] * 2 + ["outcome_finish"]
+    error = capsys.readouterr().err
+    assert "outcome_fail-once: failed (exit status 1); it is tried again\n" in error
+    assert error.count("the last lines of") == 4
+    assert error.endswith("2 of 3 runs are finished; failed: outcome_fail\n")
+
+
+def test_a_retry_of_a_restart_goes_on(tmp_path: Path) -> None:
+    fake = with_outcomes(tmp_path, "fail once")
+    fake.run()
+    fake.events_file.unlink()
+    assert fake.run(restart=True, limits=Limits(retries=1)) == 0
+    assert ["--restart" in event["argv"] for event in fake.events("begin")] == [True, False]
 
 
 def test_a_command_that_is_not_there_fails(

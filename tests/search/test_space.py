@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from model.search.space import load_space, points, short
+from model.search.points import points
+from model.search.space import load_space, short
 from tests.search.fake_search import BASE, FakeSearch, write
 from utils import UserError
 
@@ -103,6 +104,10 @@ def test_a_larger_grid_keeps_the_names_of_the_smaller_one(tmp_path: Path) -> Non
 ALPHA = {"alpha": [0.5]}
 
 
+def range_of(low: float, high: float, **keys: Any) -> dict[str, Any]:
+    return {"parameters": {"alpha": {"min": low, "max": high} | keys}}
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -114,7 +119,10 @@ ALPHA = {"alpha": [0.5]}
             {"parameters": ALPHA, "metod": "grid"},
             'metod: unknown key, did you mean "method"?; known: method',
         ),
-        ({"parameters": ALPHA, "method": "tpe"}, 'method: no method is named "tpe"; known: grid'),
+        (
+            {"parameters": ALPHA, "method": "annealing"},
+            'no method is named "annealing"; known: grid, random, tpe, gp',
+        ),
         ({"parameters": ALPHA, "method": "gird"}, 'no method is named "gird", did you mean "grid"?'),
         ({"parameters": ALPHA, "method": 3}, "method: should be a valid string, got 3"),
         ({"parameters": {"alpha": []}}, "search.json: parameters.alpha.values: is empty"),
@@ -127,13 +135,12 @@ ALPHA = {"alpha": [0.5]}
         ({"parameters": {"alpha": {"values": [1], "value": 1}}}, 'parameters.alpha: needs either "values"'),
         (
             {"parameters": {"alpha": {"value": 0.5}}},
-            'parameters: none has "values" or "choices", so there is nothing to search',
+            "parameters: none has several values or a range, so there is nothing to search",
         ),
         (
             {"parameters": {"alpha": {"vals": [1]}}},
             'alpha.vals: unknown key, did you mean "values"?; known',
         ),
-        ({"parameters": {"alpha": {"min": 0, "max": 1}}}, "parameters.alpha.min: unknown key"),
         (
             {"parameters": {"alpa": [0.5]}},
             'alpa: no value of params.json has this name, did you mean "alpha"?',
@@ -150,6 +157,51 @@ ALPHA = {"alpha": [0.5]}
             "metric.goal: should be 'maximize' or 'minimize', got",
         ),
         ({"parameters": ALPHA, "metric": {"nam": "x"}}, 'metric.nam: unknown key, did you mean "name"?'),
+        ({"parameters": ALPHA, "metric": []}, "metric: is empty"),
+        ({"parameters": ALPHA, "metric": "macs"}, 'metric: should be an object, got "macs"'),
+        ({"parameters": ALPHA, "metric": [{"name": "macs"}, {"nam": 1}]}, "metric.1.nam: unknown key"),
+        ({"parameters": ALPHA, "metric": [{"name": "macs"}, {"name": "macs"}]}, "metric: the same one stands twice"),
+        ({"parameters": ALPHA, "metric": [{}, {"name": "test_loss"}]}, "metric.1.name: a search is decided on val"),
+        ({"parameters": ALPHA, "run_cap": 0}, "run_cap: should be greater than or equal to 1, got 0"),
+        ({"parameters": ALPHA, "method": "bayes"}, 'run_cap: this key is needed, as the method "tpe" has no end'),
+        ({"parameters": ALPHA, "seeds": []}, "seeds: is empty"),
+        ({"parameters": ALPHA, "seeds": [0, 0]}, "seeds: the same one stands twice: [0, 0]"),
+        ({"parameters": ALPHA, "seeds": [-1]}, "seeds.0: should be greater than or equal to 0, got -1"),
+        ({"parameters": ALPHA, "top": 2}, 'top: says how many get all "seeds", and there are none'),
+        ({"parameters": ALPHA | {"seed": [0]}, "seeds": [0, 1]}, 'seeds: the parameters set "seed", too'),
+        (
+            {"parameters": ALPHA, "seeds": [0, 1], "metric": [{}, {"name": "macs"}]},
+            'seeds: "top" needs one metric that says which are the best, got val_accuracy, macs',
+        ),
+        (
+            {"parameters": ALPHA, "early_terminate": {"type": "median"}, "metric": [{}, {"name": "macs"}]},
+            "early_terminate: goes with one metric only, got val_accuracy, macs",
+        ),
+        (
+            {"parameters": ALPHA, "early_terminate": {"type": "median"}, "metric": {"name": "macs"}},
+            "early_terminate: needs a metric that every epoch tells, got macs",
+        ),
+        ({"parameters": ALPHA, "early_terminate": "median"}, 'early_terminate: should be an object, got "median"'),
+        ({"parameters": ALPHA, "early_terminate": {"type": "hyper"}}, "early_terminate.type: should be 'median', "),
+        ({"parameters": ALPHA, "early_terminate": {"type": "median", "eta": 3}}, "early_terminate: eta belongs to"),
+        (
+            {"parameters": ALPHA, "early_terminate": {"type": "asha", "eta": 1}},
+            "early_terminate.eta: should be",
+        ),
+        ({"parameters": {"alpha": {"min": 0.1}}}, 'parameters.alpha: a range needs both "min" and "max"'),
+        ({"parameters": {"alpha": {"min": 1, "max": 1}}}, "parameters.alpha: min must be less than max, got 1 and 1"),
+        ({"parameters": {"alpha": {"min": "a", "max": 1}}}, 'parameters.alpha.min: must be a number, got "a"'),
+        ({"parameters": {"alpha": {"min": 0, "max": 1}}}, 'alpha: a grid needs "values"; methods that take a range: '),
+        ({"parameters": {"alpha": {"values": [1], "max": 1}}}, 'parameters.alpha: needs either "values"'),
+        (
+            range_of(0, 1, distribution="log_uniform"),
+            "alpha.distribution: should be 'uniform', ",
+        ),
+        (range_of(0, 1, distribution="log_uniform_values"), "log_uniform_values needs a min above 0, got 0"),
+        (range_of(0.5, 2, distribution="int_uniform"), "int_uniform needs whole numbers, got 0.5 and 2"),
+        (range_of(0, 1, distribution="q_uniform"), "q_uniform needs q, the distance of two values"),
+        (range_of(0, 1, distribution="uniform", q=0.5), "q_uniform needs q, the distance of two values"),
+        (range_of(0, 1, q=2), "q must be above 0 and at most max - min, got 2"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(
@@ -180,6 +232,69 @@ def test_the_default_grid_says_that_it_is_meant_where_it_does_not_fit(
     error = capsys.readouterr().err
     assert "holds no search.json" in error
     assert "alpha: no value of params.json has this name" in error
+
+
+# Ranges, metrics -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "distribution"),
+    [
+        ({"min": 0.0, "max": 1.0}, "uniform"),
+        ({"min": 0, "max": 1}, "uniform"),  # as params.json has 0.9
+        ({"min": 0, "max": 1, "q": 0.25}, "q_uniform"),
+        ({"min": 0, "max": 1, "distribution": "int_uniform"}, "int_uniform"),
+        ({"min": 0.1, "max": 1, "distribution": "log_uniform_values"}, "log_uniform_values"),
+    ],
+)
+def test_the_distribution_follows_from_the_range(tmp_path: Path, given: Any, distribution: str) -> None:
+    write(tmp_path / "search.json", {"method": "random", "run_cap": 1, "parameters": {"alpha": given}})
+    assert load_space(tmp_path, BASE).parameters["alpha"].distribution == distribution
+
+
+@pytest.mark.parametrize("name", ["num_epochs", "batch_size", "optimizer.momentum"])
+def test_whole_numbers_make_a_range_of_whole_numbers(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "search.json", {"method": "random", "run_cap": 1, "parameters": {name: {"min": 1, "max": 9}}})
+    found = load_space(tmp_path, BASE | {"optimizer": {"name": "sgd"}})
+    assert found.parameters[name].distribution == "int_uniform"
+
+
+def test_bayes_is_tpe(tmp_path: Path) -> None:
+    write(tmp_path / "search.json", {"method": "bayes", "run_cap": 1, "parameters": ALPHA})
+    assert load_space(tmp_path, BASE).method == "tpe"
+
+
+@pytest.mark.parametrize(("method", "package"), [("gp", "scipy"), ("cmaes", "cmaes")])
+def test_a_method_whose_package_is_missing_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, package: str
+) -> None:
+    monkeypatch.setattr("model.search.space.find_spec", lambda name: None if name == package else object())
+    write(tmp_path / "search.json", {"method": method, "run_cap": 1, "parameters": ALPHA})
+    with pytest.raises(UserError, match=f"method: {method} needs a package .* pip install {package}"):
+        load_space(tmp_path, BASE)
+
+
+def test_several_metrics_are_more_than_cmaes_can_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.search.space.find_spec", lambda name: object())
+    metrics = [{"name": "val_accuracy"}, {"name": "macs"}]
+    write(tmp_path / "search.json", {"method": "cmaes", "run_cap": 1, "parameters": ALPHA, "metric": metrics})
+    with pytest.raises(UserError, match="method: cmaes takes one metric, got val_accuracy, macs"):
+        load_space(tmp_path, BASE)
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        ({}, 0.9),
+        ({"name": "val_loss"}, 0.1),
+        ({"name": "macs"}, 0.1),
+        ({"name": "val_accuracy", "goal": "minimize"}, 0.1),
+        ({"name": "images_per_second", "goal": "maximize"}, 0.9),
+    ],
+)
+def test_much_is_good_of_accuracies_and_little_of_all_else(tmp_path: Path, metric: Any, expected: float) -> None:
+    write(tmp_path / "search.json", {"parameters": ALPHA, "metric": metric})
+    assert load_space(tmp_path, BASE).metric[0].best([0.9, 0.1]) == expected
 
 
 # Choices ------------------------------------------------------------------------------------------------------------
@@ -224,6 +339,19 @@ def test_a_choice_may_be_called_like_what_it_sets(tmp_path: Path) -> None:
         (
             {"pair": {"choices": {"a": {"student": {"name": "cnn"}, "student.name": "cnn"}}}},
             'parameters.pair.choices.a.student.name: sets the same value as "pair"',
+        ),
+        (
+            {"pair": {"choices": {"a": {"loss.kd": {"alpha": 1}, "loss": {"values": [{"ce": {}}]}}}}},
+            'parameters.pair.choices.a.loss: sets the same value as "pair"',
+        ),
+        (
+            {"pair": {"choices": {"a": {"loss": {"ce": {}}, "loss.kd.alpha": {"values": [1]}}}}},
+            "parameters.pair.choices.a.loss.kd.alpha: no value of params.json has this name",
+        ),
+        ({"pair": {"choices": {"a": {"seed": {"values": [1, 1]}}}}}, "pair.choices.a.seed.values: the value 1 stands"),
+        (
+            {"pair": {"choices": {"a": {"seed": {"min": 1, "mx": 2}}}}},
+            'pair.choices.a.seed.mx: unknown key, did you mean "max"',
         ),
     ],
 )

@@ -1,0 +1,82 @@
+"""Runs that are proposed one after another, each by what is known of those before it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from model.folder import Folder
+from model.search.journal import Journal
+from model.search.outcome import Outcome, outcome_of
+from model.search.plan import Cell, Plan, Run
+from model.search.points import LONGEST_NAME, Point, combinations, num_points
+from model.search.sampler import Sampler
+from utils import log
+
+# A sampler may propose what has been run. So many attempts with other seeds are made to get something new from it, and
+# then so many without telling it of any run, which makes every sampler draw at random.
+ATTEMPTS, RANDOM_ATTEMPTS = 5, 20
+
+
+class Proposals:
+    """The points of a search whose method is no grid.
+
+    Args:
+        plan: What is there already; the runs that are to be done count as known from now on.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.sampler = plan, Sampler(plan.space)
+        self._cells = {cell.run: cell for cell in plan.cells}
+        self._outcomes = {cell.run: self._outcome(cell) for cell in plan.cells}
+        self._outcomes |= {run: Outcome("open") for run in plan.to_do}
+        self._is_exhausted = False
+        self.journal = Journal(plan.parent_dir, plan.space, self._known())
+
+    def next(self) -> Run | None:
+        """One more run, or None as long as enough of them are finished, pruned or going on."""
+        if self._is_exhausted or sum(each.state != "failed" for each in self._outcomes.values()) >= self.plan.cap:
+            return None
+        number = max([len(self._cells), *(cell.number + 1 for cell in self._cells.values())])
+        point = self._new_point(number)
+        if point is None:
+            return None
+        run = self.plan.make_run(point, self.plan.seeds[0], number=number)
+        self._cells[run] = Cell(point, number, run)
+        self._outcomes[run] = Outcome("open")
+        self.journal.add(point, self._outcomes[run])
+        return run
+
+    def look(self, run: Run) -> None:
+        """Take note of how far a run is that goes on."""
+        self.journal.update(self._cells[run].point, replace(self._outcome(self._cells[run]), state="open"))
+
+    def ended(self, run: Run) -> None:
+        """Take note of how a run ended."""
+        self._outcomes[run] = self._outcome(self._cells[run])
+        self.journal.update(self._cells[run].point, self._outcomes[run])
+
+    def _outcome(self, cell: Cell) -> Outcome:
+        names = [f"{cell.point.name}{self.plan.suffix(seed)}" for seed in self.plan.seeds]
+        return outcome_of([Folder(self.plan.parent_dir / name) for name in names], self.plan.space.metric)
+
+    def _known(self) -> list[tuple[Point, Outcome]]:
+        return [(cell.point, self._outcomes[run]) for run, cell in self._cells.items()]
+
+    def _new_point(self, number: int) -> Point | None:
+        """What the sampler proposes; where that is nothing new, the first combination that has no run yet."""
+        known = {cell.point.digest for cell in self._cells.values()}
+        for attempt in range(ATTEMPTS + RANDOM_ATTEMPTS):
+            point = self.sampler.propose(self._known() if attempt < ATTEMPTS else [], number, attempt)
+            if point.digest not in known:
+                return self._named(point)
+        for point in combinations(self.plan.space) if num_points(self.plan.space) else ():
+            if point.digest not in known:
+                return self._named(point)
+        self._is_exhausted = True
+        log.info("%s proposes nothing new any more, after %d runs", self.plan.space.method, len(self._cells))
+        return None
+
+    def _named(self, point: Point) -> Point:
+        taken = {cell.point.name.casefold() for cell in self._cells.values()}
+        is_plain = point.name.casefold() not in taken and len(point.name) <= LONGEST_NAME
+        return point if is_plain else replace(point, name=point.unique_name)
