@@ -173,7 +173,8 @@ def _params_columns(runs: list[Run], groups: list[Group], hidden: Sequence[str])
     """The parameters that differ, under the shortest name that says which: the leaf's, where no other leaf has it.
 
     A value that only some rows have counts as a difference if a params.json names it. The defaults of an option that
-    the other rows do not have tell nothing more than that.
+    the other rows do not have tell nothing more than that. What follows from the names of a search's choices, which
+    come first, is in the CSV file only.
     """
     known = [run for run in runs if run.params]
     paths = dict.fromkeys(path for run in known for path in run.params if path not in hidden)
@@ -186,8 +187,24 @@ def _params_columns(runs: list[Run], groups: list[Group], hidden: Sequence[str])
         if len(texts) > 1 or (is_lacking and is_written):
             header = _leaf(path) if times[_leaf(path)] == 1 else path
             values = [as_text(group[0].params[path]) if path in group[0].params else None for group in groups]
-            columns.append(_text_column(header, values))
+            column = _text_column(header, values)
+            columns.append(column._replace(markdown=None) if _follows_from_choices(path, known) else column)
     return columns
+
+
+def _follows_from_choices(path: str, runs: list[Run]) -> bool:
+    """Whether runs of equal choices have equal values, and there are choices at all."""
+    values: dict[tuple[str, ...], str | None] = {}
+    for run in runs:
+        choices = tuple(str(value) for key, value in run.params.items() if _is_choice(key))
+        value = as_text(run.params[path]) if path in run.params else None
+        if not choices or values.setdefault(choices, value) != value:
+            return False
+    return not _is_choice(path)
+
+
+def _is_choice(path: str) -> bool:
+    return _place_in_schema(path) < 0
 
 
 def _place_in_schema(path: str) -> int:

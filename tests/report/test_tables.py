@@ -455,3 +455,19 @@ def test_grouped_rows_are_sorted_by_their_means(
         make_run(f"alone_{seed}", params=cnn | {"seed": seed}, run=finished, val=(alone, alone))
         make_run(f"distilled_{seed}", params=kd(cnn, 0.9, 4) | {"seed": seed}, run=finished, val=(distilled, 0.5))
     assert column(results_table(tmp_path, group_by_seed=True), "path") == ["distilled_*", "alone_*"]
+
+
+def test_what_follows_from_a_choice_is_in_the_csv_file_only(
+    tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any], finished: dict[str, Any]
+) -> None:
+    choices = {"small": {"student.num_channels": 4, "batch_size": 16}, "large": {"student.num_channels": 8}}
+    write(tmp_path / "search.json", {"parameters": {"size": {"choices": choices}, "num_epochs": [1, 2]}})
+    write(tmp_path / "params.json", cnn)
+    for size, channels in (("small", 4), ("large", 8)):
+        for epochs in (1, 2):
+            own = {"student": {"name": "cnn", "num_channels": channels}, "num_epochs": epochs}
+            params = cnn | own | ({"batch_size": 16} if size == "small" else {})
+            make_run(f"size_{size}_num_epochs_{epochs}", params=params, run=finished, val=(0.5, 0.5))
+    table = write_results(tmp_path)
+    assert headers(table)[:4] == ["path", "size", "num_epochs", "val best"]
+    assert csv_rows(tmp_path)[0][:5] == ["path", "size", "num_channels", "batch_size", "num_epochs"]
