@@ -4,39 +4,88 @@ Hao et al., "One-for-All: Bridge the Gap Between Heterogeneous Architectures in 
 https://arxiv.org/abs/2310.19444
     mean over the batch of -sum over classes of ((p_teacher + y)^gamma - y) * log p_student, y 1 for the label's class.
 At gamma 1, the authors' for CIFAR-100, it is the cross-entropy with the teacher; they have 1.5 for ImageNet.
-Only the loss of the final logits is here: the paper has the same also on branches that turn the maps of each stage into
-logits. Beside {"ce": {}}.
+It is added up over the student's logits and those of branches, one at each of its stages, which turn a map into
+logits: with a teacher of another kind, only there is something to compare. Beside {"ce": {}}.
+Branches are the authors' for convolutional students: a separable convolution for each stage that is still to come,
+which halves the map, then the mean over positions and a linear layer. They serve every student that gives maps; the
+authors have others for transformers.
 """
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.losses.base import DistillLoss
+from model.losses.maps import in_float32
 from model.registry import LOSSES
-from model.types import Batch, Output
+from model.types import Batch, Output, Setting
 
 
 @LOSSES.register("ofa")
 class OneForAll(DistillLoss):
-    """Cross-entropy with the teacher's probabilities, the label's raised as a power.
+    """Cross-entropy with the teacher's probabilities, the label's raised as a power, of logits and of branches.
 
     Args:
         gamma: The power; 1 or more.
+        layers: Numbers of the student's stages that have a branch, from 1; by default all, and none of [].
     """
 
     needs = frozenset({"probabilities"})
 
-    def __init__(self, *, gamma: float = 1.0) -> None:
+    def __init__(self, *, gamma: float = 1.0, layers: list[int] | None = None) -> None:
         super().__init__()
         if gamma < 1:
             raise ValueError(f"gamma must be 1 or more, got {gamma}")
-        self.gamma = gamma
+        self.gamma, self.layers = gamma, layers
+        self.branches = nn.ModuleList()
+
+    def prepare(self, setting: Setting) -> None:
+        assert setting.teacher is not None
+        maps, num_classes = setting.student.maps, setting.student.logits.shape[1]
+        width = max(setting.student.embedding.shape[1], setting.teacher.embedding.shape[1])
+        for number in self._numbers(setting.student):
+            if not 1 <= number <= len(maps):
+                raise ValueError(f"layers: the student has stages 1 to {len(maps)}, got {number}")
+            self.branches.append(branch(maps[number - 1].shape[1], len(maps) - number, width, num_classes))
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         p_teacher_NK = teacher.logits.softmax(dim=1)
         label_NK = torch.zeros_like(p_teacher_NK).scatter(1, batch.labels[:, None], 1.0)
         target_NK = (p_teacher_NK + label_NK) ** self.gamma - label_NK
-        return -(target_NK * F.log_softmax(student.logits, dim=1)).sum(dim=1).mean()
+        maps = (in_float32(student.maps[number - 1]) for number in self._numbers(student))
+        said = [student.logits, *(branch(map_) for branch, map_ in zip(self.branches, maps, strict=True))]
+        return torch.stack([-(target_NK * F.log_softmax(each, dim=1)).sum(dim=1).mean() for each in said]).sum()
+
+    def _numbers(self, student: Output) -> list[int]:
+        return list(range(1, len(student.maps) + 1)) if self.layers is None else self.layers
+
+
+def branch(in_channels: int, num_halvings: int, width: int, num_classes: int) -> nn.Sequential:
+    """From a map of a stage to logits, through `width` channels; channels double as they do from stage to stage."""
+    layers: list[nn.Module] = []
+    for left in range(num_halvings, 0, -1):
+        out = width if left == 1 else 2 * in_channels
+        layers += [*separable(in_channels, in_channels, stride=2), *separable(in_channels, out, stride=1)]
+        in_channels = out
+    if not num_halvings:
+        layers.append(nn.Conv2d(in_channels, width, kernel_size=1))
+    made = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes))
+    for module in made:
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            nn.init.zeros_(module.bias)
+    return made
+
+
+def separable(in_channels: int, out_channels: int, *, stride: int) -> list[nn.Module]:
+    """A convolution of each channel by itself, one of 1x1, batch norm and a ReLU."""
+    return [
+        nn.Conv2d(in_channels, in_channels, 3, stride=stride, padding=1, groups=in_channels, bias=False),
+        nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(),
+    ]

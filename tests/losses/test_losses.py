@@ -185,8 +185,8 @@ ROWS = [
         unlike={"batch size": "each image relates to more of them"},
     ),
     Row("nkd", {}, lambda s, t, y, _: normalized_kd(s.logits, t.logits, y)),
-    Row("ofa", {}, lambda s, t, y, _: one_for_all(s.logits, t.logits, y, gamma=1), least_at_teacher=True),
-    Row("ofa", {"gamma": 1.5}, lambda s, t, y, _: one_for_all(s.logits, t.logits, y, gamma=1.5)),
+    Row("ofa", {"layers": []}, lambda s, t, y, _: one_for_all(s.logits, t.logits, y, gamma=1), least_at_teacher=True),
+    Row("ofa", {"gamma": 1.5, "layers": []}, lambda s, t, y, _: one_for_all(s.logits, t.logits, y, gamma=1.5)),
     Row(
         "pkt",
         {},
