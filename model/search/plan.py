@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from model.folder import Folder, State
 from model.legacy import is_flat, nested_from_flat
 from model.params import (
@@ -169,7 +171,8 @@ def make_plan(parent_dir: Path, *, check: Check | None = None, restart: bool = F
         room = max(0, plan.cap - len(cells) + len(failed))
         to_do = [run for run in to_do if run not in failed[room:]]  # others were proposed in their place
     needed: dict[Path, Run] = {}
-    for point in tried:
+    # Each is tried out with its networks and losses, which for hundreds of runs takes a minute.
+    for point in tqdm(tried, desc="checking", unit="run", delay=3, leave=False):
         with _naming(point):
             params = parse_params(with_values(base, point.values), parent_dir / PARAMS_FILE)
             if check is not None:
