@@ -30,7 +30,13 @@ from model.types import Batch, Output, Setting
 from utils import write_json
 
 NUM_CLASSES, BATCH_SIZE, NUM_IMAGES = 100, 64, 50_000
-OF_PEERS = ("mutual", "self_distillation")  # which need other networks beside the student: one more of its kind
+# Losses for networks of more than the student: one more of its kind, or the way to the teacher's classifier.
+PEERS = {"networks": [{"name": STUDENT}, {"name": STUDENT}]}
+NETWORKS: dict[str, tuple[str, dict[str, object]]] = {
+    "mutual": ("peers", PEERS),
+    "self_distillation": ("peers", PEERS),
+    "simkd": ("simkd", {"network": {"name": STUDENT}, "teacher": {"name": TEACHER}}),
+}
 
 
 def main() -> None:
@@ -43,8 +49,9 @@ def main() -> None:
     torch.manual_seed(0)
     device = find_device(args.device)
     given = Given(device)
-    student, peers = (given.network(STUDENT), given.network("peers", networks=[{"name": STUDENT}, {"name": STUDENT}]))
-    steps = {name: given.step(name, peers if name in OF_PEERS else student) for name in LOSSES.names()}
+    student = given.network(STUDENT)
+    others = {name: given.network(network, **options) for name, (network, options) in NETWORKS.items()}
+    steps = {name: given.step(name, others.get(name, student)) for name in LOSSES.names()}
     for step in steps.values():
         step()  # warms up
     ratios: dict[str, list[float]] = {name: [] for name in steps}
@@ -78,8 +85,9 @@ class Given:
         said, taught = shapes(STUDENT, BATCH_SIZE), shapes(TEACHER, BATCH_SIZE)
         classifier = classifier_for(taught)
         objective.prepare(Setting(student=said, teacher=taught, labels=labels_M, seed=0, classifier=classifier))
+        objective.begin(student)
         objective.to(self.device)
-        parameters = [*student.parameters(), *objective.parameters()]
+        parameters = [p for module in (student, objective) for p in module.parameters() if p.requires_grad]
         optimizer = OPTIMIZERS.build("sgd", parameters, learning_rate=1e-6)
 
         def step() -> None:
