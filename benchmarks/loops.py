@@ -50,6 +50,7 @@ class Workshop:
     def __init__(self, folder: Path, place: Place) -> None:
         keep_freed_memory()  # as train.py does
         self.folder, self.place = Folder(folder), place
+        write_json(self.folder.params, COMMON)  # the folder is named as the teacher's, too, which trainers are handed
         params = self.params()
         self.source = build.build_source(params, place)
         self.data = open_data(params, self.folder, self.source, place)
