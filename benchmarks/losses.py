@@ -31,7 +31,7 @@ from utils import write_json
 
 NUM_CLASSES, BATCH_SIZE, NUM_IMAGES = 100, 64, 50_000
 # Losses for networks of more than the student: one more of its kind, or the way to the teacher's classifier.
-PEERS = {"networks": [{"name": STUDENT}, {"name": STUDENT}]}
+PEERS: dict[str, object] = {"networks": [{"name": STUDENT}, {"name": STUDENT}]}
 NETWORKS: dict[str, tuple[str, dict[str, object]]] = {
     "mutual": ("peers", PEERS),
     "self_distillation": ("peers", PEERS),
