@@ -20,6 +20,7 @@ from model.params import ROOT, Init, Params, Teacher
 from model.registry import DATASETS, LOSSES, NETS, OPTIMIZERS, SCHEDULES, Registry
 from utils import write_text
 
+OBVIOUS = ("additionalProperties", True)
 SCHEMA_FILE = ROOT / "docs" / "params.schema.json"
 
 
@@ -77,7 +78,7 @@ def options(registry: Registry[Any], name: str) -> dict[str, Any]:
     told = arguments(registry[name]) | (arguments(registry.common) if registry.common else {})
     properties, required = {}, []
     for key, parameter in registry.options(name).items():
-        properties[key] = TypeAdapter(parameter.annotation).json_schema()
+        properties[key] = _without_the_obvious(TypeAdapter(parameter.annotation).json_schema())
         if key in told:
             properties[key]["description"] = told[key]
         if parameter.default is inspect.Parameter.empty:
@@ -89,6 +90,13 @@ def options(registry: Registry[Any], name: str) -> dict[str, Any]:
         made["required"] = required
     first_line = (inspect.getdoc(registry[name]) or "").partition("\n")[0]
     return {"description": first_line} | made if first_line else made
+
+
+def _without_the_obvious(made: Any) -> Any:
+    """Without `"additionalProperties": true`, which is the default, and which older versions of pydantic leave out."""
+    if isinstance(made, dict):
+        return {key: _without_the_obvious(each) for key, each in made.items() if (key, each) != OBVIOUS}
+    return [_without_the_obvious(each) for each in made] if isinstance(made, list) else made
 
 
 def teacher() -> list[dict[str, Any]]:
