@@ -65,20 +65,21 @@ def work(
     next_look = 0.0
     try:
         write_json(job.folder / NODE_FILE, {"job": name, "host": socket.gethostname(), "process": os.getpid()})
-        while (end := process and process.poll()) is None:
+        while True:
+            if process is not None and (end := process.poll()) is not None:
+                return end
             if time.monotonic() >= next_look:
                 next_look = time.monotonic() + LOOK_SECONDS
                 wanted = ordered(job)
-                if process is None and (wanted or is_wanted_back()):
-                    return End(-signal.SIGTERM)
-                if process is None and not folder.is_busy():  # an attempt that was killed may be saving still
-                    process = Process(job, environment)
-                elif process is not None:
+                if process is not None:
                     _follow(wanted, process)
+                elif wanted or is_wanted_back():
+                    return End(-signal.SIGTERM)
+                elif not folder.is_busy():  # an attempt that was killed may be saving still
+                    process = Process(job, environment)
             if process is not None and is_wanted_back():
                 process.stop(within=job.grace)
             time.sleep(POLL_SECONDS)
-        return end
     finally:
         if process is not None:
             process.end()  # only where this is interrupted itself

@@ -184,9 +184,9 @@ class Phase:
         if handle is None:
             return False
         if run.restart:
-            raise UserError(f"{run.name}: {handle} of an earlier call still works on it; end it, then begin anew")
+            raise UserError(f"{run.name}: a job of an earlier call still works on it; end it, then begin anew")
         self._begun[run] += 1
-        self.progress.begin(run, f"is done by {handle} of an earlier call")
+        self.progress.begin(run, "goes on, as an earlier call began it")
         self._begin_pruning(run)
         self._running[handle] = Running(run, job, log_size=0)
         return True

@@ -148,10 +148,12 @@ def result_of(folder: Path, number: str) -> tuple[str, Any] | None:
 
 
 def last_words(folder: Path, number: str) -> str:
-    """What SLURM wrote into the log of a job that is gone."""
+    """What SLURM wrote into the log of a job that is gone; its own announcements stand between stars."""
     path = import_submitit().core.utils.JobPaths(folder / "%j", job_id=number).stderr
-    told = path.read_text(errors="replace").strip() if path.exists() else ""
-    return f": {last_line(told)}" if told else f" without a word; {path} was not written"
+    lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
+    if not lines:
+        return f" without a word; {path} is not there or empty"
+    return f": {next((line for line in reversed(lines) if '***' in line), lines[-1])}"
 
 
 @contextmanager

@@ -98,16 +98,21 @@ class SlurmCluster:
         return dict(line.split() for line in self.asked("squeue", "-h", "-o", "%i %T").splitlines())
 
     def begin_at_once(self, number: str) -> None:
-        """Spare a job that was requeued the two minutes that it has to wait."""
+        """Spare a job that was requeued the two minutes that it has to wait; within a second it would not start."""
         wait_until(lambda: self.jobs().get(number) == "PENDING", PATIENCE)
-        self.asked("scontrol", "update", f"JobId={number}", "StartTime=now")
+        self.asked("scontrol", "update", f"JobId={number}", "StartTime=now+2")
 
     def asked(self, *command: str) -> str:
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
+    def clear(self) -> None:
+        """Leave no job in the queue."""
+        if jobs := self.jobs():
+            self.asked("scancel", *jobs)
+            wait_until(lambda: not self.jobs(), PATIENCE)
+
     def stop(self) -> None:
-        self.asked("scancel", *self.jobs())
-        wait_until(lambda: not self.jobs(), PATIENCE)
+        self.clear()
         for process in self._processes.values():
             process.terminate()
         for process in self._processes.values():

@@ -51,7 +51,7 @@ def on_slurm(slurm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mak
 
 
 def python(folder: Path, program: str, *arguments: str, **options: Any) -> Job:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     return Job(folder, (sys.executable, "-IS", "-c", program, *arguments), **options)
 
 
