@@ -7,8 +7,10 @@ the next call goes on. `ray.cancel` is only for tasks that no node works on yet:
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import signal
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,12 +20,13 @@ from typing import Any
 from model.params import ROOT
 from model.search import node
 from model.search.engine import End, Handle, Job
-from utils import EXIT_FAILED, UserError, first_sentence, last_line, write_text
+from utils import EXIT_FAILED, UserError, first_sentence, last_line, log, write_text
 
 INSTALL = 'pip install "ray>=2.58,<3"'
 MAX_RETRIES = 2  # of a task whose worker or node died
 POLL_SECONDS = 0.2
-CHECK_SECONDS = 60.0  # for each node to read a file
+CONNECT_SECONDS = 10.0
+CHECK_SECONDS = 30.0  # for all nodes to read a file
 FORCE_SECONDS = 10.0  # for a node to follow an order to kill
 
 
@@ -221,26 +224,37 @@ def check_nodes(ray: Any, folder: Path) -> None:
     """Look whether every node sees what the driver writes, and has its Python's packages.
 
     Raises:
-        UserError: One does not, or does not answer.
+        UserError: One does not, or none answers.
     """
     path, token = folder / ".token", secrets.token_hex(8)
     write_text(path, token)
     look = ray.remote(num_cpus=0, max_retries=0)(make_look())
     on = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-    nodes = [(each["NodeManagerHostname"], each["NodeID"]) for each in ray.nodes() if each["Alive"]]
-    asked = [(host, look.options(scheduling_strategy=on(number, soft=False))) for host, number in nodes]
-    answers = [(host, each.remote(str(path))) for host, each in asked]
+    hosts = {
+        look.options(scheduling_strategy=on(each["NodeID"], soft=False)).remote(str(path)): each["NodeManagerHostname"]
+        for each in ray.nodes()
+        if each["Alive"]
+    }
+    answered, silent = ray.wait(list(hosts), num_returns=len(hosts), timeout=CHECK_SECONDS)
+    path.unlink(missing_ok=True)
+    seen = {reference: _answer(ray, reference) for reference in answered} | dict.fromkeys(silent)
+    for reference, told in seen.items():
+        if told is None:  # it has just died, and Ray places nothing on it
+            log.warning("node %s of the Ray cluster does not answer", hosts[reference])
+        elif told != token:
+            raise UserError(f"node {hosts[reference]} of the Ray cluster cannot do what the search needs: {told}")
+    if not any(seen.values()):
+        raise UserError("no node of the Ray cluster answers")
+
+
+def _answer(ray: Any, reference: Any) -> str | None:
+    """What a node says, be it how its Python failed; None where it says nothing."""
     try:
-        for host, reference in answers:
-            try:
-                seen = ray.get(reference, timeout=CHECK_SECONDS)
-            except ray.exceptions.RayError as error:
-                told = last_line(str(error))
-                raise UserError(f"node {host} of the Ray cluster cannot do what the search needs: {told}") from None
-            if seen != token:
-                raise UserError(f"node {host} of the Ray cluster sees another {path} than this machine")
-    finally:
-        path.unlink(missing_ok=True)
+        return str(ray.get(reference))
+    except ray.exceptions.RayTaskError as error:
+        return last_line(str(error))
+    except ray.exceptions.RayError:
+        return None
 
 
 def connect(address: str | None) -> Any:
@@ -255,6 +269,9 @@ def connect(address: str | None) -> Any:
     except ImportError:
         raise UserError(f"--engine ray needs Ray: {INSTALL}") from None
     if not ray.is_initialized():
+        address = address or os.environ.get("RAY_ADDRESS")
+        if address and not _listens(address):
+            raise UserError(f"no Ray cluster at {address}; start one: ray start --head")
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR)
@@ -265,3 +282,13 @@ def connect(address: str | None) -> Any:
             for number, handler in before.items():
                 signal.signal(number, handler)  # Ray takes SIGTERM for itself
     return ray
+
+
+def _listens(address: str) -> bool:
+    """Whether anything is there; Ray itself tries for minutes."""
+    host, _, port = address.rpartition("//")[2].rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, ValueError):
+        return False
+    return True

@@ -31,13 +31,7 @@ SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd-%n.log
-AuthType=auth/munge
-CryptoType=crypto/munge
-AccountingStorageType=accounting_storage/none
-JobAcctGatherType=jobacct_gather/none
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerType=sched/backfill
@@ -173,6 +167,8 @@ def ray_cluster() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("RAY_AUTH_MODE", "disabled")
         patched.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patched.setenv("RAY_health_check_initial_delay_ms", "0")  # a node that was killed is found dead in a second
+        patched.setenv("RAY_health_check_period_ms", "300")
         pytest.importorskip("ray", reason="no Ray: pip install -r requirements-engines.txt")
         from ray.cluster_utils import Cluster
 
