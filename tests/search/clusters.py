@@ -35,7 +35,7 @@ ProctrackType=proctrack/linuxproc
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerType=sched/backfill
-SchedulerParameters=batch_sched_delay=0,sched_min_interval=100000
+SchedulerParameters=batch_sched_delay=0,sched_min_interval=100000,sched_interval=2,bf_interval=2
 SlurmdParameters=config_overrides
 ReturnToService=2
 KillWait=3
@@ -92,9 +92,10 @@ class SlurmCluster:
         return dict(line.split() for line in self.asked("squeue", "-h", "-o", "%i %T").splitlines())
 
     def begin_at_once(self, number: str) -> None:
-        """Spare a job that was requeued the two minutes that it has to wait; within a second it would not start."""
+        """Spare a job that was requeued the two minutes that it has to wait."""
         wait_until(lambda: self.jobs().get(number) == "PENDING", PATIENCE)
-        self.asked("scontrol", "update", f"JobId={number}", "StartTime=now+2")
+        time.sleep(1.1)  # SLURM counts in seconds, and refuses a node to a job that was taken off it in the same one
+        self.asked("scontrol", "update", f"JobId={number}", "StartTime=now")
 
     def asked(self, *command: str) -> str:
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout
