@@ -11,6 +11,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -28,7 +29,8 @@ Order = Literal["stop", "kill"]
 
 def order(job: Job, what: Order) -> None:
     """Have a job stop or be killed, wherever it is, and also if it has yet to begin."""
-    write_text(job.folder / ORDER_FILE, what)
+    with suppress(OSError):  # the disk is full; then it ends as one that does not follow
+        write_text(job.folder / ORDER_FILE, what)
 
 
 def ordered(job: Job) -> str | None:
