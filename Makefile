@@ -1,6 +1,7 @@
 # make quickstart   a real distillation on the embedded images, offline after set-up, a few minutes
 # make test         the tests
 # make test-lowest  the tests with the oldest versions that requirements.txt allows
+# make test-engines searches on a real SLURM and a real Ray, of two nodes each, on this machine; what it lacks is skipped
 # make check        lint, format, types
 # make bench        speeds, side by side
 # make schema       docs/params.schema.json, for editors, docs/methods.md and the tables in docs/cifar100.md
@@ -11,7 +12,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 export PYTHONUNBUFFERED := 1
 
-.PHONY: quickstart test test-lowest check bench schema networks clean
+.PHONY: quickstart test test-lowest test-engines check bench schema networks clean
 
 quickstart: .venv/.user
 	@echo "A teacher, then a small student with and without it: three seeds each, on 5,000 real images."
@@ -24,6 +25,10 @@ test: .venv/.dev
 
 test-lowest: .venv-lowest/.ready
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n auto --dist loadfile
+
+# SLURM: apt-get install slurm-wlm munge, and root. Warnings of Ray's own are no errors.
+test-engines: .venv/.engines
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m cluster -W default -rs tests/search
 
 check: .venv/.dev
 	.venv/bin/ruff check .
@@ -50,6 +55,10 @@ networks: .venv/.user
 .venv/.dev: .venv/.user requirements-dev.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
+
+.venv/.engines: .venv/.dev requirements-engines.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-engines.txt && touch $@ \
+		|| echo "Ray and submitit cannot be installed here"
 
 .venv-lowest/.ready: requirements.txt requirements-dev.txt
 	$(PYTHON) -m venv .venv-lowest

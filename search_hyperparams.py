@@ -18,9 +18,9 @@ from pathlib import Path
 
 from model.params import ROOT
 from model.search.driver import Final, search
+from model.search.engines import add_options, engine_maker
 from model.search.estimate import num_to_come, told_time
 from model.search.front import front_table
-from model.search.local import LocalEngine
 from model.search.phase import Limits
 from model.search.plan import listing, make_plan, summary
 from model.search.replicates import final_runs
@@ -30,7 +30,6 @@ from utils import EXIT_DONE, EXIT_STOPPED, UserError, run_script
 def main() -> int:
     parser = argparse.ArgumentParser(description="Train the runs that a folder's search.json asks for.")
     parser.add_argument("--parent_dir", type=Path, required=True, help="folder with params.json and search.json")
-    parser.add_argument("--jobs", type=int, help="runs at once (default: one a GPU, else one a core)")
     parser.add_argument("--data_dir", type=Path, help="where data sets lie (default: data)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--top", type=int, metavar="K", help="when all is done, run the best K on new seeds ...")
@@ -39,11 +38,13 @@ def main() -> int:
     parser.add_argument("--max_failures", type=int, metavar="N", help="give up when so many runs in a row failed")
     parser.add_argument("--restart", action="store_true", help="begin every run anew, finished ones too")
     parser.add_argument("--dry_run", action="store_true", help="print the plan and write nothing")
+    add_options(parser)
     args = parser.parse_args()
     if (args.top is None) != (args.final_seeds is None):
         raise UserError("--top K and --final_seeds N go together")
-    limits = Limits(args.retries, args.max_failures)
+    limits = Limits(args.retries, args.max_failures, args.time_limit)
     final = Final(args.top, args.final_seeds) if args.top is not None else None
+    make_engine = engine_maker(args)
 
     from model.build import Place, find_device  # after the options: --help need not wait for torch
     from model.check import check_params
@@ -55,7 +56,6 @@ def main() -> int:
     command += ["--data_dir", str(args.data_dir.absolute())] if args.data_dir else []
     data_dir = args.data_dir or ROOT / "data"
     check = partial(check_params, place=Place(device=find_device("cpu"), data_dir=data_dir))
-    make_engine = partial(LocalEngine.for_runs, jobs=args.jobs, device=args.device)
     if args.dry_run:
         plan = make_plan(args.parent_dir, check=check, restart=args.restart)
         print(summary(plan))
@@ -64,7 +64,7 @@ def main() -> int:
         place = Place(device=find_device(args.device), data_dir=data_dir)
         measure = partial(estimate_seconds, place=place, threads=engine.threads)
         num_final = final.top * final.num_seeds if final else 0
-        print(told_time(plan, len(engine.slots), measure, num_final=num_final))
+        print(told_time(plan, engine.at_once, measure, num_final=num_final))
         print(listing(plan))
         return EXIT_DONE
     status = search(

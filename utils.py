@@ -89,6 +89,11 @@ def first_sentence(error: Exception) -> str:
     return str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
 
 
+def last_line(text: str) -> str:
+    """What a traceback, or a program's complaint, comes to."""
+    return text.strip().rpartition("\n")[2]
+
+
 def status_of(error: BaseException) -> int:
     """The exit status that an exception stands for."""
     if isinstance(error, (UserError, PermissionError)):

@@ -58,7 +58,8 @@ class StopSignals:
     """What SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 do while a folder is worked on.
 
     While the run is being made ready they end it at once, as nothing is lost. In the training loop, which asks
-    `received` after every step, they let the step end and be saved; a second one ends the run at once.
+    `received` after every step, they let the step end and be saved; a second Ctrl-C ends the run at once. The others
+    say no more the second time: a cluster may tell both a job and all that it has started.
 
     Args:
         together: Whether torchrun looks after the processes of the run. It sends a signal to all of them, and one more
@@ -89,7 +90,7 @@ class StopSignals:
             self._deferred = False
 
     def _receive(self, number: int, _: FrameType | None) -> None:
-        if self.received and self.together:
+        if self.received and (self.together or number != signal.SIGINT):
             return
         if self.received or not self._deferred:
             self.received = True

@@ -92,6 +92,20 @@ class Folder:
         """Change some values of run.json and keep the rest."""
         write_json(self.run, self.read_run() | values)
 
+    def is_busy(self) -> bool:
+        """Whether another process works here: run.json says so, and the lock is held."""
+        if self.state() != "running":
+            return False
+        lock = filelock.FileLock(self.path / ".lock")
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            return True
+        except OSError:
+            return False  # the run itself will say what is wrong with the folder
+        lock.release()
+        return False
+
     @contextmanager
     def locked(self, *, wait: bool = False) -> Iterator[None]:
         """Be the only process that works in this folder; the lock ends with the process, however that ends.

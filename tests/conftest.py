@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-import search_hyperparams
 from model.build import Place
 from model.folder import Folder
 from tests.workshop import InThisProcess, Workshop, make_workshop
@@ -111,4 +110,4 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 
 @pytest.fixture
 def searches_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_hyperparams, "LocalEngine", InThisProcess)
+    monkeypatch.setattr("model.search.engines.LocalEngine", InThisProcess)

@@ -305,15 +305,26 @@ def test_signal_stops_the_run_and_the_same_command_goes_on(
     assert folder.metrics("test", "best").read_bytes() == distilled.metrics("test", "best").read_bytes()
 
 
-def test_second_signal_ends_the_run_at_once(
-    make_folder: MakeFolder, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_second_ctrl_c_ends_the_run_at_once(
+    make_folder: MakeFolder, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: signal.Signals
 ) -> None:
     folder = make_folder(tmp_path / "run")
-    stop_at(5, [signal.SIGTERM, signal.SIGTERM], monkeypatch)
+    stop_at(5, [first, signal.SIGINT], monkeypatch)
     with pytest.raises(Stopped):
         run.train_folder(folder, place)
     assert folder.state() == "stopped"
     assert not folder.checkpoint("last").exists()
+
+
+def test_a_cluster_that_signals_twice_lets_the_run_save_all_the_same(
+    make_folder: MakeFolder, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_folder(tmp_path / "run")
+    stop_at(5, [signal.SIGUSR2, signal.SIGTERM, signal.SIGTERM], monkeypatch)
+    with pytest.raises(Stopped):
+        run.train_folder(folder, place)
+    assert load_checkpoint(folder.checkpoint("last"))["step"] == 5
 
 
 def test_signals_mean_afterwards_what_they_meant_before(distilled: Folder, place: Place) -> None:

@@ -18,7 +18,7 @@ import train
 from model.data.cifar10_mini import unpack
 from model.folder import Folder
 from model.params import ROOT
-from model.search.engine import Handle, Job
+from model.search.engine import End, Handle, Job
 from utils import read_json, run_script
 
 if TYPE_CHECKING:
@@ -109,6 +109,8 @@ class InThisProcess:
     def for_runs(cls, num_runs: int, **_: Any) -> InThisProcess:
         return cls()
 
+    at_once = threads = 1
+
     def describe(self) -> str:
         return "one at a time"
 
@@ -117,15 +119,18 @@ class InThisProcess:
 
     def submit(self, job: Job) -> Handle:
         with pytest.MonkeyPatch.context() as patched, job.log.open("a") as output:
-            patched.setattr(sys, "argv", [*job.command[1:]])
+            patched.setattr(sys, "argv", [*job.whole_command()[1:]])
             with redirect_stdout(output), redirect_stderr(output), pytest.raises(SystemExit) as ended:
                 run_script(train.main)
         handle = Handle(str(job.folder))
         self._ended[handle] = int(ended.value.code or 0)
         return handle
 
-    def poll(self, handle: Handle) -> int | None:
-        return self._ended.pop(handle)
+    def attach(self, job: Job) -> Handle | None:
+        return None
+
+    def poll(self, handle: Handle) -> End | None:
+        return End(self._ended.pop(handle))
 
     def stop(self, handle: Handle) -> None:
         raise AssertionError("the run has ended")

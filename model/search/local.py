@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
-import sys
-import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from model.search.engine import Handle, Job
+from model.search.engine import End, Handle, Job
+from model.search.process import Process
 from utils import UserError
 
-# Runs end with the driver. On other systems they go on without it, and the next call waits for them.
-TIED = (sys.executable, "-IS", str(Path(__file__).with_name("tied.py"))) if sys.platform == "linux" else ()
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -29,21 +25,27 @@ class LocalEngine:
     def __init__(self, slots: Sequence[dict[str, str]]) -> None:
         self.slots = tuple(slots)
         self._free = list(slots)
-        self._running: dict[Handle, tuple[subprocess.Popen[bytes], dict[str, str]]] = {}
+        self._running: dict[Handle, tuple[Process, dict[str, str]]] = {}
 
     @classmethod
-    def for_runs(cls, num_runs: int, *, jobs: int | None = None, device: str = "auto") -> LocalEngine:
+    def for_runs(
+        cls, num_runs: int, *, jobs: int | None = None, device: str = "auto", runs_per_gpu: int | None = None
+    ) -> LocalEngine:
         """Slots for so many runs, never more of them than runs.
 
         Args:
-            jobs: Runs at once; by default one a GPU, else one a core: two runs that share two cores by threads are
-                several times slower than the same runs with one core each.
+            jobs: Runs at once; by default as many as share the GPUs, else one a core: two runs that share two cores by
+                threads are several times slower than the same runs with one core each.
             device: As train.py's; "cpu" hides the GPUs from the runs.
+            runs_per_gpu: How many runs share a GPU, at most; by default one, or as many as `jobs` asks for.
         """
-        if jobs is not None and jobs < 1:
-            raise UserError(f"--jobs must be 1 or more, got {jobs}")
         gpus = [] if device == "cpu" else visible_gpus()
-        at_once = jobs or len(gpus) or (1 if device == "cuda" else num_cores())  # 1: a GPU, but we cannot count them
+        if runs_per_gpu is not None and not gpus:
+            raise UserError(f"--runs_per_gpu {runs_per_gpu}: no GPU is visible")
+        most = len(gpus) * (runs_per_gpu or 1)
+        at_once = jobs or most or (1 if device == "cuda" else num_cores())  # 1: a GPU, but we cannot count them
+        if runs_per_gpu is not None:
+            at_once = min(at_once, most)
         num_slots = max(1, min(at_once, num_runs))
         threads = str(max(1, num_cores() // num_slots))
         slots = [{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} for _ in range(num_slots)]
@@ -55,52 +57,43 @@ class LocalEngine:
         return cls(slots)
 
     @property
+    def at_once(self) -> int:
+        return len(self.slots)
+
+    @property
     def threads(self) -> int:
-        """How many each job has."""
         return int(self.slots[0]["OMP_NUM_THREADS"])
 
     def describe(self) -> str:
         gpus = {slot["CUDA_VISIBLE_DEVICES"] for slot in self.slots if slot.get("CUDA_VISIBLE_DEVICES")}
         on_gpus = f" on {len(gpus)} GPU{'s' * (len(gpus) > 1)}" if gpus else ""
-        return f"{len(self.slots)} at once{on_gpus}, {self.threads} thread{'s' * (self.threads != 1)} each"
+        return f"{self.at_once} at once{on_gpus}, {self.threads} thread{'s' * (self.threads != 1)} each"
 
     def has_room(self) -> bool:
         return bool(self._free)
 
     def submit(self, job: Job) -> Handle:
-        # A run is tied to the thread that started it, and the main thread ends last.
-        assert threading.current_thread() is threading.main_thread()
-        slot = self._free[0]
-        tied = (*TIED, str(os.getpid())) if TIED else ()
-        with job.log.open("ab") as output:
-            process = subprocess.Popen(
-                [*tied, *job.command],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=os.environ | slot,
-                start_new_session=True,  # Ctrl-C reaches the driver alone, which then stops its runs
-            )
-        del self._free[0]
-        handle = Handle(str(process.pid))
-        self._running[handle] = process, slot
+        process = Process(job, self._free[0])
+        handle = Handle(str(process.number))
+        self._running[handle] = process, self._free.pop(0)
         return handle
 
-    def poll(self, handle: Handle) -> int | None:
+    def attach(self, job: Job) -> Handle | None:  # noqa: ARG002
+        return None  # runs end with their driver
+
+    def poll(self, handle: Handle) -> End | None:
         process, slot = self._running[handle]
-        status = process.poll()
-        if status is not None:
+        end = process.poll()
+        if end is not None:
             del self._running[handle]
             self._free.append(slot)
-        return status
+        return end
 
     def stop(self, handle: Handle) -> None:
-        # The run alone: its data-loading processes must live until it has finished its step and saved.
-        self._running[handle][0].terminate()
+        self._running[handle][0].stop()
 
     def kill(self, handle: Handle) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self._running[handle][0].pid, signal.SIGKILL)
+        self._running[handle][0].kill()
 
 
 def num_cores() -> int:

@@ -6,12 +6,12 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model.folder import Folder
-from model.search.engine import Engine, Handle, Job
+from model.search.engine import GRACE_SECONDS, End, Engine, Handle, Job
 from model.search.outcome import missing
 from model.search.plan import Run
 from model.search.progress import Progress
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.02
 LOOK_SECONDS = 1.0
-GRACE_SECONDS = 120.0  # for a run to end its step and save; then it is killed
 HOPELESS = 3  # so many failures with no run finished before: what is common to all runs must be wrong
 TOO_MANY = 10  # so many later: a full disk, or a whole corner of a grid that diverges
 TAIL_LINES = 10
@@ -35,16 +34,18 @@ STOPPED = (EXIT_STOPPED, *(-number for number in STOP_SIGNALS))  # minus: before
 
 @dataclass(frozen=True)
 class Limits:
-    """When a failure is taken as it is.
+    """What is put up with.
 
     Args:
         retries: How often a run that failed is tried again in the same call.
         max_failures: After so many failures with no run finished between, no more runs begin; by default HOPELESS
             before any run is finished, then TOO_MANY.
+        time_limit: Seconds after which a run that has not ended is stopped and has failed.
     """
 
     retries: int = 0
     max_failures: int | None = None
+    time_limit: float | None = None
 
     def __post_init__(self) -> None:
         if self.retries < 0:
@@ -125,24 +126,38 @@ class Phase:
         self._next_look = 0.0
 
     def do(self, runs: Sequence[Run]) -> Tally:
-        """Begin runs in their order while there is room, until all have ended or a signal came."""
-        self._waiting = list(runs)
+        """Begin runs in their order while there is room, until all have ended or a signal came.
+
+        Raises:
+            UserError: The engine has no place for them, or a run that is to begin anew is still being done.
+        """
+        self._waiting = [run for run in runs if not self._attach(run)]
         try:
             while True:
                 self._note_ends()
                 if self.crew.received:
                     self._stop_running()
-                while self._may_begin() and self.engine.has_room() and (run := self._next()):
-                    self._begin(run)
+                is_more_to_come = self._fill()
                 self._look_at_running()
                 self.progress.look()
-                if not self._running and (not self._waiting or not self._may_begin()):
+                if not self._running and not is_more_to_come:
                     return self.tally
                 time.sleep(POLL_SECONDS)
         finally:
             self.progress.close()
             for handle in self._running:  # only where an error ends the search
                 self.engine.stop(handle)
+
+    def _fill(self) -> bool:
+        """Begin as many runs as there is room for, and say whether more may follow."""
+        while self._may_begin() and (self._waiting or self.proposals):
+            if not self.engine.has_room():
+                return True
+            run = self._next()
+            if run is None:
+                return bool(self._waiting)
+            self._begin(run)
+        return False
 
     def _may_begin(self) -> bool:
         return not self.crew.received and not self.tally.gave_up
@@ -153,7 +168,7 @@ class Phase:
         In a folder that a killed search left behind, a process may still be saving.
         """
         for run in self._waiting:
-            if not is_busy(run.folder):
+            if not run.folder.is_busy():
                 self._waiting.remove(run)
                 return run
             if run not in self._told_busy:
@@ -162,32 +177,55 @@ class Phase:
                 log.info("%s: waiting for process %s on %s", run.name, process.get("process"), process.get("host"))
         return self.proposals.next() if self.proposals else None
 
-    def _begin(self, run: Run) -> None:
-        options = ["--restart"] if run.restart and not self._begun[run] else []
-        folder = run.folder.path.absolute()
-        job = Job(folder, (*self.crew.command, *options, "--model_dir", str(folder)))
+    def _attach(self, run: Run) -> bool:
+        """Whether an earlier driver's job still does the run; then it is ours from now on."""
+        job = self._job(run)
+        handle = self.engine.attach(job)
+        if handle is None:
+            return False
+        if run.restart:
+            raise UserError(f"{run.name}: a job of an earlier call still works on it; end it, then begin anew")
         self._begun[run] += 1
-        self.progress.begin(run)
+        self.progress.begin(run, "goes on, as an earlier call began it")
+        self._begin_pruning(run)
+        self._running[handle] = Running(run, job, log_size=0)
+        return True
+
+    def _begin(self, run: Run) -> None:
+        job = self._job(run)
+        anew = run.restart and not self._begun[run]
+        self._begun[run] += 1
+        self.progress.begin(run, "begins")
         try:
-            run.prepare()
+            run.prepare(anew=anew)
             log_size = job.log.stat().st_size if job.log.exists() else 0
-            if self.pruner is not None:
-                self.pruner.begin(run.folder, num_epochs=run.num_epochs)
+            self._begin_pruning(run)
             self._running[self.engine.submit(job)] = Running(run, job, log_size)
         except OSError as error:
             self._note_failure(run, f"failed ({error})")
 
+    def _job(self, run: Run) -> Job:
+        folder = run.folder.path.absolute()
+        command = (*self.crew.command, "--model_dir", str(folder))
+        when_new = ("--restart",) if run.restart else ()
+        return Job(folder, command, when_new, self.crew.limits.time_limit)
+
+    def _begin_pruning(self, run: Run) -> None:
+        if self.pruner is not None:
+            self.pruner.begin(run.folder, num_epochs=run.num_epochs)
+
     def _note_ends(self) -> None:
         for handle, running in list(self._running.items()):
-            status = self.engine.poll(handle)
-            if status is not None:
+            end = self.engine.poll(handle)
+            if end is not None:
                 del self._running[handle]
-                self._note_end(running, status)
+                self._note_end(running, end)
 
-    def _note_end(self, running: Running, status: int) -> None:
+    def _note_end(self, running: Running, end: End) -> None:
+        status, why = end
         run, is_finished = running.run, running.run.folder.state() == "finished"
         lacking = missing(run.folder, self.metrics) if is_finished else None
-        if is_finished and status == EXIT_DONE and lacking is None:
+        if is_finished and lacking is None and (status == EXIT_DONE or why is not None):
             self.tally.finished.append(run.name)
             self.tally.failures_in_a_row = 0
             self._note_other_end(run, "finished")
@@ -195,12 +233,19 @@ class Phase:
             run.folder.update_run(state="pruned")
             self.tally.failures_in_a_row = 0
             self._note_other_end(run, "pruned")
+        elif why is not None:
+            with suppress(OSError):  # the disk may be full; then the next call tries the run again all the same
+                run.folder.update_run(state="failed", error=why)
+            self._tell_failure(running, why)
         elif status in STOPPED or (self.crew.received and status == -signal.SIGKILL):
             self.tally.stopped.append(run.name)
             self._note_other_end(run, "stopped")
         else:
-            printed = tail(running.job.log, running.log_size)
-            self._note_failure(run, f"failed ({lacking or reason(status)})", f"{running.job.log}:\n{printed}")
+            self._tell_failure(running, lacking or reason(status))
+
+    def _tell_failure(self, running: Running, why: str) -> None:
+        printed = tail(running.job.log, running.log_size)
+        self._note_failure(running.run, f"failed ({why})", f"{running.job.log}:\n{printed}" if printed else "")
 
     def _note_other_end(self, run: Run, told: str) -> None:
         self.progress.end(run, told)
@@ -256,17 +301,6 @@ class Phase:
                 self.engine.kill(handle)
 
 
-def is_busy(folder: Folder) -> bool:
-    """Whether another process works in a folder: its run.json says so, and the lock is held."""
-    if folder.state() != "running":
-        return False
-    try:
-        with folder.locked():
-            return False
-    except UserError:
-        return True
-
-
 def reason(status: int) -> str:
     """An exit status in words."""
     if status == EXIT_DONE:
@@ -279,6 +313,8 @@ def reason(status: int) -> str:
 
 def tail(path: Path, start: int) -> str:
     """The last lines of a log from a byte on; a progress bar's steps count as lines."""
+    if not path.exists():  # a job of a cluster that never began
+        return ""
     with path.open("rb") as file:
         file.seek(max(start, path.stat().st_size - 8192))
         lines = file.read().decode("utf-8", errors="replace").splitlines()

@@ -64,10 +64,14 @@ class Run:
     def num_epochs(self) -> int:
         return int((self.params or {}).get("num_epochs", Params.model_fields["num_epochs"].default))
 
-    def prepare(self) -> None:
-        """Make the folder and its params.json, unless it is there and the same."""
+    def prepare(self, *, anew: bool) -> None:
+        """Make the folder and its params.json, unless it is there and the same.
+
+        Args:
+            anew: Whether an earlier run in the folder is thrown away.
+        """
         self.folder.path.mkdir(exist_ok=True)
-        if self.restart:
+        if anew:
             self.folder.run.unlink(missing_ok=True)  # first: a finished run must not be taken for one of these params
         if self.number is not None:
             write_json(self.folder.path / TRIAL_FILE, {"number": self.number})

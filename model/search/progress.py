@@ -65,7 +65,8 @@ class Progress:
             bar_format="|{bar:20}| {n_fmt}/{total_fmt} runs{postfix}",
         )
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: Run, told: str) -> None:
+        """Note that a run goes from now on and log it in words."""
         place = next(
             n for n in range(1, len(self._lines) + 2) if n not in {line.place for line in self._lines.values()}
         )
@@ -82,7 +83,7 @@ class Progress:
         self._lines[run] = Line(run, place, share_done(run.folder), bar)
         self._waiting -= 1
         if not self.is_live:
-            log.info("%s: begins", run.name)
+            log.info("%s: %s", run.name, told)
 
     def end(self, run: Run, told: str, *, failed: bool = False) -> None:
         """Note how a run ended and log it in words."""

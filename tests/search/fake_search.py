@@ -1,6 +1,7 @@
 """A search's folder whose runs are done by fake_train.py, in this process or in one of its own."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import pytest
 
 from model.params import ROOT
 from model.search.driver import search
+from model.search.engine import Engine
 from model.search.local import LocalEngine
 from utils import run_script
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     import optuna
 
 HERE = Path(__file__).parent
+LOCAL = "engine = None"
 
 BASE: dict[str, Any] = {
     "dataset": {"name": "cifar10"},
@@ -63,24 +66,35 @@ class FakeSearch:
     def command(self) -> list[str]:
         return [sys.executable, "-IS", str(HERE / "fake_train.py"), "--events", str(self.events_file)]
 
-    def run(self, *, jobs: int = 2, **options: Any) -> int:
-        """Search in this process, as the script does; returns the exit status."""
-        make_engine = partial(LocalEngine.for_runs, jobs=jobs, device="cpu")
+    def run(self, *, jobs: int = 2, engine: Callable[..., Engine] | None = None, **options: Any) -> int:
+        """Search in this process, as the script does; returns the exit status.
+
+        Args:
+            engine: Makes it of the number of runs and `jobs`; by default the local one, without GPUs.
+        """
+        make_engine = partial(engine or partial(LocalEngine.for_runs, device="cpu"), jobs=jobs)
         with pytest.raises(SystemExit) as exit_:
             run_script(lambda: search(self.folder, command=self.command, make_engine=make_engine, **options))
         assert isinstance(exit_.value.code, int)
         return exit_.value.code
 
-    def start(self, *, jobs: int = 2, stderr: int | None = subprocess.PIPE) -> "subprocess.Popen[str]":
-        """Search in a process of its own."""
+    def start(
+        self, *, jobs: int = 2, engine: str = LOCAL, stderr: int | None = subprocess.PIPE
+    ) -> "subprocess.Popen[str]":
+        """Search in a process of its own.
+
+        Args:
+            engine: A program that sets `engine` to what `run` takes; it may use the search's folder, `parent`.
+        """
         program = (
             "import sys; from tests.search.fake_search import FakeSearch; from pathlib import Path;"
             "self = FakeSearch.__new__(FakeSearch); self.folder, self.events_file = map(Path, sys.argv[1:3]);"
-            "sys.exit(self.run(jobs=int(sys.argv[3])))"
+            f"parent = self.folder; {engine}; sys.exit(self.run(jobs=int(sys.argv[3]), engine=engine))"
         )
+        passed = {name: os.environ[name] for name in ("PATH", "SLURM_CONF", "RAY_AUTH_MODE") if name in os.environ}
         return subprocess.Popen(
             [sys.executable, "-c", program, str(self.folder), str(self.events_file), str(jobs)],
-            env={"PYTHONPATH": str(ROOT), "TERM": "xterm"},
+            env=passed | {"PYTHONPATH": str(ROOT), "TERM": "xterm"},
             stderr=stderr,
             text=True,
         )

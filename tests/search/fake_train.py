@@ -62,7 +62,7 @@ def main() -> int:
     if not args.restart and run_file.exists() and json.loads(run_file.read_text())["state"] == "finished":
         return 0
     stop: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, lambda number, _: stop.append(number))
     tell("running")
     event("begin")

@@ -5,8 +5,11 @@ from typing import Any
 
 import pytest
 
+from model.search.engine import Handle, Job
+from model.search.local import LocalEngine
 from model.search.phase import Limits
 from tests.search.fake_search import BASE, FakeSearch, tree, write
+from utils import UserError
 
 ALPHAS = {"alpha": [0.1, 0.2, 0.3, 0.4]}
 RUNS = [f"alpha_{alpha}" for alpha in ALPHAS["alpha"]]
@@ -231,6 +234,96 @@ def test_a_run_whose_folder_cannot_be_made_fails_alone(tmp_path: Path, capsys: p
     assert fake.run() == 1
     assert "alpha_0.2: failed (" in capsys.readouterr().err
     assert sorted(fake.begun()) == ["alpha_0.1", "alpha_0.3", "alpha_0.4"]
+
+
+def test_a_run_that_takes_too_long_fails_and_the_rest_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake = FakeSearch(tmp_path, {"seconds": [30, 0]}, student={"seconds": 0})
+    assert fake.run(jobs=1, limits=Limits(time_limit=1)) == 1
+    assert "seconds_30: failed (it took longer than 1 s) after 1 s" in capsys.readouterr().err
+    assert [fake.state(run) for run in ("seconds_30", "seconds_0")] == ["failed", "finished"]
+    assert fake.read("seconds_30", "run.json")["error"] == "it took longer than 1 s"
+    assert fake.run(limits=Limits(time_limit=1)) == 1
+    assert fake.begun() == ["seconds_30", "seconds_0", "seconds_30"]
+
+
+def test_a_run_that_finishes_while_it_is_stopped_for_its_time_is_finished(tmp_path: Path) -> None:
+    fake = FakeSearch(tmp_path, {"alpha": [0.1]}, student={"seconds": 0.8, "deaf": True})
+    assert fake.run(limits=Limits(time_limit=1)) == 0
+    assert fake.state("alpha_0.1") == "finished"
+
+
+# Engines that are not here ------------------------------------------------------------------------------------------
+
+
+class OfAnEarlierCall(LocalEngine):
+    """An engine on which the run alpha_0.2 is going already."""
+
+    def attach(self, job: Job) -> Handle | None:
+        return self.submit(job) if job.folder.name == "alpha_0.2" else None
+
+
+def test_a_job_of_an_earlier_call_is_waited_for_and_not_begun_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake = FakeSearch(tmp_path, ALPHAS)
+    fake.run()
+    for run in ("alpha_0.2", "alpha_0.3"):
+        write(fake.folder / run / "run.json", {"state": "stopped"})
+        (fake.folder / run / "metrics.jsonl").unlink()
+    fake.events_file.unlink()
+    assert fake.run(jobs=1, engine=OfAnEarlierCall.for_runs) == 0
+    assert fake.begun() == ["alpha_0.2", "alpha_0.3"]
+    error = capsys.readouterr().err
+    assert error.count("alpha_0.2: goes on, as an earlier call began it\n") == 1
+    assert error.endswith("4 of 4 runs are finished\n")
+
+
+def test_a_run_is_not_begun_anew_while_an_earlier_calls_job_goes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Busy(LocalEngine):
+        def attach(self, job: Job) -> Handle | None:
+            return Handle("7") if job.folder.name == "alpha_0.2" else None
+
+    fake = FakeSearch(tmp_path, ALPHAS)
+    fake.run()
+    before = (fake.folder / "alpha_0.1" / "run.json").read_bytes()
+    assert fake.run(engine=Busy.for_runs, restart=True) == 2
+    told = "error: alpha_0.2: a job of an earlier call still works on it; end it, then begin anew\n"
+    assert capsys.readouterr().err.endswith(told)
+    assert (fake.folder / "alpha_0.1" / "run.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "search",
+    [{"parameters": ALPHAS}, {"parameters": {"alpha": {"min": 0.1, "max": 0.9}}, "method": "tpe", "run_cap": 4}],
+)
+def test_a_place_that_has_no_room_yet_is_waited_for(tmp_path: Path, search: dict[str, Any]) -> None:
+    class NotYet(LocalEngine):
+        asked = 0
+
+        def has_room(self) -> bool:
+            self.asked += 1
+            return self.asked > 5 and super().has_room()
+
+    fake = FakeSearch(tmp_path, search["parameters"], search=search)
+    assert fake.run(engine=NotYet.for_runs) == 0
+    assert len(fake.begun()) == 4
+
+
+def test_a_place_that_can_never_do_the_runs_is_told_before_any_begins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Nowhere(LocalEngine):
+        def has_room(self) -> bool:
+            raise UserError("no node has 9 GPUs")
+
+    fake = FakeSearch(tmp_path, ALPHAS)
+    assert fake.run(engine=Nowhere.for_runs) == 2
+    assert capsys.readouterr().err.endswith("error: no node has 9 GPUs\n")
+    assert fake.begun() == []
 
 
 # The teacher --------------------------------------------------------------------------------------------------------

@@ -216,13 +216,6 @@ def test_every_run_is_checked_before_the_first_begins(tmp_path: Path, capsys: py
     assert fake.events() == []
 
 
-@pytest.mark.parametrize("jobs", [0, -1])
-def test_jobs_below_1_are_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str], jobs: int) -> None:
-    fake = FakeSearch(tmp_path, ALPHAS)
-    assert fake.run(jobs=jobs) == 2
-    assert f"--jobs must be 1 or more, got {jobs}" in capsys.readouterr().err
-
-
 # The ancestor's files, the script -----------------------------------------------------------------------------------
 
 
