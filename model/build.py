@@ -18,7 +18,7 @@ from model.engine.distributed import ALONE, World
 from model.engine.schedules import Schedule, warmed_up
 from model.folder import Folder
 from model.losses.objective import Objective
-from model.nets.named import name_of_classifier, named
+from model.nets.named import name_of_classifier, named, without_fetching
 from model.params import Component, Params, find_folder, load_params
 from model.registry import DATASETS, LOSSES, NETS, OPTIMIZERS, SCHEDULES, Registry
 from model.types import DataSource, Normalisation, Output, Pipeline, Setting, SplitOptions
@@ -156,14 +156,7 @@ def build_student(params: Params, source: DataSource) -> nn.Module:
 
 def build_network(params: Params, source: DataSource) -> nn.Module:
     """The same network for its shapes alone, or for weights that are loaded into it: none are fetched."""
-    return _network(params, source, _without_fetching(params.student.options))
-
-
-def _without_fetching(value: Any) -> Any:
-    """Options, those of networks within a network included, with nothing pretrained."""
-    if isinstance(value, dict):
-        return {key: False if key == "pretrained" else _without_fetching(each) for key, each in value.items()}
-    return [_without_fetching(each) for each in value] if isinstance(value, list) else value
+    return _network(params, source, without_fetching(params.student.options))
 
 
 def _network(params: Params, source: DataSource, options: dict[str, Any]) -> nn.Module:

@@ -44,6 +44,13 @@ def inner(key: str, network: Mapping[str, Any], *, num_classes: int, in_channels
         )
 
 
+def without_fetching(value: Any) -> Any:
+    """Options, those of networks within a network included, with nothing pretrained."""
+    if isinstance(value, dict):
+        return {key: False if key == "pretrained" else without_fetching(each) for key, each in value.items()}
+    return [without_fetching(each) for each in value] if isinstance(value, list) else value
+
+
 def name_of_classifier(net: nn.Module, images_NCHW: Tensor) -> str | None:
     """The linear layer whose result the logits are; None where it is something else.
 

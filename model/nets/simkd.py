@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.nets.named import inner, name_of_classifier
+from model.nets.named import inner, name_of_classifier, without_fetching
 from model.registry import NETS
 from model.types import Output
 
@@ -47,8 +47,8 @@ class ReusedClassifier(nn.Module):
         sizes = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
         images_NCHW = torch.empty(2, in_channels, image_size, image_size, device="meta")
         with torch.device("meta"):
-            own = inner("network", _unfetched(network), **sizes).eval()
-            guide = inner("teacher", _unfetched(network if teacher is None else teacher), **sizes).eval()
+            own = inner("network", without_fetching(network), **sizes).eval()
+            guide = inner("teacher", without_fetching(network if teacher is None else teacher), **sizes).eval()
         width = last_map(own(images_NCHW)).shape[1]
         _, out, *size = last_map(guide(images_NCHW)).shape
         if not 1 <= reduction <= out:
@@ -92,8 +92,3 @@ def last_map(said: Output) -> Tensor:
     if not said.maps:
         raise ValueError("a network without maps has nothing to project")
     return said.maps[-1]
-
-
-def _unfetched(network: dict[str, Any]) -> dict[str, Any]:
-    """Without published weights, as shapes alone are asked for."""
-    return {key: value for key, value in network.items() if key != "pretrained"}
