@@ -9,7 +9,7 @@ from tabulate import tabulate
 
 from model.params import ROOT
 from model.report.published import PUBLISHED_FILE, read_published
-from utils import read_json, write_text
+from utils import read_json, with_part, write_text
 
 PAGE = ROOT / "docs" / "cifar100.md"
 FOLDER = ROOT / "experiments" / "cifar100_benchmark" / "methods"
@@ -45,9 +45,7 @@ def _table(pairs: list[str], teachers: dict[str, float]) -> str:
 
 def page(text: str) -> str:
     """The page's text with the tables as the file has them."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{tables()}\n{END}{after}"
+    return with_part(text, BEGIN, END, tables())
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from model.evaluation.cost import Cost, cost
 from model.params import ROOT
 from model.registry import NETS
 from model.types import Output
-from utils import write_text
+from utils import with_part, write_text
 
 PAGE = ROOT / "docs" / "networks.md"
 BEGIN, END = "<!-- made by python -m model.networks -->\n", "<!-- to here -->\n"
@@ -75,9 +75,7 @@ def origin(file: str) -> str:
 
 def page(text: str) -> str:
     """The page's text with the table as the code gives it."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+    return with_part(text, BEGIN, END, table())
 
 
 if __name__ == "__main__":
