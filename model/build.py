@@ -188,13 +188,14 @@ def prepare_objective(objective: Objective, params: Params, path: Path, data: Pi
     Raises:
         UserError: A term cannot compare the student with its teacher.
     """
-    asked, images = teacher_folders(params, path) if objective.needs else [], params.batch_size
+    asked, images = teacher_folders(params, path) if objective.needs else [], params.batch_size * data.views_shown
     try:
         setting = Setting(
             student=shapes_of(params, place, images),
             teacher=joined([shapes_of(params_of(folder), place, images) for folder in asked]),
             labels=torch.from_numpy(data.training_labels()),
             seed=params.seed,
+            views_shown=data.views_shown,
             classifier=_trained_classifier(asked[0], params, place) if "classifier" in objective.needs else None,
         )
         objective.prepare(setting)

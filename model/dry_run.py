@@ -64,7 +64,11 @@ def estimate_seconds(params: Params, path: Path, place: Place, *, threads: int) 
 def _told(folder: Folder, params: Params, place: Place) -> str:
     source = build.build_source(params, place)
     ready = source.is_ready()
-    data = open_data(params, folder, source, place) if ready else stand_in(source, params.batch_size, place)
+    data = (
+        open_data(params, folder, source, place)
+        if ready
+        else stand_in(source, params.batch_size, place, strong_view=build.split_options(params).strong_view)
+    )
     with _untrained(folder, params, source, data, place) as trainer:
         batch = next(iter(data.train_batches(0, params.batch_size)))
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -169,11 +173,11 @@ def _sizes(data: Pipeline) -> str:
     return ", ".join(f"{data.size(split):,} {split}" for split in ("train", "val", "test"))
 
 
-def stand_in(source: DataSource, num_images: int, place: Place) -> MemoryPipeline:
+def stand_in(source: DataSource, num_images: int, place: Place, *, strong_view: bool = False) -> MemoryPipeline:
     """Random images in the place of a data set that is not here yet."""
     channels, height, width = source.image_shape
     images = np.random.default_rng(0).integers(0, 256, (num_images, height, width, channels), np.uint8)
     labels = np.arange(num_images) % len(source.class_names)
     arrays = Arrays(train_images=images, train_labels=labels, test_images=images, test_labels=labels)
-    options = SplitOptions(val_size=0)
+    options = SplitOptions(val_size=0, strong_view=strong_view)
     return MemoryPipeline(arrays, options, source.normalisation, Augmentation(), seed=0, device=place.device)

@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-ORDER, VIEW, STEP, SPLIT, CHECK, CUTOUT, NEGATIVE = range(7)  # what a draw is for; a key never serves two purposes
+ORDER, VIEW, STEP, SPLIT, CHECK, CUTOUT, NEGATIVE, STRONG = range(
+    8
+)  # what a draw is for; a key never serves two purposes
 
 
 def random_bits(*key: int, index: NDArray[np.integer] | int = 0) -> NDArray[np.uint64]:

@@ -81,6 +81,10 @@ class SplitOptions:
         augment: Random crop and flip, as the data set declares them.
         cutout: Side in pixels of a square at a random place that is blanked in every training image (DeVries and
             Taylor, https://arxiv.org/abs/1708.04552); 0 for none.
+        strong_view: Show every training image twice in its batch, the second time strongly augmented: crop and flip of
+            its own, RandAugment (Cubuk et al., https://arxiv.org/abs/1909.13719) of 2 operations at strength 10 of 30,
+            and a blanked square of up to half the image's side. A step takes twice the time, and the teacher's
+            answers are not kept.
     """
 
     val_size: int | None = None
@@ -88,6 +92,7 @@ class SplitOptions:
     split_seed: int = 0
     augment: bool = True
     cutout: int = 0
+    strong_view: bool = False
 
     def __post_init__(self) -> None:
         if self.val_size is not None and self.val_size < 0:
@@ -100,6 +105,8 @@ class SplitOptions:
             raise ValueError(f"cutout must be 0 or more, got {self.cutout}")
         if self.cutout and not self.augment:
             raise ValueError(f"cutout is an augmentation: it must be 0 where augment is false, got {self.cutout}")
+        if self.strong_view and not self.augment:
+            raise ValueError("strong_view is an augmentation: it must be false where augment is")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +137,8 @@ class Setting:
         teacher: The same of the teacher; None where no term asks one.
         labels: (M,), the class of each training image of the data set in its order; -1 where the run leaves it out.
         seed: The run's.
+        views_shown: Views of an image in its batch: 1, or 2 with the data set's `strong_view`, whose strong views are
+            the batch's second half.
         classifier: The layer that makes the teacher's logits of its embedding, with its weights; None where no term
             asks for it. It is not to be trained.
     """
@@ -138,6 +147,7 @@ class Setting:
     teacher: Output | None
     labels: Tensor
     seed: int
+    views_shown: int = 1
     classifier: nn.Linear | None = None
 
 
@@ -183,6 +193,8 @@ class Views:
 
 class Pipeline(Protocol):
     """A data set that is open: batches of it, on the device that trains."""
+
+    views_shown: int  # of each image in a training batch of `batch_size` images: see `Setting`
 
     def size(self, split: Split) -> int:
         """Number of samples of the split."""

@@ -70,9 +70,10 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def make_folder(tiny_data: Path) -> MakeFolder:
-    def make(path: Path, **changes: Any) -> Folder:
+    def make(path: Path, *, strong_view: bool = False, **changes: Any) -> Folder:
+        dataset = {"name": "arrays", "path": str(tiny_data), "val_size": 40, "pad": 1, "strong_view": strong_view}
         params = {
-            "dataset": {"name": "arrays", "path": str(tiny_data), "val_size": 40, "pad": 1},
+            "dataset": dataset,
             "student": {"name": "cnn", "num_channels": 4, "dropout": 0.2},
             "optimizer": {"name": "adam", "learning_rate": 0.01},
             "batch_size": 16,

@@ -40,6 +40,7 @@ CASES: dict[str, dict[str, Any]] = {
         "optimizer": {"name": "sgd", "learning_rate": 0.1, "nesterov": True},
         "schedule": {"name": "onecycle", "warmup_epochs": 0.5},
         "gradient_clip": 1.0,
+        "strong_view": True,
     },
 }
 INTERRUPTIONS = {

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from model.data.indexed import IndexedPipeline, blanked
+from model.data.indexed import IndexedPipeline
 from model.data.location import located
-from model.data.split import Indices, batch_bounds
-from model.randomness import CUTOUT, ORDER, permutation, random_bits
+from model.data.split import Indices
+from model.randomness import CUTOUT, random_bits
 from model.registry import DATASETS
 from model.types import WHOLE, Batch, Normalisation, Share, Split, SplitOptions, Views
 from utils import OptionError, UserError
@@ -98,7 +98,8 @@ class FolderPipeline(IndexedPipeline):
     """Batches of image files, read by worker processes; see `model.types.Pipeline`.
 
     A training view is the number of its epoch, which with the run's seed and the index gives the seed of crop and flip:
-    so the image is a function of (index, view) alone, whatever the number of workers.
+    so the image is a function of (index, view) alone, whatever the number of workers. With strong views, an epoch has
+    two numbers, of which the odd one is the strong view's.
     """
 
     def __init__(self, source: FolderSource, options: SplitOptions, *, seed: int, device: torch.device) -> None:
@@ -120,10 +121,9 @@ class FolderPipeline(IndexedPipeline):
         self._labels = {"train": training[1], "val": training[1], "test": testing[1]}
 
     def train_batches(self, epoch: int, batch_size: int, first_step: int = 0, share: Share = WHOLE) -> Iterator[Batch]:
-        order = permutation(self.seed, ORDER, epoch, index=self.indices["train"])
-        bounds = batch_bounds(len(order), batch_size)
+        index, view, bounds = self._training_rows(epoch, batch_size)
         parts = [share.between(start, stop) for start, stop in pairwise(bounds)]
-        return self._batches("train", order, self._drawn(epoch, order), parts[first_step:])
+        return self._batches("train", index, view, parts[first_step:])
 
     def eval_batches(self, split: Split, batch_size: int, share: Share = WHOLE) -> Iterator[Batch]:
         indices = share.of(self.indices[split])
@@ -136,11 +136,10 @@ class FolderPipeline(IndexedPipeline):
             meaning["seed"] = self.seed
         if self.cutout:
             meaning["cutout"] = self.cutout
-        per_image = num_epochs if self.augment else 1
+        if self.views_shown == 2:
+            meaning["strong_views"] = True
+        per_image = num_epochs * self.views_shown if self.augment else 1
         return Views(num_images=self.num_images, per_image=per_image, meaning=meaning, endless=self.augment)
-
-    def drawn_views(self, epoch: int) -> tuple[Indices, Indices]:
-        return self.indices["train"], self._drawn(epoch, self.indices["train"])
 
     def training_batch(self, index: Indices, view: Indices) -> Batch:
         seen = view if self.augment else np.full(len(index), CENTRE)
@@ -153,8 +152,14 @@ class FolderPipeline(IndexedPipeline):
             total.update(f"{Path(file).relative_to(self._train_root)}\n".encode())
         return total.hexdigest()
 
-    def _drawn(self, epoch: int, index: Indices) -> Indices:
-        return np.full(len(index), epoch if self.augment else CENTRE)
+    def _weak_views(self, epoch: int, index: Indices) -> Indices:
+        return np.full(len(index), epoch * self.views_shown if self.augment else CENTRE)
+
+    def _strong_views(self, epoch: int, index: Indices) -> Indices:
+        return self._weak_views(epoch, index) + 1
+
+    def _are_strong(self, view: Indices) -> NDArray[np.bool_]:
+        return np.asarray(view % self.views_shown == 1)
 
     def _batches(
         self, split: Split, index: Indices, view: Indices, parts: list[slice], num_workers: int | None = None
@@ -171,13 +176,16 @@ class FolderPipeline(IndexedPipeline):
         for (indices, views), (pixels_NHWC, problem) in zip(batches, loader, strict=True):
             if problem:
                 raise UserError(problem)
-            images = self.normalised(pixels_NHWC.to(self.device, non_blocking=True))
-            if self.cutout and CENTRE not in views:
-                images = blanked(images, self._centres(indices, views, images.shape[2]), self.cutout)
+            pixels_NHWC = pixels_NHWC.to(self.device, non_blocking=True)
+            if CENTRE in views:
+                images = self.normalised(pixels_NHWC)
+            else:
+                middles = self._middles(indices, views, pixels_NHWC.shape[1])
+                images = self._training_input(pixels_NHWC, indices, views, middles)
             index_N, view_N = torch.from_numpy(indices).to(self.device), torch.from_numpy(views).to(self.device)
             yield Batch(images, self._labels[split][index_N], index_N, view_N)
 
-    def _centres(self, index: Indices, view: Indices, size: int) -> Tensor:
+    def _middles(self, index: Indices, view: Indices, size: int) -> Indices:
         """The middle pixel of every image's square, f(seed, epoch, index)."""
-        pixel = random_bits(self.seed, CUTOUT, index=view * self.num_images + index) % np.uint64(size * size)
-        return torch.from_numpy(pixel.astype(np.int64)).to(self.device)
+        pixel: Indices = random_bits(self.seed, CUTOUT, index=view * self.num_images + index) % np.uint64(size * size)
+        return pixel.astype(np.int64)

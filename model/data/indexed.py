@@ -1,6 +1,8 @@
-"""What both pipelines share: the samples of each split, how pixels become the input of a network, cutout."""
+"""What both pipelines share: the samples of each split and each batch, how pixels become the input of a network."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -8,11 +10,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.data.split import Indices, batch_bounds, split_indices
+from model.randomness import ORDER, STRONG, permutation, random_bits
 from model.types import Normalisation, Split, SplitOptions
+
+CROP, OPERATIONS, MIDDLE, SIDE = range(4)  # what is drawn for a strong view
 
 
 class IndexedPipeline:
-    """Which samples each split has, on which device; see `model.types.Pipeline`."""
+    """Which samples each split has, on which device; see `model.types.Pipeline`.
+
+    A pipeline says which views it has: `_weak_views`, `_strong_views` and `_are_strong`.
+    """
 
     def __init__(
         self,
@@ -24,9 +32,11 @@ class IndexedPipeline:
         seed: int,
         device: torch.device,
     ) -> None:
+        if options.strong_view and (channels := len(normalisation.mean)) not in (1, 3):
+            raise ValueError(f"strong_view is for images of 1 or 3 channels, these have {channels}")
         self.seed, self.device = seed, device
         self.num_images = len(train_labels)
-        self.cutout = options.cutout
+        self.cutout, self.views_shown = options.cutout, 2 if options.strong_view else 1
         train, val = split_indices(train_labels, options)
         self.indices: dict[Split, Indices] = {"train": train, "val": val, "test": np.arange(num_test)}
         self._labels_M = np.full(self.num_images, -1)
@@ -43,6 +53,63 @@ class IndexedPipeline:
     def steps_per_epoch(self, batch_size: int) -> int:
         return len(batch_bounds(self.size("train"), batch_size)) - 1
 
+    def drawn_views(self, epoch: int) -> tuple[Indices, Indices]:
+        index = self.indices["train"]
+        if self.views_shown == 1:
+            return index, self._weak_views(epoch, index)
+        return np.tile(index, 2), np.concatenate([self._weak_views(epoch, index), self._strong_views(epoch, index)])
+
+    def _training_rows(self, epoch: int, batch_size: int) -> tuple[Indices, Indices, list[int]]:
+        """Index and view of all that an epoch shows, batch after batch, and where batches begin and end."""
+        index = permutation(self.seed, ORDER, epoch, index=self.indices["train"])
+        view, bounds = self._weak_views(epoch, index), batch_bounds(len(index), batch_size)
+        if self.views_shown == 1:
+            return index, view, bounds
+        strong = self._strong_views(epoch, index)
+        batches = [slice(start, stop) for start, stop in pairwise(bounds)]
+        return (
+            np.concatenate([part for batch in batches for part in (index[batch], index[batch])]),
+            np.concatenate([part for batch in batches for part in (view[batch], strong[batch])]),
+            [2 * bound for bound in bounds],
+        )
+
+    def _weak_views(self, epoch: int, index: Indices) -> Indices:
+        raise NotImplementedError
+
+    def _strong_views(self, epoch: int, index: Indices) -> Indices:
+        raise NotImplementedError
+
+    def _are_strong(self, view: Indices) -> NDArray[np.bool_]:
+        raise NotImplementedError
+
+    def _strong_draw(self, what: int, below: int, index: Indices, view: Indices) -> Indices:
+        """A number from 0 for each strong view."""
+        bits = random_bits(self.seed, STRONG, what, index=view * self.num_images + index)
+        drawn: Indices = (bits % np.uint64(below)).astype(np.int64)
+        return drawn
+
+    def _training_input(self, pixels_NHWC: Tensor, index: Indices, view: Indices, middle_N: Indices) -> Tensor:
+        """Cropped pixels, uint8, to what a network is given: strengthened where the view is strong, and blanked.
+
+        Args:
+            middle_N: Where cutout's square is; of no meaning where a view is strong.
+        """
+        H, W = pixels_NHWC.shape[1:3]
+        side_N = np.full(len(index), self.cutout)
+        strong = np.flatnonzero(self._are_strong(view))
+        if len(strong):
+            from model.data.strong import NUM_CHOICES, rand_augmented
+
+            which, here = (index[strong], view[strong]), torch.from_numpy(strong).to(self.device)
+            choice = self._strong_draw(OPERATIONS, NUM_CHOICES, *which)
+            pixels_NHWC[here] = rand_augmented(pixels_NHWC[here], choice)
+            middle_N[strong] = self._strong_draw(MIDDLE, H * W, *which)
+            side_N[strong] = self._strong_draw(SIDE, min(H, W) // 2 + 1, *which)
+        images = self.normalised(pixels_NHWC)
+        if not side_N.any():
+            return images
+        return blanked(images, *(torch.from_numpy(each).to(self.device) for each in (middle_N, side_N)))
+
     def normalised(self, pixels_NHWC: Tensor) -> Tensor:
         """Pixels of any type to (N, C, H, W) float32; the memory stays channels-last, as convolutions like it."""
         N, H, W, C = pixels_NHWC.shape
@@ -51,22 +118,23 @@ class IndexedPipeline:
         return rows_NHR.view(N, H, W, C).permute(0, 3, 1, 2)
 
 
-def blanked(images_NCHW: Tensor, centre_N: Tensor, side: int) -> Tensor:
+def blanked(images_NCHW: Tensor, middle_N: Tensor, side_N: Tensor) -> Tensor:
     """The images with a square set to 0, the mean of all pixels; what lies beyond the border is not blanked.
 
-    Sec. 3.2 of DeVries and Taylor: the centre may be any pixel, so squares at the border are smaller.
+    Sec. 3.2 of DeVries and Taylor: the middle may be any pixel, so squares at the border are smaller.
 
     Args:
-        centre_N: Number of the pixel below and right of the square's middle, row by row.
-        side: Height and width of the square in pixels.
+        middle_N: Number of the pixel below and right of the square's middle, row by row.
+        side_N: Height and width of the square in pixels; 0 for none.
     """
     H, W = images_NCHW.shape[2:]
-    rows_NH = _covered(centre_N // W, side, H)
-    columns_NW = _covered(centre_N % W, side, W)
+    rows_NH = _covered(middle_N // W, side_N, H)
+    columns_NW = _covered(middle_N % W, side_N, W)
     return images_NCHW.masked_fill((rows_NH[:, :, None] & columns_NW[:, None, :])[:, None], 0.0)
 
 
-def _covered(centre_N: Tensor, side: int, length: int) -> Tensor:
-    start_N1 = centre_N[:, None] - side // 2
-    place_L = torch.arange(length, device=centre_N.device)
-    return (place_L >= start_N1) & (place_L < start_N1 + side)
+def _covered(middle_N: Tensor, side_N: Tensor, length: int) -> Tensor:
+    side_N1 = side_N[:, None]
+    start_N1 = middle_N[:, None] - side_N1 // 2
+    place_L = torch.arange(length, device=middle_N.device)
+    return (place_L >= start_N1) & (place_L < start_N1 + side_N1)

@@ -2,7 +2,8 @@
 
 A sample's view is a number: which crop offset, whether flipped, and where cutout's square is. It is a function of
 (seed, epoch, index), and the augmented image is a function of (index, view), so whatever is known of a view can be kept
-and used again.
+and used again. Beyond these numbers are those of strong views, one for each epoch; what they show is drawn from
+(seed, view, index).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +20,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.data.indexed import IndexedPipeline, blanked
-from model.data.split import Indices, batch_bounds
-from model.randomness import ORDER, VIEW, permutation, random_bits
+from model.data.indexed import CROP, IndexedPipeline
+from model.data.split import Indices
+from model.randomness import VIEW, random_bits
 from model.types import WHOLE, Batch, Normalisation, Share, Split, SplitOptions, Views
 
 
@@ -103,39 +105,48 @@ class MemoryPipeline(IndexedPipeline):
         super().__init__(labels, len(arrays.test_labels), options, normalisation, seed=seed, device=device)
         self.augmentation = augmentation
         height, width = arrays.train_images.shape[1:3]
-        self._num_centres = height * width if self.cutout else 1
+        self._num_middles = height * width if self.cutout else 1
         training = (_tensor(arrays.train_images, device), _tensor(arrays.train_labels, device).long())
         testing = (_tensor(arrays.test_images, device), _tensor(arrays.test_labels, device).long())
         self._images = {"train": training[0], "val": training[0], "test": testing[0]}
         self._labels = {"train": training[1], "val": training[1], "test": testing[1]}
 
     def train_batches(self, epoch: int, batch_size: int, first_step: int = 0, share: Share = WHOLE) -> Iterator[Batch]:
-        order = permutation(self.seed, ORDER, epoch, index=self.indices["train"])
-        order_N, views_N = _tensor(order, self.device), _tensor(self._drawn(epoch, order), self.device)
-        bounds = batch_bounds(len(order), batch_size)
+        index, view, bounds = self._training_rows(epoch, batch_size)
         for start, stop in list(pairwise(bounds))[first_step:]:
             here = share.between(start, stop)
-            yield self._training_batch(order_N[here], views_N[here])
+            yield self.training_batch(index[here], view[here])
 
     def eval_batches(self, split: Split, batch_size: int, share: Share = WHOLE) -> Iterator[Batch]:
         indices = _tensor(share.of(self.indices[split]), self.device)
         for start in range(0, len(indices), batch_size):
             index_N = indices[start : start + batch_size]
-            yield self._batch(split, index_N, torch.full_like(index_N, self.augmentation.identity), Augmentation())
+            images = self.normalised(self._images[split].index_select(0, index_N))
+            identity_N = torch.full_like(index_N, self.augmentation.identity)
+            yield Batch(images, self._labels[split][index_N], index_N, identity_N)
 
-    def views(self, num_epochs: int) -> Views:  # noqa: ARG002  they are finite, however long the run
+    def views(self, num_epochs: int) -> Views:
+        meaning: dict[str, Any] = asdict(self.augmentation)
+        if self.cutout:
+            meaning["cutout"] = self.cutout
+        if self.views_shown == 2:
+            meaning["strong_views_of_seed"] = self.seed
         return Views(
             num_images=self.num_images,
-            per_image=self._num_views,
-            meaning=asdict(self.augmentation) | ({"cutout": self.cutout} if self.cutout else {}),
-            endless=self.cutout > 0,  # finite, but so many that runs share few
+            per_image=self._num_views + (num_epochs if self.views_shown == 2 else 0),
+            meaning=meaning,
+            endless=self.cutout > 0 or self.views_shown > 1,  # or finite, but so many that runs share few
         )
 
-    def drawn_views(self, epoch: int) -> tuple[Indices, Indices]:
-        return self.indices["train"], self._drawn(epoch, self.indices["train"])
-
     def training_batch(self, index: Indices, view: Indices) -> Batch:
-        return self._training_batch(_tensor(index, self.device), _tensor(view, self.device))
+        index_N, view_N = _tensor(index, self.device), _tensor(view, self.device)
+        shown, strong = view, self._are_strong(view)
+        if strong.any():
+            shown = np.where(strong, self._strong_draw(CROP, self._num_views, index, view), view)
+        images_NHWC = self._images["train"].index_select(0, index_N)
+        pixels_NHWC = augmented(images_NHWC, _tensor(shown, self.device), self.augmentation)
+        images = self._training_input(pixels_NHWC, index, view, shown // self.augmentation.num_views)
+        return Batch(images, self._labels["train"][index_N], index_N, view_N)
 
     def content_digest(self) -> str:
         images = self._images["train"].cpu().numpy()
@@ -143,23 +154,20 @@ class MemoryPipeline(IndexedPipeline):
         total.update(images.data)
         return total.hexdigest()
 
-    def _drawn(self, epoch: int, index: Indices) -> Indices:
+    @property
+    def _num_views(self) -> int:
+        """Of crop, flip and cutout: strong views have the numbers from here on."""
+        return self.augmentation.num_views * self._num_middles
+
+    def _weak_views(self, epoch: int, index: Indices) -> Indices:
         views: Indices = random_bits(self.seed, VIEW, epoch, index=index) % np.uint64(self._num_views)
         return views.astype(np.int64)
 
-    @property
-    def _num_views(self) -> int:
-        return self.augmentation.num_views * self._num_centres
+    def _strong_views(self, epoch: int, index: Indices) -> Indices:
+        return np.full(len(index), self._num_views + epoch)
 
-    def _training_batch(self, index_N: Tensor, view_N: Tensor) -> Batch:
-        batch = self._batch("train", index_N, view_N, self.augmentation)
-        if not self.cutout:
-            return batch
-        return batch._replace(images=blanked(batch.images, view_N // self.augmentation.num_views, self.cutout))
-
-    def _batch(self, split: Split, index_N: Tensor, view_N: Tensor, augmentation: Augmentation) -> Batch:
-        pixels_NHWC = augmented(self._images[split].index_select(0, index_N), view_N, augmentation)
-        return Batch(self.normalised(pixels_NHWC), self._labels[split][index_N], index_N, view_N)
+    def _are_strong(self, view: Indices) -> NDArray[np.bool_]:
+        return np.asarray(view >= self._num_views)
 
 
 def augmented(images_NHWC: Tensor, view_N: Tensor, augmentation: Augmentation) -> Tensor:

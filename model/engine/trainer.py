@@ -221,10 +221,10 @@ class Trainer:
         return loss * (self.world.size * len(batch.labels) / self._num_images(self.step))
 
     def _num_images(self, step: int) -> int:
-        """Images of a step's whole batch."""
+        """Images of a step's whole batch, each view counted."""
         if (step + 1) % self.steps_per_epoch:
-            return self.batch_size
-        return self.data.size("train") - (self.steps_per_epoch - 1) * self.batch_size
+            return self.batch_size * self.data.views_shown
+        return (self.data.size("train") - (self.steps_per_epoch - 1) * self.batch_size) * self.data.views_shown
 
     # What is kept ---------------------------------------------------------------------------------------------------
 

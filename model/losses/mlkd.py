@@ -3,15 +3,18 @@
 Jin, Wang and Lin, "Multi-Level Logit Distillation", CVPR 2023.
 https://openaccess.thecvf.com/content/CVPR2023/html/Jin_Multi-Level_Logit_Distillation_CVPR_2023_paper.html
     (1 - alpha) * CE(student, labels) + alpha * sum over temperatures T of
-    T^2 * mean of KL(teacher_T || student_T) + |G - G'|^2 / N + |M - M'|^2 / K,
+    T^2 * mean of KL(teacher_T || student_T) + |G - G'|^2 / N + |M - M'|^2 / K
 with P the probabilities (N, K) at T, G = P P^T (N, N) of the student and G' of the teacher, M = P^T P (K, K) likewise.
+
+As published it learns from two views of each image: `"dataset": {..., "strong_view": true}`. The strong views add their
+cross-entropy and divergence, with the same factors; the relations are those of the weak views.
 
 The authors' code means the teacher's surer half to be left out: images whose largest probability is above the batch's
 median count neither in the divergence nor as rows of G, classes whose sum of probabilities is above the median not as
 rows of M. There the sums are taken before the masks, which so only halve the terms; here the masks do what they say,
-and `unsure_half` false takes every image and class. The authors train on two views of each image, of which the second
-is strongly augmented; a batch has one, which stands for their first. The relations grow with the batch. Stands alone,
-as `kd` does.
+and `unsure_half` false takes every image and class. Strong views all count. At two of the temperatures the code takes
+the weak views' logits for the strong ones'; here they are their own. Both views go through the networks in one batch,
+there in one each, which for batch norm is not the same. The relations grow with the batch. Stands alone, as `kd` does.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from torch import Tensor
 from model.losses.base import DistillLoss
 from model.losses.probabilities import kl
 from model.registry import LOSSES
-from model.types import Batch, Output, Part
+from model.types import Batch, Output, Part, Setting
 
 
 @LOSSES.register("mlkd")
@@ -52,28 +55,49 @@ class MultiLevelLogitDistillation(DistillLoss):
         if not temperatures or min(temperatures) <= 0:
             raise ValueError(f"temperatures must be one or more that are positive, got {temperatures}")
         self.alpha, self.temperatures, self.unsure_half = alpha, temperatures, unsure_half
+        self.views_shown = 1
+
+    def prepare(self, setting: Setting) -> None:
+        self.views_shown = setting.views_shown
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        p_NK = teacher.logits.softmax(dim=1)
+        student_VNK, teacher_VNK, labels_VN = (
+            rows.chunk(self.views_shown) for rows in (student.logits, teacher.logits, batch.labels)
+        )
+        loss = self._of_weak(student_VNK[0], teacher_VNK[0], labels_VN[0])
+        if self.views_shown == 2:
+            loss = loss + self._of_strong(student_VNK[1], teacher_VNK[1], labels_VN[1])
+        return loss
+
+    def _of_weak(self, student_NK: Tensor, teacher_NK: Tensor, labels_N: Tensor) -> Tensor:
+        p_NK = teacher_NK.softmax(dim=1)
         image_N, class_K = self._counts(p_NK.amax(dim=1)), self._counts(p_NK.sum(dim=0))
-        soft = [self._at(T, student.logits, teacher.logits, image_N, class_K) for T in self.temperatures]
-        hard = F.cross_entropy(student.logits, batch.labels)
-        return (1 - self.alpha) * hard + self.alpha * torch.stack(soft).sum()
+        soft = []
+        for T in self.temperatures:
+            p_NK, t_NK = (student_NK / T).softmax(dim=1), (teacher_NK / T).softmax(dim=1)
+            relations_N = squared_rows(p_NK @ p_NK.T - t_NK @ t_NK.T)
+            relations_K = squared_rows(p_NK.T @ p_NK - t_NK.T @ t_NK)
+            soft.append((image_N * (divergence(student_NK, teacher_NK, T) + relations_N)).mean())
+            soft.append((class_K * relations_K).mean())
+        return self._total(student_NK, labels_N, soft)
+
+    def _of_strong(self, student_NK: Tensor, teacher_NK: Tensor, labels_N: Tensor) -> Tensor:
+        soft = [divergence(student_NK, teacher_NK, T).mean() for T in self.temperatures]
+        return self._total(student_NK, labels_N, soft)
+
+    def _total(self, student_NK: Tensor, labels_N: Tensor, soft: list[Tensor]) -> Tensor:
+        return (1 - self.alpha) * F.cross_entropy(student_NK, labels_N) + self.alpha * torch.stack(soft).sum()
 
     def _counts(self, sureness: Tensor) -> Tensor:
         """1 for what counts, 0 for what is left out."""
         below = sureness <= sureness.quantile(0.5)
         return below.to(sureness.dtype) if self.unsure_half else torch.ones_like(sureness)
 
-    def _at(
-        self, temperature: float, student_NK: Tensor, teacher_NK: Tensor, image_N: Tensor, class_K: Tensor
-    ) -> Tensor:
-        log_p_NK = F.log_softmax(student_NK / temperature, dim=1)
-        log_t_NK = F.log_softmax(teacher_NK / temperature, dim=1)
-        p_NK, t_NK = log_p_NK.exp(), log_t_NK.exp()
-        each_image_N = temperature**2 * kl(log_t_NK, log_p_NK) + squared_rows(p_NK @ p_NK.T - t_NK @ t_NK.T)
-        each_class_K = squared_rows(p_NK.T @ p_NK - t_NK.T @ t_NK)
-        return (image_N * each_image_N).mean() + (class_K * each_class_K).mean()
+
+def divergence(student_NK: Tensor, teacher_NK: Tensor, temperature: float) -> Tensor:
+    """Of every image, (N,)."""
+    log_t_NK = F.log_softmax(teacher_NK / temperature, dim=1)
+    return temperature**2 * kl(log_t_NK, F.log_softmax(student_NK / temperature, dim=1))
 
 
 def squared_rows(matrix: Tensor) -> Tensor:

@@ -86,16 +86,19 @@ def test_workers_change_nothing(image_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("first_step", [1, 4, 5])
-def test_first_step_gives_exactly_the_tail(image_folder: Path, num_workers: int, first_step: int) -> None:
-    pipeline = opened(image_folder, num_workers=num_workers)
+@pytest.mark.parametrize(("first_step", "strong_view"), [(1, False), (4, True), (5, False)])
+def test_first_step_gives_exactly_the_tail(
+    image_folder: Path, num_workers: int, first_step: int, strong_view: bool
+) -> None:
+    pipeline = opened(image_folder, num_workers=num_workers, strong_view=strong_view)
     whole = list(pipeline.train_batches(2, 4))
     assert len(whole) == pipeline.steps_per_epoch(4) == 5
     assert_equal(list(pipeline.train_batches(2, 4, first_step)), whole[first_step:])
 
 
-def test_processes_share_every_batch_of_one(image_folder: Path) -> None:
-    pipeline = opened(image_folder)
+@pytest.mark.parametrize("strong_view", [False, True])
+def test_processes_share_every_batch_of_one(image_folder: Path, strong_view: bool) -> None:
+    pipeline = opened(image_folder, strong_view=strong_view)
     whole = list(pipeline.train_batches(1, 4, 1))
     for rank in range(2):
         mine = list(pipeline.train_batches(1, 4, 1, Share(rank, 2)))
@@ -162,6 +165,29 @@ def test_cutout_blanks_one_square_that_depends_on_index_and_view(image_folder: P
 def test_cutout_leaves_evaluation_alone(image_folder: Path) -> None:
     plain, cut = (next(opened(image_folder, cutout=side).eval_batches("test", 8)) for side in (0, 6))
     assert torch.equal(plain.images, cut.images)
+
+
+def test_strong_views_stand_beside_the_weak_ones(image_folder: Path) -> None:
+    pipeline = opened(image_folder, strong_view=True, cutout=4)
+    epochs = [list(pipeline.train_batches(epoch, 4)) for epoch in (0, 1)]
+    for epoch, batches in enumerate(epochs):
+        for batch in batches:
+            half = len(batch.labels) // 2
+            assert batch.view.tolist() == half * [2 * epoch] + half * [2 * epoch + 1]
+            assert torch.equal(batch.index[:half], batch.index[half:])
+            again = pipeline.training_batch(batch.index.numpy(), batch.view.numpy())
+            assert torch.equal(batch.images, again.images)
+            assert ((batch.images[:half] == 0).all(1).sum(dim=(1, 2)) >= 4).all()  # a square of 4 x 4, or what is left
+            assert not any(
+                torch.equal(weak, strong) for weak, strong in batch.images.view(2, half, 3, SIZE, SIZE).unbind(1)
+            )
+    index, view = pipeline.drawn_views(1)
+    assert set(zip(index.tolist(), view.tolist(), strict=True)) == {
+        pair for batch in epochs[1] for pair in zip(batch.index.tolist(), batch.view.tolist(), strict=True)
+    }
+    rows = pipeline.views(2).row(index, view)
+    assert len(set(rows.tolist())) == len(index)
+    assert rows.max() < pipeline.views(2).num_rows
 
 
 def test_half_of_the_views_are_flipped_and_none_enlarges_more_than_its_twelfth() -> None:

@@ -121,6 +121,85 @@ def test_cutout_blanks_a_square_around_any_pixel_and_nothing_else(cutout: int) -
     assert middles == set(product(range(7), range(5)))
 
 
+def test_every_batch_of_strong_views_begins_with_the_weak_ones() -> None:
+    plain, strong = (list(opened(strong_view=shown).train_batches(2, 16)) for shown in (False, True))
+    assert opened().views_shown == 1
+    assert opened(strong_view=True).views_shown == 2
+    for weak, both in zip(plain, strong, strict=True):
+        size = len(weak.labels)
+        assert len(both.labels) == 2 * size
+        assert all(torch.equal(one, other[:size]) for one, other in zip(weak, both, strict=True))
+        assert torch.equal(both.index[size:], weak.index)
+        assert torch.equal(both.labels[size:], weak.labels)
+        assert not set(both.view[size:].tolist()) & set(both.view[:size].tolist())
+
+
+@pytest.mark.parametrize("cutout", [0, 4])
+def test_a_strong_view_is_a_crop_an_augmented_one_and_one_with_a_square(cutout: int) -> None:
+    """Few go through both operations as they are, such as those that are shifted by less than a pixel twice."""
+    crops: dict[int, set[bytes]] = {}
+    for index in range(NUM_TRAIN):
+        images_NHWC = torch.from_numpy(ARRAYS.train_images[[index]]).expand(162, -1, -1, -1)
+        shown = augmented(images_NHWC, torch.arange(162), CROP_AND_FLIP)
+        crops[index] = {image.numpy().tobytes() for image in shown}
+    pipeline = opened(strong_view=True, cutout=cutout, val_size=0)
+    num_plain, squares = 0, []
+    for epoch in range(60):
+        (batch,) = pipeline.train_batches(epoch, NUM_TRAIN)
+        again = pipeline.training_batch(batch.index.numpy()[::-1].copy(), batch.view.numpy()[::-1].copy())
+        assert torch.equal(batch.images.flip(0), again.images)
+        for image, index in zip(batch.images[NUM_TRAIN:], batch.index[NUM_TRAIN:].tolist(), strict=True):
+            blank = (image == 0).all(0)
+            squares.append(int(blank.sum()))
+            pixels = image.permute(1, 2, 0) * torch.tensor(NORMALISATION.std) + torch.tensor(NORMALISATION.mean)
+            num_plain += (pixels * 255).round().to(torch.uint8).numpy().tobytes() in crops[index]
+    assert 0.005 < num_plain / len(squares) < 0.1
+    assert set(squares) == {0, 1, 2, 4}  # sides of 0, 1 and 2, some cut by the border
+    assert 0.25 < np.mean(np.array(squares) == 0) < 0.42
+
+
+def test_strong_views_differ_from_epoch_to_epoch_and_with_the_seed() -> None:
+    shown = []
+    for seed, epoch in [(0, 0), (0, 1), (1, 0)]:
+        batches = list(opened(seed=seed, strong_view=True).train_batches(epoch, 16))
+        halves = [(batch.index.chunk(2)[1], batch.images.chunk(2)[1]) for batch in batches]
+        shown.append({int(i): x for index, images in halves for i, x in zip(index, images, strict=True)})
+    for one, other in itertools.combinations(shown, 2):
+        assert np.mean([torch.equal(one[index], other[index]) for index in one.keys() & other.keys()]) < 0.1
+
+
+def test_an_epoch_draws_the_views_that_it_shows() -> None:
+    pipeline = opened(strong_view=True)
+    drawn = set(zip(*(values.tolist() for values in pipeline.drawn_views(3)), strict=True))
+    batches = list(pipeline.train_batches(3, 16))
+    shown = {pair for batch in batches for pair in zip(batch.index.tolist(), batch.view.tolist(), strict=True)}
+    assert drawn == shown
+    assert len(shown) == 2 * pipeline.size("train")
+    views = pipeline.views(num_epochs=4)
+    assert views.endless
+    assert views.meaning != opened(strong_view=True, seed=1).views(num_epochs=4).meaning
+    rows = views.row(*pipeline.drawn_views(3))
+    assert len(set(rows.tolist())) == len(shown)
+    assert rows.max() < views.num_rows
+
+
+def test_strong_views_without_augmentation_are_refused() -> None:
+    with pytest.raises(ValueError, match="strong_view is an augmentation: it must be false where augment is"):
+        SplitOptions(augment=False, strong_view=True)
+
+
+def test_strong_views_of_images_with_two_channels_are_refused() -> None:
+    arrays = Arrays(
+        train_images=ARRAYS.train_images[..., :2],
+        train_labels=ARRAYS.train_labels,
+        test_images=ARRAYS.test_images[..., :2],
+        test_labels=ARRAYS.test_labels,
+    )
+    normalisation = Normalisation(mean=(0.5, 0.5), std=(0.2, 0.2))
+    with pytest.raises(ValueError, match="strong_view is for images of 1 or 3 channels, these have 2"):
+        MemoryPipeline(arrays, SplitOptions(strong_view=True), normalisation, CROP_AND_FLIP, seed=0, device=CPU)
+
+
 def test_without_cutout_views_are_those_of_crop_and_flip() -> None:
     plain, cut = opened().drawn_views(3), opened(cutout=4).drawn_views(3)
     assert plain[1].max() < CROP_AND_FLIP.num_views <= cut[1].max()
@@ -129,9 +208,11 @@ def test_without_cutout_views_are_those_of_crop_and_flip() -> None:
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_evaluation_is_not_cut(split: Split) -> None:
-    plain, cut = (next(opened(cutout=side).eval_batches(split, 8)) for side in (0, 4))
-    assert torch.equal(plain.images, cut.images)
+def test_evaluation_is_neither_cut_nor_shown_strongly(split: Split) -> None:
+    plain, *others = (
+        next(opened(**options).eval_batches(split, 8)) for options in ({}, {"cutout": 4}, {"strong_view": True})
+    )
+    assert all(torch.equal(plain.images, other.images) for other in others)
 
 
 def test_cutout_without_augmentation_is_refused() -> None:
@@ -210,20 +291,23 @@ def test_the_view_of_an_image_does_not_depend_on_the_batch_size() -> None:
     assert all(torch.equal(one, other) for one, other in zip(*by_size, strict=True))
 
 
+@pytest.mark.parametrize("strong_view", [False, True])
 @pytest.mark.parametrize("first_step", [0, 1, 3, 6, 7])
-def test_first_step_gives_exactly_the_tail(first_step: int) -> None:
-    whole = list(opened().train_batches(4, 8))
-    tail = list(opened().train_batches(4, 8, first_step))
+def test_first_step_gives_exactly_the_tail(first_step: int, strong_view: bool) -> None:
+    whole = list(opened(strong_view=strong_view).train_batches(4, 8))
+    tail = list(opened(strong_view=strong_view).train_batches(4, 8, first_step))
     assert len(tail) == len(whole) - first_step
     for batch, again in zip(whole[first_step:], tail, strict=True):
         assert all(torch.equal(one, other) for one, other in zip(batch, again, strict=True))
 
 
+@pytest.mark.parametrize("strong_view", [False, True])
 @pytest.mark.parametrize("first_step", [0, 3])
 @pytest.mark.parametrize("size", [2, 3])
-def test_processes_share_every_batch_of_one(size: int, first_step: int) -> None:
-    whole = list(opened().train_batches(1, 16, first_step))
-    shares = [list(opened().train_batches(1, 16, first_step, Share(rank, size))) for rank in range(size)]
+def test_processes_share_every_batch_of_one(size: int, first_step: int, strong_view: bool) -> None:
+    pipeline = opened(strong_view=strong_view)
+    whole = list(pipeline.train_batches(1, 16, first_step))
+    shares = [list(pipeline.train_batches(1, 16, first_step, Share(rank, size))) for rank in range(size)]
     for number, batch in enumerate(whole):
         for rank in range(size):
             assert all(

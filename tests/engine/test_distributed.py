@@ -26,7 +26,7 @@ SIZE = 3
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of what three processes did, rank by rank."""
+    """The folder of what three processes did, run by run, and of what they found, rank by rank."""
     path = tmp_path_factory.mktemp("three")
     command = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={SIZE}", "-m", together.__name__]
     done = subprocess.run(
@@ -44,9 +44,10 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the same run in one process."""
+    """The folder of the same runs in one process."""
     path = tmp_path_factory.mktemp("one")
-    together.train(path)
+    for name in together.RUNS:
+        together.train(path / name)
     return path
 
 
@@ -63,11 +64,14 @@ def tensors(path: Path, part: str) -> dict[str, Tensor]:
     return state
 
 
+@pytest.mark.parametrize("run", together.RUNS)
 @pytest.mark.parametrize("part", ["state_dict", "objective"])
-def test_three_processes_come_to_the_weights_of_one(part: str, one: Path, three: Path, tmp_path: Path) -> None:
-    trainer = together.trainer_of(tmp_path)
+def test_three_processes_come_to_the_weights_of_one(
+    part: str, run: str, one: Path, three: Path, tmp_path: Path
+) -> None:
+    trainer = together.trainer_of(tmp_path / run)
     before = {"state_dict": trainer.student, "objective": trainer.objective}[part].state_dict()
-    alone, shared = tensors(one, part), tensors(three, part)
+    alone, shared = tensors(one / run, part), tensors(three / run, part)
     assert alone.keys() == shared.keys() == before.keys()
     for name, tensor in alone.items():
         moved = (tensor.double() - before[name].double()).abs().nan_to_num().max()
@@ -76,30 +80,31 @@ def test_three_processes_come_to_the_weights_of_one(part: str, one: Path, three:
 
 
 def test_every_term_moves_what_it_owns(one: Path, tmp_path: Path) -> None:
-    before, after = together.trainer_of(tmp_path).objective.state_dict(), tensors(one, "objective")
+    before, after = together.trainer_of(tmp_path).objective.state_dict(), tensors(one / "one_view", "objective")
     moved = {name.split(".")[1] for name in before if not torch.equal(before[name], after[name])}
     assert moved == {"vid", "cc_linear", "crd", "ofd", "semckd", "srd"}
 
 
 def test_layer_that_no_term_reaches_stays_as_it_was(three: Path, tmp_path: Path) -> None:
     before = together.trainer_of(tmp_path).student.state_dict()
-    assert torch.equal(before["idle.weight"], tensors(three, "state_dict")["idle.weight"])
+    assert torch.equal(before["idle.weight"], tensors(three / "one_view", "state_dict")["idle.weight"])
 
 
-def test_metrics_are_those_of_one_process(one: Path, three: Path) -> None:
+@pytest.mark.parametrize("run", together.RUNS)
+def test_metrics_are_those_of_one_process(run: str, one: Path, three: Path) -> None:
     def rows(path: Path) -> list[dict[str, float]]:
         return [
             {name: value for name, value in row.items() if name not in ("seconds", "images_per_second")}
             for row in Folder(path).read_history()
         ]
 
-    assert len(rows(three)) == 2
-    for shared, alone in zip(rows(three), rows(one), strict=True):
+    assert len(rows(three / run)) == 2
+    for shared, alone in zip(rows(three / run), rows(one / run), strict=True):
         assert shared == pytest.approx(alone, rel=1e-5, abs=1e-6)
 
 
 def test_validation_is_that_of_one_process(one: Path, three: Path) -> None:
-    shared, alone = (read_json(Folder(path).metrics("val", "last")) for path in (three, one))
+    shared, alone = (read_json(Folder(path / "one_view").metrics("val", "last")) for path in (three, one))
     assert shared["num_samples"] == 20
     assert shared == pytest.approx(alone, rel=1e-5)
 

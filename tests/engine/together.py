@@ -1,6 +1,6 @@
 """What several processes do together, for test_distributed.py: torchrun -m tests.engine.together FOLDER.
 
-Each writes what it has found into FOLDER/RANK.json; the run's checkpoint is FOLDER/last.pth.tar.
+Each writes what it has found into FOLDER/RANK.json; FOLDER/one_view and FOLDER/two_views are the runs' folders.
 """
 
 from __future__ import annotations
@@ -48,6 +48,9 @@ TERMS: dict[str, tuple[dict[str, Any], float]] = {
 }
 
 
+RUNS = ("one_view", "two_views")
+
+
 class Net(nn.Module):
     """A network without batch norm that has all that losses read, and a layer that none of them reaches."""
 
@@ -71,14 +74,15 @@ class Net(nn.Module):
 
 
 def trainer_of(path: Path, world: World = ALONE) -> Trainer:
-    """A run of two epochs at step 0."""
-    data, student, teacher = open_data(), seeded(Net, 0), seeded(Net, 1)
+    """A run of two epochs at step 0; the folder's name says how many views of an image a batch has."""
+    data, student, teacher = open_data(strong_view=path.name == "two_views"), seeded(Net, 0), seeded(Net, 1)
     losses = {name: cast(DistillLoss, LOSSES.build(name, **options)) for name, (options, _) in TERMS.items()}
     objective = Objective({name: (losses[name], TermOptions(weight=weight)) for name, (_, weight) in TERMS.items()})
-    said = student(torch.zeros(BATCH_SIZE, 3, 4, 4))
+    said = student(torch.zeros(BATCH_SIZE * data.views_shown, 3, 4, 4))
     with torch.random.fork_rng():
         torch.manual_seed(2)
-        objective.prepare(Setting(student=said, teacher=said, labels=torch.from_numpy(data.training_labels()), seed=0))
+        labels = torch.from_numpy(data.training_labels())
+        objective.prepare(Setting(student=said, teacher=said, labels=labels, seed=0, views_shown=data.views_shown))
 
     def evaluate(net: nn.Module, split: Split) -> dict[str, float]:
         said = predictions(net, data.eval_batches(split, 7, world.share), dtype=torch.float32, device=CPU)
@@ -149,6 +153,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
     with joined() as world:
-        train(folder, world)
+        for name in RUNS:
+            train(folder / name, world)
         found = findings(world)
     (folder / f"{world.rank}.json").write_text(json.dumps(found))

@@ -63,7 +63,7 @@ def images_and_labels(num_images: int, seed: int) -> tuple[np.ndarray[Any, Any],
     return (noise + 25 * labels[:, None, None, None]).astype(np.uint8), labels
 
 
-def open_data(val_size: int = 20) -> MemoryPipeline:
+def open_data(val_size: int = 20, *, strong_view: bool = False) -> MemoryPipeline:
     (train_images, train_labels), (test_images, test_labels) = images_and_labels(100, 1), images_and_labels(30, 2)
     source = MemorySource(
         class_names=tuple("abcde"),
@@ -74,7 +74,7 @@ def open_data(val_size: int = 20) -> MemoryPipeline:
             train_images=train_images, train_labels=train_labels, test_images=test_images, test_labels=test_labels
         ),
     )
-    return source.open(SplitOptions(val_size=val_size), seed=0, device=CPU)
+    return source.open(SplitOptions(val_size=val_size, strong_view=strong_view), seed=0, device=CPU)
 
 
 def live_teacher(net: nn.Module) -> LiveTeacher:
@@ -83,7 +83,7 @@ def live_teacher(net: nn.Module) -> LiveTeacher:
 
 def toy_trainer(path: Path, **changes: Any) -> Trainer:
     """A run at step 0 in the folder `path`, with some of its parts replaced."""
-    path.mkdir(exist_ok=True)
+    path.mkdir(parents=True, exist_ok=True)
     student = changes.pop("student", None) or seeded(SmallNet, 0)
     data = changes.pop("data", None) or open_data()
     objective = changes.pop("objective", None) or Objective({"ce": (CrossEntropy(), TermOptions())})

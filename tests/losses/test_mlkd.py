@@ -1,0 +1,43 @@
+"""Multi-level logit distillation on two views; one view is in the suite over all losses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.losses.mlkd import MultiLevelLogitDistillation
+from model.types import Batch, Output, Setting
+from tests.losses.reference import cross_entropy, kl, multi_level
+
+N, K = 6, 5
+LABELS = torch.tensor([0, 3, 1, 4, 2, 2])
+
+
+def logits(seed: int) -> Tensor:
+    return 3 * torch.randn(2 * N, K, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def said(logits_NK: Tensor) -> Output:
+    return Output(logits_NK, logits_NK)
+
+
+def loss_of_two_views(student_NK: Tensor, teacher_NK: Tensor, **options: object) -> float:
+    loss = MultiLevelLogitDistillation(**options)  # type: ignore[arg-type]
+    loss.prepare(Setting(student=said(student_NK), teacher=said(teacher_NK), labels=LABELS, seed=0, views_shown=2))
+    index = torch.arange(N).repeat(2)
+    batch = Batch(torch.empty(2 * N, 0), LABELS.repeat(2), index, index)
+    value: Tensor = loss(said(student_NK), said(teacher_NK), batch)
+    return value.item()
+
+
+@pytest.mark.parametrize(("temperatures", "unsure_half"), [([2.0, 3.0, 4.0, 5.0, 6.0], True), ([4.0], False)])
+def test_strong_views_add_their_labels_and_their_divergence(temperatures: list[float], unsure_half: bool) -> None:
+    student, teacher = logits(1), logits(2)
+    weak = multi_level(student[:N].numpy(), teacher[:N].numpy(), LABELS.tolist(), temperatures, unsure_half=unsure_half)
+    strong_s, strong_t = student[N:].numpy(), teacher[N:].numpy()
+    strong = 0.1 * cross_entropy(strong_s, LABELS.tolist())
+    strong += 0.9 * sum(T**2 * kl(strong_t, strong_s, T) for T in temperatures)
+    made = loss_of_two_views(student, teacher, temperatures=temperatures, unsure_half=unsure_half)
+    assert made == pytest.approx(weak + strong, rel=1e-9)
+    assert made != pytest.approx(weak, rel=0.1)
