@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 
 from model.folder import Folder
 from model.search.journal import Journal
@@ -12,8 +13,8 @@ from model.search.points import LONGEST_NAME, Point, combinations, num_points
 from model.search.sampler import Sampler
 from utils import log
 
-# A sampler may propose what has been run. So many attempts with other seeds are made to get something new from it, and
-# then so many without telling it of any run, which makes every sampler draw at random.
+# A sampler may propose what has been run. So many of its proposals are looked at to find something new, and then so
+# many of a sampler that was told of no run, which makes every sampler draw at random.
 ATTEMPTS, RANDOM_ATTEMPTS = 5, 20
 
 
@@ -65,11 +66,10 @@ class Proposals:
     def _new_point(self, number: int) -> Point | None:
         """What the sampler proposes; where that is nothing new, the first combination that has no run yet."""
         known = {cell.point.digest for cell in self._cells.values()}
-        for attempt in range(ATTEMPTS + RANDOM_ATTEMPTS):
-            point = self.sampler.propose(self._known() if attempt < ATTEMPTS else [], number, attempt)
-            if point.digest not in known:
-                return self._named(point)
-        for point in combinations(self.plan.space) if num_points(self.plan.space) else ():
+        proposed = self.sampler.proposals(self._known(), number, range(ATTEMPTS))
+        drawn = self.sampler.proposals([], number, range(ATTEMPTS, ATTEMPTS + RANDOM_ATTEMPTS))
+        all_others = combinations(self.plan.space) if num_points(self.plan.space) else ()
+        for point in chain(proposed, drawn, all_others):
             if point.digest not in known:
                 return self._named(point)
         self._is_exhausted = True

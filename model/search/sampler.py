@@ -7,7 +7,7 @@ one proposal to the next, so a search that was killed goes on as one that was no
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import optuna
@@ -34,19 +34,26 @@ class Sampler:
         self.space = space
         self._axes = {axis: Axis(parameter) for axis, _, parameter in axes(space)}
 
-    def propose(self, known: Sequence[tuple[Point, Outcome]], number: int, attempt: int = 0) -> Point:
-        """The point to try next.
+    def proposals(
+        self, known: Sequence[tuple[Point, Outcome]], number: int, attempts: range = range(1)
+    ) -> Iterator[Point]:
+        """The point to try next, and others in its place.
 
         Args:
             known: All points that have a folder, in the order of their numbers.
-            number: How many there are, which seeds the proposal.
-            attempt: Another one gives another point of the same number.
+            number: How many there are, which seeds the proposals.
+            attempts: Of one number, each gives a point of its own.
         """
-        sampler = self._make_sampler(seed_of(self.space.search_seed, number, attempt))
-        study = optuna.create_study(sampler=sampler, directions=directions(self.space.metric))
+        study = optuna.create_study(directions=directions(self.space.metric))
         for point, outcome in known:
             self._tell(study, point, outcome)
-        trial = study.ask()
+        for attempt in attempts:
+            study.sampler = self._make_sampler(seed_of(self.space.search_seed, number, attempt))
+            trial = study.ask()
+            yield self._point(trial)
+            study.tell(trial, state=TrialState.FAIL)
+
+    def _point(self, trial: optuna.Trial) -> Point:
         return point_of(self.space, lambda axis, _: self._axes[axis].suggest(trial, axis))
 
     def _make_sampler(self, seed: int) -> optuna.samplers.BaseSampler:
@@ -73,14 +80,15 @@ class Sampler:
             study.tell(trial, outcome.values)
             return
         states = {"open": TrialState.RUNNING, "complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
-        values = outcome.values or ([outcome.curve[max(outcome.curve)]] if outcome.state == "pruned" else None)
+        curve = outcome.curve if outcome.state == "pruned" else {}  # else no sampler looks at it
+        values = outcome.values or ([curve[max(curve)]] if curve else None)
         study.add_trial(
             create_trial(
                 state=states[outcome.state],
                 params=params,
                 distributions=distributions,
                 values=values,
-                intermediate_values=dict(outcome.curve),
+                intermediate_values=dict(curve),
             )
         )
 

@@ -16,7 +16,7 @@ from model.search.sampler import Sampler
 from tests.search.fake_search import FakeSearch, tree, wait_until, write
 
 RANGES = {"alpha": {"min": 0.0, "max": 1.0}, "temperature": {"min": 1.0, "max": 20.0}}
-propose = Sampler.propose
+proposals = Sampler.proposals
 GOAL = "1 - (alpha - 0.3) ** 2 - ((temperature - 5) / 20) ** 2"
 
 
@@ -179,8 +179,10 @@ def test_no_point_is_run_twice_and_a_small_space_ends(tmp_path: Path, method: st
 def test_a_sampler_that_has_converged_goes_on_at_random(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = proposing(tmp_path, 4)
     monkeypatch.setattr(
-        "model.search.sampler.Sampler.propose",
-        lambda self, known, number, attempt: propose(self, [], 0 if known else number, 0 if known else attempt),
+        "model.search.sampler.Sampler.proposals",
+        lambda self, known, number, attempts: (
+            proposals(self, [], 0, range(1)) if known else proposals(self, [], number, attempts)
+        ),
     )
     assert fake.run(jobs=1) == 0
     assert len(set(fake.begun())) == 4

@@ -58,7 +58,7 @@ def searched(
     sampler = Sampler(searched_space)
     known: list[tuple[Point, Outcome]] = []
     for number in range(num_runs):
-        point = sampler.propose(known, number)
+        point = next(sampler.proposals(known, number))
         known.append((point, Outcome("complete", objective(point))))
     return known
 
@@ -82,14 +82,16 @@ def test_every_proposal_is_a_point_of_the_space(tmp_path: Path, method: str) -> 
 def test_the_same_runs_lead_to_the_same_proposal(tmp_path: Path, method: str) -> None:
     ranges = space(tmp_path, method, RANGES)
     known = searched(ranges, 14, quadratic)
-    first, again = (Sampler(ranges).propose(known, 14) for _ in range(2))
+    first, again = (next(Sampler(ranges).proposals(known, 14)) for _ in range(2))
     assert first == again
-    assert len({Sampler(ranges).propose([], 14, attempt).name for attempt in range(5)}) == 5
+    assert len({point.name for point in Sampler(ranges).proposals([], 14, range(5))}) == 5
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_another_search_seed_gives_other_proposals(tmp_path: Path, method: str) -> None:
-    names = {Sampler(space(tmp_path, method, RANGES, search_seed=seed)).propose([], 0).name for seed in range(5)}
+    names = {
+        next(Sampler(space(tmp_path, method, RANGES, search_seed=seed)).proposals([], 0)).name for seed in range(5)
+    }
     assert len(names) == 5
 
 
@@ -127,9 +129,9 @@ def test_pruned_and_open_points_are_told_and_failed_ones_are_not(tmp_path: Path)
     known = searched(ranges, 12, quadratic)
 
     def next_with(outcome: Outcome) -> Point:
-        return Sampler(ranges).propose([*known[:-1], (known[-1][0], outcome)], 12)
+        return next(Sampler(ranges).proposals([*known[:-1], (known[-1][0], outcome)], 12))
 
-    unknown = Sampler(ranges).propose(known[:-1], 12)
+    unknown = next(Sampler(ranges).proposals(known[:-1], 12))
     assert next_with(Outcome("failed")) == unknown
     assert next_with(Outcome("pruned", (), {1: 0.0, 2: 0.1})) != unknown
     assert next_with(Outcome("open")) != unknown
@@ -145,7 +147,7 @@ def test_proposals_are_written_with_few_digits(tmp_path: Path) -> None:
     write(tmp_path / "search.json", asked)
     for number in range(50):
         found = load_space(tmp_path, BASE | {"optimizer": {"name": "sgd"}})
-        values = Sampler(found).propose([], number).values
+        values = next(Sampler(found).proposals([], number)).values
         assert len(str(values["alpha"])) <= len("0.123")
         assert len(str(values["temperature"])) <= len("123.4")
         assert float(f"{values['optimizer.learning_rate']:.3e}") == values["optimizer.learning_rate"]
