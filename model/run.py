@@ -21,7 +21,7 @@ from model.engine.memory import keep_freed_memory
 from model.engine.precision import placed, resolve_precision
 from model.engine.teachers import Teacher, digest
 from model.engine.trainer import Trainer
-from model.evaluation.cost import Cost, cost
+from model.evaluation.cost import Cost, cost, latency
 from model.evaluation.metrics import metrics_of, predictions
 from model.folder import Folder
 from model.generations import prepare_generations
@@ -322,7 +322,12 @@ def finish(folder: Folder, trainer: Trainer, place: Place) -> None:
     best = world.first(lambda: load_checkpoint(folder.checkpoint("best")))
     trainer.student.load_state_dict(best["state_dict"])
     trainer.write(folder.metrics("test", "best"), trainer.evaluate(trainer.student, "test") | {"epoch": best["epoch"]})
-    told = {"weights_digest": digest(best["state_dict"]), "peak_memory_bytes": peak_memory(place.device)}
+    shape = trainer.describe["image_shape"]
+    told = {
+        "weights_digest": digest(best["state_dict"]),
+        "peak_memory_bytes": peak_memory(place.device),
+        "latency_ms": round(latency(trainer.student, shape, dtype=trainer.dtype, device=place.device), 4),
+    }
     world.first(lambda: folder.update_run(state="finished", **told))
     log.info("%s is finished: %s", folder.name, summary(folder))
 

@@ -125,6 +125,7 @@ def test_run_json_says_where_the_results_come_from(distilled: Folder, teacher: F
     assert set(told["versions"]) >= {"python", "torch"}
     assert told["seconds"] > 0
     assert told["peak_memory_bytes"] > 1_000_000
+    assert 0 < told["latency_ms"] < 1000
     assert (told["parameters"], told["macs"]) == (PARAMETERS_OF_4_CHANNELS, MACS_OF_4_CHANNELS)
     assert told["teacher"] == {teacher.name: digest(load_checkpoint(teacher.checkpoint("best"))["state_dict"])}
 

@@ -251,6 +251,7 @@ def _is_told_by_the_first(world: World, status: int, group: dist.ProcessGroup) -
         dist.all_gather_object(statuses, status, group=group)
     except RuntimeError:  # they are gone already, or wait for this one elsewhere
         return False
+    dist.destroy_process_group()  # or its threads may abort the process while it ends
     return not world.is_first and statuses[0] == status
 
 

@@ -48,7 +48,7 @@ SEARCH_FILE = "search.json"
 METHODS = ("grid", "random", "tpe", "gp", "cmaes", "nsga2")
 ALIASES = {"bayes": "tpe"}
 PACKAGES = {"gp": "scipy", "cmaes": "cmaes"}  # what a method needs beside Optuna
-COSTS = ("parameters", "macs", "seconds", "images_per_second", "peak_memory_bytes")  # in run.json, one value a run
+COSTS = ("parameters", "macs", "latency_ms", "seconds", "peak_memory_bytes", "images_per_second")  # of run.json
 
 ANCESTORS_GRID = {
     "alpha": [0.05, 0.1, 0.5, 0.95, 0.99],
@@ -69,7 +69,7 @@ class Metric(Strict):
     """What the search wants much or little of: a key of the rows of metrics.jsonl, or one of COSTS in run.json.
 
     Args:
-        goal: By default much of an accuracy, and little of anything else.
+        goal: By default much of an accuracy and of images per second, and little of anything else.
     """
 
     name: str = "val_accuracy"
@@ -84,7 +84,8 @@ class Metric(Strict):
 
     @property
     def is_maximized(self) -> bool:
-        return self.goal == "maximize" or (self.goal is None and self.name.endswith("accuracy"))
+        is_good = self.name.endswith("accuracy") or self.name == "images_per_second"
+        return self.goal == "maximize" or (self.goal is None and is_good)
 
     def best(self, values: Iterable[float]) -> float | None:
         """The best of some values, None where there are none."""

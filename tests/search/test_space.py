@@ -289,10 +289,14 @@ def test_several_metrics_are_more_than_cmaes_can_take(tmp_path: Path, monkeypatc
         ({"name": "val_loss"}, 0.1),
         ({"name": "macs"}, 0.1),
         ({"name": "val_accuracy", "goal": "minimize"}, 0.1),
-        ({"name": "images_per_second", "goal": "maximize"}, 0.9),
+        ({"name": "latency_ms"}, 0.1),
+        ({"name": "images_per_second"}, 0.9),
+        ({"name": "val_loss", "goal": "maximize"}, 0.9),
     ],
 )
-def test_much_is_good_of_accuracies_and_little_of_all_else(tmp_path: Path, metric: Any, expected: float) -> None:
+def test_much_is_good_of_accuracies_and_of_speed_and_little_of_all_else(
+    tmp_path: Path, metric: Any, expected: float
+) -> None:
     write(tmp_path / "search.json", {"parameters": ALPHA, "metric": metric})
     assert load_space(tmp_path, BASE).metric[0].best([0.9, 0.1]) == expected
 
