@@ -165,7 +165,7 @@ def tell(tally: Tally, progress: Progress, crew: Crew) -> None:
         Stopped: A signal came before all was done.
     """
     told = f"{progress.num_finished} of {progress.num_runs} runs are finished"
-    told += f", {progress.num_pruned} were pruned" if progress.num_pruned else ""
+    told += f", {progress.num_pruned} pruned" if progress.num_pruned else ""
     if crew.received and progress.num_finished + progress.num_pruned < progress.num_runs:
         raise Stopped(f"{told}; run the same command to go on")
     told += f"; failed: {', '.join(tally.failed)}" if tally.failed else ""

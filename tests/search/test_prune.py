@@ -219,7 +219,7 @@ def test_bad_runs_are_stopped_and_told(pruning: FakeSearch, capsys: pytest.Captu
     assert all(len(pruning.history(f"alpha_{alpha}")) < 5 for alpha in ALPHAS[1:])
     shown = capsys.readouterr().err
     assert "alpha_0.1: pruned after 0 s, val_accuracy 10.00 %; 1 of 4 finished, 1 pruned, best 90.00 %" in shown
-    assert shown.endswith("1 of 4 runs are finished, 3 were pruned\n")
+    assert shown.endswith("1 of 4 runs are finished, 3 pruned\n")
 
 
 def test_a_second_call_leaves_pruned_runs_alone(pruning: FakeSearch, capsys: pytest.CaptureFixture[str]) -> None:
