@@ -40,7 +40,10 @@ SlurmdParameters=config_overrides
 ReturnToService=2
 KillWait=3
 GresTypes=gpu
-PartitionName=debug Nodes=ALL Default=YES MaxTime=1-0 State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=debug Nodes=ALL Default=YES MaxTime=1-0 State=UP PriorityTier=1 GraceTime=3
+PartitionName=urgent Nodes=ALL MaxTime=1-0 State=UP PriorityTier=2 PreemptMode=OFF
 """
 SLURM_NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} Gres=gpu:{gpus}\n"
 
@@ -76,7 +79,10 @@ class SlurmCluster:
         self._start("slurmctld", "slurmctld", "-D")
         for name in self.NODES:
             self.start_node(name)
-        wait_until(lambda: self.asked("sinfo", "-h", "-N", "-t", "idle").count("\n") == len(self.NODES), PATIENCE)
+        wait_until(
+            lambda: self.asked("sinfo", "-h", "-N", "-p", "debug", "-t", "idle").count("\n") == len(self.NODES),
+            PATIENCE,
+        )
 
     def start_node(self, name: str) -> None:
         self._start(name, "slurmd", "-D", "-N", name)

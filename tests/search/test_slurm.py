@@ -131,6 +131,18 @@ def test_a_job_whose_node_is_wanted_back_saves_and_goes_on(
     assert [row["epoch"] for row in fake.history("alpha_0.5")] == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_job_that_an_urgent_one_displaces_saves_and_goes_on(tmp_path: Path, slurm: SlurmCluster) -> None:
+    fake = FakeSearch(tmp_path, {"alpha": [0.5]}, num_epochs=6, student={"seconds": 0.5})
+    driver = fake.start(engine=IN_A_PROCESS)
+    wait_until(lambda: fake.folder.joinpath("alpha_0.5", "metrics.jsonl").exists(), PATIENCE)
+    number = only_job(slurm)
+    slurm.asked("sbatch", "-p", "urgent", "--nodes=2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
+    slurm.begin_at_once(number)
+    assert driver.communicate(timeout=PATIENCE)[1].endswith("1 of 1 runs are finished\n")
+    assert [event["event"] for event in fake.events()] == ["begin", "stop", "begin", "end"]
+    assert [row["epoch"] for row in fake.history("alpha_0.5")] == [1, 2, 3, 4, 5, 6]
+
+
 def test_a_run_that_begins_anew_does_so_once(tmp_path: Path, slurm: SlurmCluster) -> None:
     fake = FakeSearch(tmp_path, {"alpha": [0.5]}, num_epochs=6, student={"seconds": 0.5})
     folder = fake.folder / "alpha_0.5"
