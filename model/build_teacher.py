@@ -17,6 +17,7 @@ from model.build import (
     load_weights,
     normalisation_of,
     params_of,
+    split_options,
     teacher_folders,
     weights_of,
 )
@@ -64,10 +65,27 @@ def build_teacher(
 ) -> Teacher | None:
     """What teaches a run: the trained networks, with their answers kept where that is possible and wanted.
 
+    Tells which of them have been trained on images that the run holds out as `val`.
+
     Raises:
         UserError: Weights are of another network, or a kept answer is wrong.
     """
+    for each in trained:
+        if has_seen_val(each.folder, params, data):
+            log.warning("%s has been trained on images of val: val flatters, test does not", each.folder.name)
     return _together([_build_member(each, params, source, data, place) for each in trained], params)
+
+
+def has_seen_val(teacher: Folder, params: Params, data: Pipeline) -> bool:
+    """Whether a teacher was trained on the same images, and among them on some that the run holds out."""
+    theirs = params_of(teacher)
+    path = theirs.dataset.options.get("path")
+    if (theirs.dataset.name, path) != (params.dataset.name, params.dataset.options.get("path")):
+        return False
+    split = split_options(theirs)
+    held_out = len(data.training_labels()) // 10 if split.val_size is None else split.val_size
+    is_other_split = split.split_seed != split_options(params).split_seed
+    return data.size("val") > (0 if is_other_split else held_out)
 
 
 def build_untrained_teacher(

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from model import build
 from model.build import Place
-from model.build_teacher import build_untrained_teacher, has_cache
+from model.build_teacher import build_untrained_teacher, has_cache, has_seen_val
 from model.check import check_folder, check_params
 from model.data.memory import Arrays, Augmentation, MemoryPipeline
 from model.engine.trainer import Trainer
@@ -119,9 +119,10 @@ def _teacher_lines(trainer: Trainer, params: Params, folder: Folder, place: Plac
     for teacher in teachers:
         theirs = build.params_of(teacher)
         told = cost_of(theirs, build.build_source(theirs, place))
-        lines.append(f"teacher   {teacher.name}: {theirs.student.name}, {told}, {teacher.state()}")
+        seen = ", has seen images of val in training" if has_seen_val(teacher, params, trainer.data) else ""
+        lines.append(f"teacher   {teacher.name}: {theirs.student.name}, {told}, {teacher.state()}{seen}")
     if has_cache(params, trainer.data):
-        asked = trainer.num_epochs * trainer.data.size("train")
+        asked = trainer.num_epochs * trainer.data.size("train") * trainer.data.views_shown
         lines.append(f"cache     the teacher is run once on each view, {asked:,} at most; its answers are kept")
     return lines
 

@@ -21,7 +21,7 @@ import search_hyperparams
 import train
 from model import build, run
 from model.build import Place
-from model.build_teacher import build_teacher, read_teachers
+from model.build_teacher import build_teacher, has_seen_val, read_teachers
 from model.check import check_params
 from model.data.arrays import arrays
 from model.data.memory import MemoryPipeline
@@ -88,6 +88,13 @@ def trainer_of(folder: Folder, place: Place) -> Trainer:
     data = run.open_data(params, folder, source, place)
     teacher = build_teacher(read_teachers(params, folder.params), params, source, data, place)
     return run.build_trainer(folder, params, place, source, data, teacher)
+
+
+def data_of(folder: Folder, place: Place) -> MemoryPipeline:
+    params = build.params_of(folder)
+    data = run.open_data(params, folder, build.build_source(params, place), place)
+    assert isinstance(data, MemoryPipeline)
+    return data
 
 
 # The CNN for images of 8 x 8: convolutions, their batch norms, hidden layer with its batch norm, classifier.
@@ -430,6 +437,47 @@ def test_teacher_s_log_and_student_s_do_not_mix(make_folder: MakeFolder, place: 
     student = make_folder(tmp_path / "student", teacher=str(teacher.path), loss={"kd": {}}, num_epochs=1)
     run.train_folder(student, place)
     assert [folder.log.read_text().count("epoch 1/1:") for folder in (teacher, student)] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ({}, {}),
+        ({"val_size": 0}, {}),
+        ({"val_size": 39}, {}),
+        ({"val_size": 60}, {}),
+        ({"val_size": None}, {"val_size": 20}),
+        ({"val_size": None}, {"val_size": 21}),
+        ({"split_seed": 1}, {}),
+        ({"split_seed": 1}, {"val_size": 0}),
+        ({"pad": 2, "val_size": 0}, {}),
+    ],
+)
+def test_a_teacher_that_was_trained_on_images_of_val_is_told(
+    theirs: dict[str, Any], ours: dict[str, Any], make_folder: MakeFolder, place: Place, tmp_path: Path
+) -> None:
+    dataset = read_json(make_folder(tmp_path / "any").params)["dataset"]
+    teacher = make_folder(tmp_path / "teacher", dataset=dataset | theirs)
+    student = make_folder(tmp_path / "student", dataset=dataset | ours, teacher=str(teacher.path), loss={"kd": {}})
+    taught, learning = (data_of(folder, place) for folder in (teacher, student))
+    seen = bool((taught.training_labels()[learning.indices["val"]] >= 0).any())
+    assert has_seen_val(teacher, build.params_of(student), learning) == seen
+
+
+def test_a_teacher_of_other_images_has_seen_none_of_val(make_folder: MakeFolder, place: Place, tmp_path: Path) -> None:
+    teacher = make_folder(tmp_path / "teacher", dataset={"name": "cifar10_mini", "val_size": 0})
+    student = make_folder(tmp_path / "student", teacher=str(teacher.path), loss={"kd": {}})
+    assert not has_seen_val(teacher, build.params_of(student), data_of(student, place))
+
+
+def test_that_a_teacher_has_seen_val_is_said(
+    teacher: Folder, make_folder: MakeFolder, place: Place, tmp_path: Path, call: Call
+) -> None:
+    dataset = read_json(teacher.params)["dataset"] | {"val_size": 50}  # ten more than the teacher
+    student = make_folder(tmp_path / "run", dataset=dataset, teacher=str(teacher.path), loss={"kd": {}}, num_epochs=1)
+    assert "has seen images of val in training" in call(train.main, "--model_dir", student.path, "--dry_run").out
+    run.train_folder(student, place)
+    assert "has been trained on images of val: val flatters, test does not" in student.log.read_text()
 
 
 def test_no_train_teacher_makes_an_untrained_one_an_error(make_folder: MakeFolder, tmp_path: Path, call: Call) -> None:
