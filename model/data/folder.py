@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from model.data.indexed import IndexedPipeline
 from model.data.location import located
 from model.data.split import Indices
-from model.randomness import CUTOUT, random_bits
+from model.randomness import CUTOUT
 from model.registry import DATASETS
 from model.types import WHOLE, Batch, Normalisation, Share, Split, SplitOptions, Views
 from utils import OptionError, UserError
@@ -180,12 +180,8 @@ class FolderPipeline(IndexedPipeline):
             if CENTRE in views:
                 images = self.normalised(pixels_NHWC)
             else:
-                middles = self._middles(indices, views, pixels_NHWC.shape[1])
+                num_pixels = pixels_NHWC.shape[1] * pixels_NHWC.shape[2]
+                middles = self._draw(CUTOUT, below=num_pixels, index=indices, view=views)
                 images = self._training_input(pixels_NHWC, indices, views, middles)
             index_N, view_N = torch.from_numpy(indices).to(self.device), torch.from_numpy(views).to(self.device)
             yield Batch(images, self._labels[split][index_N], index_N, view_N)
-
-    def _middles(self, index: Indices, view: Indices, size: int) -> Indices:
-        """The middle pixel of every image's square, f(seed, epoch, index)."""
-        pixel: Indices = random_bits(self.seed, CUTOUT, index=view * self.num_images + index) % np.uint64(size * size)
-        return pixel.astype(np.int64)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -16,7 +18,7 @@ from model.types import Normalisation, Split, SplitOptions
 CROP, OPERATIONS, MIDDLE, SIDE = range(4)  # what is drawn for a strong view
 
 
-class IndexedPipeline:
+class IndexedPipeline(ABC):
     """Which samples each split has, on which device; see `model.types.Pipeline`.
 
     A pipeline says which views it has: `_weak_views`, `_strong_views` and `_are_strong`.
@@ -73,18 +75,21 @@ class IndexedPipeline:
             [2 * bound for bound in bounds],
         )
 
+    @abstractmethod
     def _weak_views(self, epoch: int, index: Indices) -> Indices:
-        raise NotImplementedError
+        """The views in which an epoch shows the images."""
 
+    @abstractmethod
     def _strong_views(self, epoch: int, index: Indices) -> Indices:
-        raise NotImplementedError
+        """Those in which it shows them once more, where it does."""
 
+    @abstractmethod
     def _are_strong(self, view: Indices) -> NDArray[np.bool_]:
-        raise NotImplementedError
+        """Which views are strong."""
 
-    def _strong_draw(self, what: int, below: int, index: Indices, view: Indices) -> Indices:
-        """A number from 0 for each strong view."""
-        bits = random_bits(self.seed, STRONG, what, index=view * self.num_images + index)
+    def _draw(self, *what: int, below: int, index: Indices, view: Indices) -> Indices:
+        """A number from 0 for each view, f(seed, view, index)."""
+        bits = random_bits(self.seed, *what, index=view * self.num_images + index)
         drawn: Indices = (bits % np.uint64(below)).astype(np.int64)
         return drawn
 
@@ -100,11 +105,11 @@ class IndexedPipeline:
         if len(strong):
             from model.data.strong import NUM_CHOICES, rand_augmented
 
-            which, here = (index[strong], view[strong]), torch.from_numpy(strong).to(self.device)
-            choice = self._strong_draw(OPERATIONS, NUM_CHOICES, *which)
-            pixels_NHWC[here] = rand_augmented(pixels_NHWC[here], choice)
-            middle_N[strong] = self._strong_draw(MIDDLE, H * W, *which)
-            side_N[strong] = self._strong_draw(SIDE, min(H, W) // 2 + 1, *which)
+            draw = partial(self._draw, STRONG, index=index[strong], view=view[strong])
+            here = torch.from_numpy(strong).to(self.device)
+            pixels_NHWC[here] = rand_augmented(pixels_NHWC[here], draw(OPERATIONS, below=NUM_CHOICES))
+            middle_N[strong] = draw(MIDDLE, below=H * W)
+            side_N[strong] = draw(SIDE, below=min(H, W) // 2 + 1)
         images = self.normalised(pixels_NHWC)
         if not side_N.any():
             return images

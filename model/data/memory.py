@@ -22,7 +22,7 @@ from torch import Tensor
 
 from model.data.indexed import CROP, IndexedPipeline
 from model.data.split import Indices
-from model.randomness import VIEW, random_bits
+from model.randomness import STRONG, VIEW, random_bits
 from model.types import WHOLE, Batch, Normalisation, Share, Split, SplitOptions, Views
 
 
@@ -142,7 +142,7 @@ class MemoryPipeline(IndexedPipeline):
         index_N, view_N = _tensor(index, self.device), _tensor(view, self.device)
         shown, strong = view, self._are_strong(view)
         if strong.any():
-            shown = np.where(strong, self._strong_draw(CROP, self._num_views, index, view), view)
+            shown = np.where(strong, self._draw(STRONG, CROP, below=self._num_views, index=index, view=view), view)
         images_NHWC = self._images["train"].index_select(0, index_N)
         pixels_NHWC = augmented(images_NHWC, _tensor(shown, self.device), self.augmentation)
         images = self._training_input(pixels_NHWC, index, view, shown // self.augmentation.num_views)

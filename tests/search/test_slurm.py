@@ -5,7 +5,7 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -116,31 +116,29 @@ def test_a_driver_that_is_a_job_itself_does_not_pass_on_what_it_was_given(
 # What SLURM does to a job -------------------------------------------------------------------------------------------
 
 
+def taken_off_its_node_and_gone_on(tmp_path: Path, slurm: SlurmCluster, take: Callable[[str], object]) -> None:
+    """A run whose job, of the number that `take` is given, is requeued in the middle of it."""
+    fake = FakeSearch(tmp_path, {"alpha": [0.5]}, num_epochs=6, student={"seconds": 0.5})
+    driver = fake.start(engine=IN_A_PROCESS)
+    wait_until(lambda: fake.folder.joinpath("alpha_0.5", "metrics.jsonl").exists(), PATIENCE)
+    number = only_job(slurm)
+    take(number)
+    slurm.begin_at_once(number)
+    assert driver.communicate(timeout=PATIENCE)[1].endswith("1 of 1 runs are finished\n")
+    assert [event["event"] for event in fake.events()] == ["begin", "stop", "begin", "end"]
+    assert [row["epoch"] for row in fake.history("alpha_0.5")] == [1, 2, 3, 4, 5, 6]
+
+
 @pytest.mark.parametrize("signals", [["USR2"], ["TERM", "USR2"]], ids=["time is over", "preempted"])
 def test_a_job_whose_node_is_wanted_back_saves_and_goes_on(
     tmp_path: Path, slurm: SlurmCluster, signals: list[str]
 ) -> None:
-    fake = FakeSearch(tmp_path, {"alpha": [0.5]}, num_epochs=6, student={"seconds": 0.5})
-    driver = fake.start(engine=IN_A_PROCESS)
-    wait_until(lambda: fake.folder.joinpath("alpha_0.5", "metrics.jsonl").exists(), PATIENCE)
-    number = only_job(slurm)
-    signal_job(number, *signals)
-    slurm.begin_at_once(number)
-    assert driver.communicate(timeout=PATIENCE)[1].endswith("1 of 1 runs are finished\n")
-    assert [event["event"] for event in fake.events()] == ["begin", "stop", "begin", "end"]
-    assert [row["epoch"] for row in fake.history("alpha_0.5")] == [1, 2, 3, 4, 5, 6]
+    taken_off_its_node_and_gone_on(tmp_path, slurm, lambda number: signal_job(number, *signals))
 
 
 def test_a_job_that_an_urgent_one_displaces_saves_and_goes_on(tmp_path: Path, slurm: SlurmCluster) -> None:
-    fake = FakeSearch(tmp_path, {"alpha": [0.5]}, num_epochs=6, student={"seconds": 0.5})
-    driver = fake.start(engine=IN_A_PROCESS)
-    wait_until(lambda: fake.folder.joinpath("alpha_0.5", "metrics.jsonl").exists(), PATIENCE)
-    number = only_job(slurm)
-    slurm.asked("sbatch", "-p", "urgent", "--nodes=2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
-    slurm.begin_at_once(number)
-    assert driver.communicate(timeout=PATIENCE)[1].endswith("1 of 1 runs are finished\n")
-    assert [event["event"] for event in fake.events()] == ["begin", "stop", "begin", "end"]
-    assert [row["epoch"] for row in fake.history("alpha_0.5")] == [1, 2, 3, 4, 5, 6]
+    urgent = ("sbatch", "-p", "urgent", "--nodes=2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
+    taken_off_its_node_and_gone_on(tmp_path, slurm, lambda _: slurm.asked(*urgent))
 
 
 def test_a_run_that_begins_anew_does_so_once(tmp_path: Path, slurm: SlurmCluster) -> None:
