@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from torch import Tensor, nn
 
 from model.types import Batch, Need, Output, Part, Setting, TermOptions
 
 
-class DistillLoss(nn.Module):
+class DistillLoss(nn.Module, ABC):
     """A term of the objective: `loss(student, teacher, batch)`, a scalar.
 
     Logits and embeddings come in float32 and autocast is off, so a term need not think of precision; maps come as the
@@ -51,5 +53,5 @@ class DistillLoss(nn.Module):
         """
         return []
 
-    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        raise NotImplementedError  # each term's own
+    @abstractmethod
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor: ...
