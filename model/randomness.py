@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-ORDER, VIEW, STEP, SPLIT, CHECK, CUTOUT, NEGATIVE, STRONG = range(
-    8
+ORDER, VIEW, STEP, SPLIT, CHECK, CUTOUT, NEGATIVE, STRONG, FLIP = range(
+    9
 )  # what a draw is for; a key never serves two purposes
 
 

@@ -85,6 +85,9 @@ class SplitOptions:
             its own, RandAugment (Cubuk et al., https://arxiv.org/abs/1909.13719) of 2 operations at strength 10 of 30,
             and a blanked square of up to half the image's side. A step takes twice the time, and the teacher's
             answers are not kept.
+        alternating_flip: Flip an image in every second epoch, in the first or from the second on as the seed draws it,
+            instead of drawing it anew each time: two epochs always show both (Jordan,
+            https://arxiv.org/abs/2404.00498). For data sets in memory that are flipped.
     """
 
     val_size: int | None = None
@@ -93,6 +96,7 @@ class SplitOptions:
     augment: bool = True
     cutout: int = 0
     strong_view: bool = False
+    alternating_flip: bool = False
 
     def __post_init__(self) -> None:
         if self.val_size is not None and self.val_size < 0:

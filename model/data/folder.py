@@ -105,6 +105,8 @@ class FolderPipeline(IndexedPipeline):
     def __init__(self, source: FolderSource, options: SplitOptions, *, seed: int, device: torch.device) -> None:
         from model.data.images import BatchReader, listed
 
+        if options.alternating_flip:
+            raise ValueError("alternating_flip is for data sets in memory: it must be false for folder")
         self.augment, self.num_workers = options.augment, source.num_workers
         train_files, train_labels = listed(source.train, source.class_names)
         test_files, test_labels = listed(source.test, source.class_names)

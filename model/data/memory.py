@@ -22,7 +22,7 @@ from torch import Tensor
 
 from model.data.indexed import CROP, IndexedPipeline
 from model.data.split import Indices
-from model.randomness import STRONG, VIEW, random_bits
+from model.randomness import FLIP, STRONG, VIEW, random_bits
 from model.types import WHOLE, Batch, Normalisation, Share, Split, SplitOptions, Views
 
 
@@ -103,7 +103,9 @@ class MemoryPipeline(IndexedPipeline):
     ) -> None:
         labels = np.asarray(arrays.train_labels)
         super().__init__(labels, len(arrays.test_labels), options, normalisation, seed=seed, device=device)
-        self.augmentation = augmentation
+        if options.alternating_flip and not augmentation.flip:
+            raise ValueError("alternating_flip is for data sets that are flipped: it must be false here")
+        self.augmentation, self.alternating_flip = augmentation, options.alternating_flip
         height, width = arrays.train_images.shape[1:3]
         self._num_middles = height * width if self.cutout else 1
         training = (_tensor(arrays.train_images, device), _tensor(arrays.train_labels, device).long())
@@ -160,8 +162,12 @@ class MemoryPipeline(IndexedPipeline):
         return self.augmentation.num_views * self._num_middles
 
     def _weak_views(self, epoch: int, index: Indices) -> Indices:
-        views: Indices = random_bits(self.seed, VIEW, epoch, index=index) % np.uint64(self._num_views)
-        return views.astype(np.int64)
+        drawn = random_bits(self.seed, VIEW, epoch, index=index) % np.uint64(self._num_views)
+        views: Indices = drawn.astype(np.int64)
+        if not self.alternating_flip:
+            return views
+        flipped = (random_bits(self.seed, FLIP, index=index).astype(np.int64) + epoch) % 2
+        return views - views % self.augmentation.flips + flipped
 
     def _strong_views(self, epoch: int, index: Indices) -> Indices:
         return np.full(len(index), self._num_views + epoch)

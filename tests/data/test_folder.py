@@ -162,6 +162,11 @@ def test_cutout_blanks_one_square_that_depends_on_index_and_view(image_folder: P
     assert len(places) > 15
 
 
+def test_alternating_flips_are_refused(image_folder: Path) -> None:
+    with pytest.raises(ValueError, match="alternating_flip is for data sets in memory: it must be false for folder"):
+        opened(image_folder, alternating_flip=True)
+
+
 def test_cutout_leaves_evaluation_alone(image_folder: Path) -> None:
     plain, cut = (next(opened(image_folder, cutout=side).eval_batches("test", 8)) for side in (0, 6))
     assert torch.equal(plain.images, cut.images)

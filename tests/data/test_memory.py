@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from model.data.memory import Arrays, Augmentation, MemoryPipeline, augmented
+from model.data.memory import Arrays, Augmentation, MemoryPipeline, MemorySource, augmented
 from model.types import Batch, Normalisation, Share, Split, SplitOptions
 
 CPU = torch.device("cpu")
@@ -213,6 +213,34 @@ def test_evaluation_is_neither_cut_nor_shown_strongly(split: Split) -> None:
         next(opened(**options).eval_batches(split, 8)) for options in ({}, {"cutout": 4}, {"strong_view": True})
     )
     assert all(torch.equal(plain.images, other.images) for other in others)
+
+
+def test_alternating_flips_take_turns_and_leave_the_crops_as_they_are() -> None:
+    plain, alternating = opened(val_size=0), opened(val_size=0, alternating_flip=True)
+    epochs = [(plain.drawn_views(epoch)[1], alternating.drawn_views(epoch)[1]) for epoch in range(6)]
+    flipped = np.stack([views % 2 for _, views in epochs])
+    assert (flipped[1:] != flipped[:-1]).all(), "every image is flipped in every second epoch"
+    assert 0.3 < flipped[0].mean() < 0.7, "about half of them in the first"
+    assert all((drawn // 2 == views // 2).all() for drawn, views in epochs)
+    assert alternating.views(6) == plain.views(6), "what a view shows is the same, and so are the teacher's answers"
+
+
+def test_the_seed_draws_which_images_are_flipped_first() -> None:
+    first, other = (opened(seed, val_size=0, alternating_flip=True).drawn_views(0)[1] % 2 for seed in (0, 1))
+    assert (first != other).any()
+
+
+@pytest.mark.parametrize("options", [{}, {"augment": False}])
+def test_alternating_flips_of_what_is_never_flipped_are_refused(options: dict[str, bool]) -> None:
+    source = MemorySource(
+        class_names=("a", "b", "c", "d"),
+        image_shape=(3, 7, 5),
+        normalisation=NORMALISATION,
+        augmentation=CROP_AND_FLIP if options else Augmentation(pad=4),
+        load=lambda: ARRAYS,
+    )
+    with pytest.raises(ValueError, match="alternating_flip is for data sets that are flipped: it must be false here"):
+        source.open(SplitOptions(alternating_flip=True, **options), seed=0, device=CPU)  # type: ignore[arg-type]
 
 
 def test_cutout_without_augmentation_is_refused() -> None:
