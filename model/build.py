@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,9 +220,40 @@ def begin(objective: Objective, student: nn.Module, path: Path) -> None:
 
 def shapes_of(params: Params, place: Place, num_images: int) -> Output:
     """What a folder's network says of so many images: shapes only, nothing is allocated and nothing drawn."""
-    source = build_source(params, place)
+    return _shapes_of(params, build_source(params, place), without_fetching(params.student.options), num_images, False)
+
+
+def shapes_in_training(params: Params, source: DataSource, num_images: int) -> Output:
+    """What a student says in a training step, shapes only.
+
+    Raises:
+        OptionError: An option is wrong, or published weights cannot be fetched.
+        RuntimeError, ValueError, AssertionError: The network cannot be used for such images.
+    """
+    return _shapes_of(params, source, params.student.options, num_images, True)
+
+
+def _shapes_of(params: Params, source: DataSource, options: dict[str, Any], num_images: int, training: bool) -> Output:
+    with under("student"):
+        return _shapes_said(
+            params.student.name,
+            json.dumps(options, sort_keys=True),
+            len(source.class_names),
+            tuple(source.image_shape),
+            num_images,
+            training,
+        )
+
+
+@functools.lru_cache(maxsize=256)  # hundreds of runs of a search ask for the same few
+@torch.no_grad()
+def _shapes_said(
+    name: str, options: str, num_classes: int, image_shape: tuple[int, int, int], num_images: int, training: bool
+) -> Output:
+    channels, height, _ = image_shape
     with torch.device("meta"):
-        said: Output = build_network(params, source).eval()(torch.empty(num_images, *source.image_shape))
+        net = named(name, num_classes=num_classes, in_channels=channels, image_size=height, options=json.loads(options))
+        said: Output = net.train(training)(torch.empty(num_images, *image_shape))
     return said
 
 

@@ -15,13 +15,13 @@ from model.build import (
     build_optimizer,
     build_schedule,
     build_source,
-    build_student,
     classifier_of,
     fitting_weights,
     init_folder,
     joined,
     params_of,
     resolve_params,
+    shapes_in_training,
     shapes_of,
     split_options,
     teacher_folders,
@@ -108,9 +108,7 @@ def _try_parts(params: Params, place: Place) -> tuple[Output, DataSource]:
     """Build all that can be built without data and teachers; what the student says of some images, shapes only."""
     source = build_source(params, place)
     split_options(params)
-    with torch.device("meta"):  # shapes only: nothing is allocated, no random number is drawn
-        student = build_student(params, source)
-    said = _try_out(student, params, source)
+    said = _try_out(params, source)
     build_optimizer(params, [nn.Parameter(torch.zeros(1))])
     build_schedule(params)
     return said, source
@@ -131,18 +129,17 @@ def _check_generations(params: Params, path: Path, place: Place) -> None:
         raise UserError(f"{path}: {error}") from None
 
 
-def _try_out(student: nn.Module, params: Params, source: DataSource) -> Output:
+def _try_out(params: Params, source: DataSource) -> Output:
     """One training step's forward pass, shapes only."""
     images = min(params.batch_size, 2)
     try:
-        said: Output = student.train()(torch.empty(images, *source.image_shape, device="meta"))
+        return shapes_in_training(params, source, images)
     except (RuntimeError, ValueError, AssertionError) as error:  # networks of other libraries assert
         key, what = ("batch_size", "1 is too few") if images == 1 else ("student", "cannot be used")
         shape = tuple(source.image_shape)
         raise OptionError(
             key, f"{what} for {params.student.name} and images of shape {shape}: {first_sentence(error)}"
         ) from None
-    return said
 
 
 def _try_losses(params: Params, said: Output, taught: Output | None, classifier: nn.Linear | None) -> None:

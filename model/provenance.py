@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import resource
@@ -48,6 +49,7 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
+@functools.cache  # that of the code which this process runs, whatever happens to the files meanwhile
 def _git_commit() -> str | None:
     try:
         found = subprocess.run(

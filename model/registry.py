@@ -36,6 +36,8 @@ class Registry(Generic[Common]):
     def __init__(self, kind: str, common: type[Common] | None = None) -> None:
         self.kind = kind
         self.common = common
+        dataclass: Callable[..., Any] | None = common
+        self._common_options = {} if dataclass is None else _settable(dataclass)
         self._functions: dict[str, Callable[..., Any]] = {}
         self._families: dict[str, Callable[..., Any]] = {}
 
@@ -85,8 +87,8 @@ class Registry(Generic[Common]):
         if self.common is None:
             return own
         defaults = getattr(self[name], "published", self.common())
-        common = _settable(self.common)
-        return own | {key: each.replace(default=getattr(defaults, key)) for key, each in common.items()}
+        common = {key: each.replace(default=getattr(defaults, key)) for key, each in self._common_options.items()}
+        return own | common
 
     def resolve(self, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         """Check options against the signature and fill in every default.
@@ -131,7 +133,7 @@ class Registry(Generic[Common]):
         assert self.common is not None
         resolved = self.resolve(name, options)
         try:
-            return self.common(**{key: resolved[key] for key in _settable(self.common)})
+            return self.common(**{key: resolved[key] for key in self._common_options})
         except ValueError as error:
             raise OptionError("", str(error)) from error
 
@@ -146,6 +148,7 @@ def _member(family: Callable[..., Any], name: str) -> Callable[..., Any]:
     return make
 
 
+@functools.lru_cache(maxsize=1024)  # resolving the hints takes longer than checking values against them
 def _settable(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     # A class's hints live on its __init__; `from __future__ import annotations` makes them strings until resolved.
     target = function.__init__ if inspect.isclass(function) else function

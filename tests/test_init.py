@@ -143,7 +143,7 @@ def test_a_search_trains_it_once_and_its_runs_find_it(make_folder: MakeFolder, t
     (parent.path / "search.json").write_text(json.dumps({"parameters": {"seed": [0, 1]}}))
     assert "to be trained first: " in call(search_hyperparams.main, "--parent_dir", parent.path, "--dry_run").out
     assert read_json(parent.params)["init"] == "../first"
-    ended = call(search_hyperparams.main, "--parent_dir", parent.path, "--jobs", 1)
+    ended = call(search_hyperparams.main, "--parent_dir", parent.path, "--jobs", 2)
     assert ended.status == 0, ended.err
     for seed in (0, 1):
         assert read_json(parent.path / f"seed_{seed}" / "params.json")["init"] == "../../first"

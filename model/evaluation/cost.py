@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from model.engine.precision import autocast
 
-LATENCY_SECONDS = 0.3  # of measuring
+LATENCY_SECONDS = 0.1  # of measuring
 
 
 class Cost(NamedTuple):

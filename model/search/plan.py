@@ -175,7 +175,7 @@ def make_plan(parent_dir: Path, *, check: Check | None = None, restart: bool = F
         room = max(0, plan.cap - len(cells) + len(failed))
         to_do = [run for run in to_do if run not in failed[room:]]  # others were proposed in their place
     needed: dict[Path, Run] = {}
-    # Each is tried out with its networks and losses, which for hundreds of runs takes a minute.
+    # Each is tried out with its networks and losses, which for hundreds of runs takes half a minute.
     for point in tqdm(tried, desc="checking", unit="run", delay=3, leave=False):
         with _naming(point):
             params = parse_params(with_values(base, point.values), parent_dir / PARAMS_FILE)

@@ -240,7 +240,7 @@ def test_alternating_flips_of_what_is_never_flipped_are_refused(options: dict[st
         load=lambda: ARRAYS,
     )
     with pytest.raises(ValueError, match="alternating_flip is for data sets that are flipped: it must be false here"):
-        source.open(SplitOptions(alternating_flip=True, **options), seed=0, device=CPU)  # type: ignore[arg-type]
+        source.open(SplitOptions(alternating_flip=True, **options), seed=0, device=CPU)
 
 
 def test_cutout_without_augmentation_is_refused() -> None:

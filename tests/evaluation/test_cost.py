@@ -66,19 +66,22 @@ def empty_net(name: str, num_classes: int = 10, **options: object) -> nn.Module:
     return net
 
 
+def parameters_of(net: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
 @pytest.mark.parametrize(("conv", "size", "counts"), [case for case in CASES if case.values[2] is not None])
 def test_a_wide_resnet_costs_what_moonshine_counts(
     conv: str, size: tuple[int, float], counts: tuple[int, float]
 ) -> None:
     depth, width = size
-    found = cost(empty_net("wrn", depth=depth, width=width, conv=conv), (3, 32, 32))
+    found = cost(NETS.build("wrn", 10, depth=depth, width=width, conv=conv), (3, 32, 32))
     assert (found.parameters, round(found.macs / 1e6, 1)) == counts
 
 
 @pytest.mark.parametrize("conv", [conv for conv, row in MOONSHINE.items() if row[-1] is not None])
 def test_a_wide_resnet_of_100_classes_has_the_parameters_that_moonshine_counts(conv: str) -> None:
-    found = cost(empty_net("wrn", 100, depth=40, width=2.0, conv=conv), (3, 32, 32))
-    assert found.parameters == MOONSHINE[conv][-1]
+    assert parameters_of(empty_net("wrn", 100, depth=40, width=2.0, conv=conv)) == MOONSHINE[conv][-1]
 
 
 @pytest.mark.parametrize(("conv", "size", "counts"), [case for case in CASES if case.values[2] is None])
@@ -93,7 +96,7 @@ def test_a_network_that_moonshine_cannot_build_is_refused(conv: str, size: tuple
     [("Bottle", "Conv", 1_079_642), ("Bottle", "G8B2", 189_914), ("Old", "Conv", 2_244_218), ("Old", "G8B2", 373_370)],
 )
 def test_other_blocks_have_the_parameters_that_moonshine_counts(block: str, conv: str, parameters: int) -> None:
-    assert cost(empty_net("wrn", block=block, conv=conv), (3, 32, 32)).parameters == parameters
+    assert parameters_of(empty_net("wrn", block=block, conv=conv)) == parameters
 
 
 def test_macs_are_exact() -> None:

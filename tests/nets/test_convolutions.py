@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,10 +32,10 @@ def seeded(conv: str, in_channels: int, out_channels: int, stride: int = 1) -> n
         return convolution(conv, in_channels, out_channels, stride=stride)
 
 
-def wide(conv: str, block: str = "Basic", **options: int) -> nn.Module:
+def wide(conv: str, block: str = "Basic", *, depth: int = 16, **options: int) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        net: nn.Module = NETS.build("wrn", 10, depth=16, width=1.0, conv=conv, block=block, **options)
+        net: nn.Module = NETS.build("wrn", 10, depth=depth, width=1.0, conv=conv, block=block, **options)
     return net
 
 
@@ -145,9 +146,9 @@ def test_every_parameter_of_a_network_learns(conv: str, block: str) -> None:
     assert reached == [name for name, _ in net.named_parameters()]
 
 
-@pytest.mark.parametrize("conv", TYPES)
-def test_a_network_compiles_into_one_graph(conv: str) -> None:
-    net = wide(conv, splits=2).eval()
+@pytest.mark.parametrize(("conv", "options"), [*((conv, {"depth": 10}) for conv in TYPES), ("Conv", {"splits": 2})])
+def test_a_network_compiles_into_one_graph(conv: str, options: dict[str, Any]) -> None:
+    net = wide(conv, **options).eval()
     torch.compiler.reset()
     compiled: Callable[[Tensor], Output] = torch.compile(net, fullgraph=True, backend="eager")
     with torch.no_grad():
