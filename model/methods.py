@@ -8,6 +8,7 @@ What a step costs was measured by benchmarks/losses.py, and what others publishe
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import re
@@ -115,6 +116,7 @@ def added(name: str) -> tuple[int, int]:
     return trained, sum(tensor.numel() for tensor in loss.state_dict().values()) - trained
 
 
+@functools.cache  # every method asks for the same two networks
 def shapes(net: str, num_images: int = 2) -> Output:
     with torch.device("meta"):
         said: Output = NETS.build(net, 100, 3)(torch.empty(num_images, 3, 32, 32))
