@@ -137,13 +137,14 @@ def test_a_run_that_goes_on_does_not_start_again(
     assert same(state(parts), state(whole))
 
 
+@pytest.mark.usefixtures("searches_in_this_process")
 def test_a_search_trains_it_once_and_its_runs_find_it(make_folder: MakeFolder, tmp_path: Path, call: Call) -> None:
     make_folder(tmp_path / "first", num_epochs=1)
     parent = make_folder(tmp_path / "search", init="../first", num_epochs=1)
     (parent.path / "search.json").write_text(json.dumps({"parameters": {"seed": [0, 1]}}))
     assert "to be trained first: " in call(search_hyperparams.main, "--parent_dir", parent.path, "--dry_run").out
     assert read_json(parent.params)["init"] == "../first"
-    ended = call(search_hyperparams.main, "--parent_dir", parent.path, "--jobs", 2)
+    ended = call(search_hyperparams.main, "--parent_dir", parent.path)
     assert ended.status == 0, ended.err
     for seed in (0, 1):
         assert read_json(parent.path / f"seed_{seed}" / "params.json")["init"] == "../../first"

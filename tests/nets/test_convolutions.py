@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -32,10 +31,10 @@ def seeded(conv: str, in_channels: int, out_channels: int, stride: int = 1) -> n
         return convolution(conv, in_channels, out_channels, stride=stride)
 
 
-def wide(conv: str, block: str = "Basic", *, depth: int = 16, **options: int) -> nn.Module:
+def wide(conv: str, block: str = "Basic", **options: int) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        net: nn.Module = NETS.build("wrn", 10, depth=depth, width=1.0, conv=conv, block=block, **options)
+        net: nn.Module = NETS.build("wrn", 10, depth=16, width=1.0, conv=conv, block=block, **options)
     return net
 
 
@@ -146,13 +145,21 @@ def test_every_parameter_of_a_network_learns(conv: str, block: str) -> None:
     assert reached == [name for name, _ in net.named_parameters()]
 
 
-@pytest.mark.parametrize(("conv", "options"), [*((conv, {"depth": 10}) for conv in TYPES), ("Conv", {"splits": 2})])
-def test_a_network_compiles_into_one_graph(conv: str, options: dict[str, Any]) -> None:
-    net = wide(conv, **options).eval()
+@pytest.mark.parametrize("conv", TYPES)
+def test_a_convolution_compiles_into_one_graph(conv: str) -> None:
+    layer, map_NCHW = seeded(conv, 16, 32, 2).eval(), drawn(2, 16, 8, 8)
+    torch.compiler.reset()
+    compiled: Callable[[Tensor], Tensor] = torch.compile(layer, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        assert torch.equal(compiled(map_NCHW), layer(map_NCHW))
+
+
+def test_a_network_of_several_maps_a_stage_compiles_into_one_graph() -> None:
+    net, batch = wide("A2B2", splits=2).eval(), drawn(2, 3, 16, 16)
     torch.compiler.reset()
     compiled: Callable[[Tensor], Output] = torch.compile(net, fullgraph=True, backend="eager")
     with torch.no_grad():
-        assert torch.equal(compiled(drawn(2, 3, 16, 16)).logits, net(drawn(2, 3, 16, 16)).logits)
+        assert torch.equal(compiled(batch).logits, net(batch).logits)
 
 
 @pytest.mark.parametrize("conv", ["DConvG4", "A4B2"])

@@ -35,9 +35,20 @@ def build_net(name: str, num_classes: int = 10, in_channels: int = 3) -> nn.Modu
     return net
 
 
-def num_parameters(name: str) -> int:
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in build_net(name).parameters())
+def num_parameters(net: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+def smallest_of_each_kind(file: str) -> list[str]:
+    """Names of a file's networks without those that have the same kinds of layers as a smaller one, only more."""
+    smallest: dict[frozenset[type], tuple[int, str]] = {}
+    for name in NETS.names():
+        if NETS[name].__module__ == file:
+            with torch.device("meta"):
+                net = build_net(name)
+            kind, found = frozenset(map(type, net.modules())), (num_parameters(net), name)
+            smallest[kind] = min(smallest.get(kind, found), found)
+    return sorted(name for _, name in smallest.values())
 
 
 def images(num_images: int) -> Tensor:
@@ -62,6 +73,14 @@ def net(name: str) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return build_net(name).eval()
+
+
+@pytest.fixture(scope="module", params=sorted({NETS[name].__module__ for name in NETS.names()}))
+def kinds(request: pytest.FixtureRequest) -> dict[str, nn.Module]:
+    """For what takes long: the networks of a file, without those that are a smaller one with more layers."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return {name: build_net(name).eval() for name in smallest_of_each_kind(request.param)}
 
 
 def test_output_has_a_row_for_every_image(net: nn.Module) -> None:
@@ -124,29 +143,6 @@ def test_maps_lie_on_the_way_to_the_logits(name: str, net: nn.Module) -> None:
     assert all(gradient.any() for gradient in gradients)
 
 
-def test_every_parameter_gets_a_gradient(net: nn.Module) -> None:
-    # In eval mode: behind a BatchNorm in training mode, the gradient of a convolution's bias is truly zero.
-    output = net(images(2))
-    classes = torch.randn(10, generator=torch.Generator().manual_seed(2))
-    loss = sum(exit_output.logits @ classes for exit_output in (output, *output.exits)).sum()
-    parameters = dict(net.named_parameters())
-    gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-    reached = [
-        key for key, gradient in zip(parameters, gradients, strict=True) if gradient is not None and gradient.any()
-    ]
-    assert reached == list(parameters)
-
-
-def test_gradient_is_the_slope_of_the_logits(net: nn.Module) -> None:
-    exact = copy.deepcopy(net).double()
-    image = images(1).double().requires_grad_()
-    (gradient,) = torch.autograd.grad(exact(image).logits[0, 0], image)
-    step = 1e-7 * gradient / gradient.norm()
-    with torch.no_grad():
-        rise = exact(image + step).logits[0, 0] - exact(image - step).logits[0, 0]
-    assert rise.item() / 2e-7 == pytest.approx(gradient.norm().item(), rel=1e-3)
-
-
 def test_eval_is_deterministic(net: nn.Module) -> None:
     with torch.no_grad():
         first, second = net(images(2)), net(images(2))
@@ -164,14 +160,6 @@ def test_eval_changes_no_buffer(net: nn.Module) -> None:
     with torch.no_grad():
         net(images(2))
     assert all(torch.equal(buffer, before[key]) for key, buffer in net.named_buffers())
-
-
-def test_training_takes_a_short_last_batch(net: nn.Module) -> None:
-    student = copy.deepcopy(net).train()
-    output = student(images(3))
-    losses = [F.cross_entropy(each.logits, torch.arange(3)) for each in (output, *output.exits)]
-    gradients = torch.autograd.grad(torch.stack(losses).sum(), list(student.parameters()))
-    assert all(gradient.isfinite().all() for gradient in gradients)
 
 
 def test_maps_stay_channels_last_under_bfloat16(net: nn.Module) -> None:
@@ -199,10 +187,42 @@ def test_channels_and_classes_are_those_asked_for(name: str) -> None:
     assert output.logits.shape == (2, 7)
 
 
-@pytest.mark.parametrize("file", sorted({NETS[name].__module__ for name in NETS.names()}))
-def test_compiles_into_one_graph(file: str) -> None:
-    smallest = min((name for name in NETS.names() if NETS[name].__module__ == file), key=num_parameters)
-    net = build_net(smallest).eval()
+def test_every_parameter_gets_a_gradient(kinds: dict[str, nn.Module]) -> None:
+    # In eval mode: behind a BatchNorm in training mode, the gradient of a convolution's bias is truly zero.
+    for name, net in kinds.items():
+        output = net(images(2))
+        classes = torch.randn(10, generator=torch.Generator().manual_seed(2))
+        loss = sum(exit_output.logits @ classes for exit_output in (output, *output.exits)).sum()
+        parameters = dict(net.named_parameters())
+        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        reached = [
+            key for key, gradient in zip(parameters, gradients, strict=True) if gradient is not None and gradient.any()
+        ]
+        assert reached == list(parameters), name
+
+
+def test_gradient_is_the_slope_of_the_logits(kinds: dict[str, nn.Module]) -> None:
+    for name, net in kinds.items():
+        exact = copy.deepcopy(net).double()
+        image = images(1).double().requires_grad_()
+        (gradient,) = torch.autograd.grad(exact(image).logits[0, 0], image)
+        step = 1e-7 * gradient / gradient.norm()
+        with torch.no_grad():
+            rise = exact(image + step).logits[0, 0] - exact(image - step).logits[0, 0]
+        assert rise.item() / 2e-7 == pytest.approx(gradient.norm().item(), rel=1e-3), name
+
+
+def test_training_takes_a_short_last_batch(kinds: dict[str, nn.Module]) -> None:
+    for name, net in kinds.items():
+        student = copy.deepcopy(net).train()
+        output = student(images(3))
+        losses = [F.cross_entropy(each.logits, torch.arange(3)) for each in (output, *output.exits)]
+        gradients = torch.autograd.grad(torch.stack(losses).sum(), list(student.parameters()))
+        assert all(gradient.isfinite().all() for gradient in gradients), name
+
+
+def test_compiles_into_one_graph(kinds: dict[str, nn.Module]) -> None:
+    net = min(kinds.values(), key=num_parameters)
     torch.compiler.reset()
     compiled: Callable[[Tensor], Output] = torch.compile(net, fullgraph=True, backend="eager")
     with torch.no_grad():
