@@ -162,15 +162,13 @@ def build_network(params: Params, source: DataSource) -> nn.Module:
 
 
 def _network(params: Params, source: DataSource, options: dict[str, Any]) -> nn.Module:
-    channels, height, _ = source.image_shape
+    return _student(params.student.name, options, len(source.class_names), source.image_shape)
+
+
+def _student(name: str, options: dict[str, Any], num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+    channels, height, _ = image_shape
     with under("student"):
-        return named(
-            params.student.name,
-            num_classes=len(source.class_names),
-            in_channels=channels,
-            image_size=height,
-            options=options,
-        )
+        return named(name, num_classes=num_classes, in_channels=channels, image_size=height, options=options)
 
 
 def build_objective(params: Params) -> Objective:
@@ -234,15 +232,8 @@ def shapes_in_training(params: Params, source: DataSource, num_images: int) -> O
 
 
 def _shapes_of(params: Params, source: DataSource, options: dict[str, Any], num_images: int, training: bool) -> Output:
-    with under("student"):
-        return _shapes_said(
-            params.student.name,
-            json.dumps(options, sort_keys=True),
-            len(source.class_names),
-            tuple(source.image_shape),
-            num_images,
-            training,
-        )
+    written, shape = json.dumps(options, sort_keys=True), tuple(source.image_shape)
+    return _shapes_said(params.student.name, written, len(source.class_names), shape, num_images, training)
 
 
 @functools.lru_cache(maxsize=256)  # hundreds of runs of a search ask for the same few
@@ -250,9 +241,8 @@ def _shapes_of(params: Params, source: DataSource, options: dict[str, Any], num_
 def _shapes_said(
     name: str, options: str, num_classes: int, image_shape: tuple[int, int, int], num_images: int, training: bool
 ) -> Output:
-    channels, height, _ = image_shape
     with torch.device("meta"):
-        net = named(name, num_classes=num_classes, in_channels=channels, image_size=height, options=json.loads(options))
+        net = _student(name, json.loads(options), num_classes, image_shape)
         said: Output = net.train(training)(torch.empty(num_images, *image_shape))
     return said
 
