@@ -143,6 +143,19 @@ def test_maps_lie_on_the_way_to_the_logits(name: str, net: nn.Module) -> None:
     assert all(gradient.any() for gradient in gradients)
 
 
+def test_every_parameter_gets_a_gradient(net: nn.Module) -> None:
+    # In eval mode: behind a BatchNorm in training mode, the gradient of a convolution's bias is truly zero.
+    output = net(images(2))
+    classes = torch.randn(10, generator=torch.Generator().manual_seed(2))
+    loss = sum(exit_output.logits @ classes for exit_output in (output, *output.exits)).sum()
+    parameters = dict(net.named_parameters())
+    gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    reached = [
+        key for key, gradient in zip(parameters, gradients, strict=True) if gradient is not None and gradient.any()
+    ]
+    assert reached == list(parameters)
+
+
 def test_eval_is_deterministic(net: nn.Module) -> None:
     with torch.no_grad():
         first, second = net(images(2)), net(images(2))
@@ -187,20 +200,6 @@ def test_channels_and_classes_are_those_asked_for(name: str) -> None:
     assert output.logits.shape == (2, 7)
 
 
-def test_every_parameter_gets_a_gradient(kinds: dict[str, nn.Module]) -> None:
-    # In eval mode: behind a BatchNorm in training mode, the gradient of a convolution's bias is truly zero.
-    for name, net in kinds.items():
-        output = net(images(2))
-        classes = torch.randn(10, generator=torch.Generator().manual_seed(2))
-        loss = sum(exit_output.logits @ classes for exit_output in (output, *output.exits)).sum()
-        parameters = dict(net.named_parameters())
-        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-        reached = [
-            key for key, gradient in zip(parameters, gradients, strict=True) if gradient is not None and gradient.any()
-        ]
-        assert reached == list(parameters), name
-
-
 def test_gradient_is_the_slope_of_the_logits(kinds: dict[str, nn.Module]) -> None:
     for name, net in kinds.items():
         exact = copy.deepcopy(net).double()
@@ -215,10 +214,11 @@ def test_gradient_is_the_slope_of_the_logits(kinds: dict[str, nn.Module]) -> Non
 def test_training_takes_a_short_last_batch(kinds: dict[str, nn.Module]) -> None:
     for name, net in kinds.items():
         student = copy.deepcopy(net).train()
-        output = student(images(3))
-        losses = [F.cross_entropy(each.logits, torch.arange(3)) for each in (output, *output.exits)]
-        gradients = torch.autograd.grad(torch.stack(losses).sum(), list(student.parameters()))
-        assert all(gradient.isfinite().all() for gradient in gradients), name
+        for num_images in (4, 3):
+            output = student(images(num_images))
+            losses = [F.cross_entropy(each.logits, torch.arange(num_images)) for each in (output, *output.exits)]
+            gradients = torch.autograd.grad(torch.stack(losses).sum(), list(student.parameters()))
+            assert all(gradient.isfinite().all() for gradient in gradients), name
 
 
 def test_compiles_into_one_graph(kinds: dict[str, nn.Module]) -> None:
