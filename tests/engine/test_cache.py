@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import math
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from model.engine import cache, shelves
+from model.engine import cache
 from model.engine.answers import Answers, Rows
 from model.engine.cache import CachedTeacher, open_cache, wanted_rows
 from model.engine.codings import Coding, Half, TopK
-from model.engine.shelves import DeviceShelf, FileShelf
+from model.engine.shelves import DeviceShelf
 from model.engine.teachers import EnsembleTeacher, LiveTeacher
 from model.types import Batch, Output, Part, Views
+from tests.engine.test_shelves import damage
 from tests.engine.test_teachers import Says
 from tests.engine.toy import CPU, NORMALISATION, SmallNet, live_teacher, open_data, seeded
 from utils import UserError, logging_to, read_json
@@ -361,14 +361,6 @@ def test_sample_is_empty_where_nothing_is_kept(tmp_path: Path) -> None:
 # Damage, full disks, large values -----------------------------------------------------------------------------------
 
 
-def damage(answers: Answers, rows: Rows) -> None:
-    row_size = 4 + 2 * answers.width
-    with answers.path.open("r+b") as file:
-        for row in rows.tolist():
-            file.seek(row * row_size + 5)
-            file.write(bytes([file.read(1)[0] ^ 1]))
-
-
 def damaged_cache(path: Path) -> Rows:
     """Keep all answers and damage three of them, whose rows are returned."""
     teacher = cached(path)
@@ -481,199 +473,6 @@ def test_network_is_run_on_every_batch_on_a_full_disk(tmp_path: Path) -> None:
     assert teacher.num_run == 160
 
 
-# The k largest probabilities ----------------------------------------------------------------------------------------
-
-LOG_1_4_2_3 = torch.log(torch.tensor([[1.0, 4.0, 2.0, 3.0]]))  # probabilities 0.1, 0.4, 0.2, 0.3
-
-
-def random_logits(num_classes: int = 100) -> Tensor:
-    return 3 * torch.randn(64, num_classes, generator=torch.Generator().manual_seed(0))
-
-
-def softmax(logits_NK: Tensor) -> Any:
-    powers = np.exp(logits_NK.double().numpy())
-    return powers / powers.sum(axis=1, keepdims=True)
-
-
-def test_top_k_keeps_log_probabilities_and_their_classes() -> None:
-    words = TopK(2, 4).encode(LOG_1_4_2_3)
-    assert words.dtype == torch.int16
-    np.testing.assert_allclose(words[:, :2].numpy().view(np.float16), [[math.log(0.4), math.log(0.3)]], rtol=1e-3)
-    assert words[:, 2:].tolist() == [[1, 3]]
-
-
-def test_top_k_spreads_the_rest_over_the_other_classes() -> None:
-    coding = TopK(2, 4)
-    probabilities = coding.decode(coding.encode(LOG_1_4_2_3)).exp()
-    np.testing.assert_allclose(probabilities.numpy(), [[0.15, 0.4, 0.15, 0.3]], rtol=2e-3)
-
-
-def test_mass_is_what_the_kept_classes_have_together() -> None:
-    coding = TopK(2, 4)
-    assert coding.mass(coding.encode(LOG_1_4_2_3)).tolist() == pytest.approx([0.7], rel=1e-3)
-
-
-def test_top_k_needs_two_words_a_class() -> None:
-    assert TopK(16, 1000).width == TopK(16, 1000).encode(random_logits(1000)).shape[1] == 32
-
-
-def test_top_k_has_room_for_class_numbers_of_16_bits() -> None:
-    coding, logits = TopK(2, 40_000), torch.zeros(1, 40_000)
-    logits[0, 39_999], logits[0, 32_768] = 20.0, 19.0
-    assert coding.decode(coding.encode(logits)).topk(2).indices.tolist() == [[39_999, 32_768]]
-
-
-def test_top_k_probabilities_are_the_network_s() -> None:
-    coding, expected = TopK(5, 100), softmax(random_logits())
-    places = np.argsort(-expected, axis=1)[:, :5]
-    found = coding.decode(coding.encode(random_logits())).exp().double().numpy()
-    np.testing.assert_allclose(
-        np.take_along_axis(found, places, axis=1), np.take_along_axis(expected, places, axis=1), rtol=4e-3
-    )
-
-
-def test_top_k_s_other_classes_are_all_alike() -> None:
-    coding, expected = TopK(5, 100), softmax(random_logits())
-    others = np.argsort(-expected, axis=1)[:, 5:]
-    found = np.take_along_axis(coding.decode(coding.encode(random_logits())).exp().double().numpy(), others, axis=1)
-    shared = np.take_along_axis(expected, others, axis=1).mean(axis=1, keepdims=True)
-    np.testing.assert_allclose(found, np.broadcast_to(shared, found.shape), atol=2e-3 / 95)
-
-
-def test_top_k_probabilities_have_the_sum_1() -> None:
-    coding = TopK(5, 100)
-    totals = coding.decode(coding.encode(random_logits())).exp().sum(dim=1)
-    np.testing.assert_allclose(totals.numpy(), 1.0, atol=1e-4)
-
-
-def test_top_k_keeps_the_class_that_the_network_prefers() -> None:
-    coding = TopK(1, 100)
-    found = coding.decode(coding.encode(random_logits())).argmax(dim=1)
-    assert found.tolist() == softmax(random_logits()).argmax(axis=1).tolist()
-
-
-@pytest.mark.parametrize("largest", [30.0, 1000.0])
-def test_top_k_of_a_network_without_doubt_is_finite(largest: float) -> None:
-    coding, logits = TopK(2, 10), torch.zeros(1, 10)
-    logits[0, 7] = largest
-    decoded = coding.decode(coding.encode(logits))
-    assert decoded.isfinite().all()
-    assert decoded.exp().sum().item() == pytest.approx(1.0, abs=1e-4)
-
-
-@pytest.mark.parametrize(("k", "num_classes"), [(0, 10), (10, 10), (2, 65_537)])
-def test_top_k_of_none_of_all_or_of_too_many_classes_is_refused(k: int, num_classes: int) -> None:
-    with pytest.raises(ValueError, match=f"k must be .* {num_classes}, got {k}"):
-        TopK(k, num_classes)
-
-
-def test_top_k_answers_are_as_far_apart_as_their_probabilities() -> None:
-    one, other = torch.log(torch.tensor([[[0.7, 0.2, 0.1]], [[0.4, 0.25, 0.35]]]))
-    assert TopK(2, 3).distance(one, other).tolist() == pytest.approx([0.3], rel=1e-5)
-
-
-def test_whole_answers_are_as_far_apart_as_their_size_allows() -> None:
-    kept, now = torch.tensor([[10.0, -19.0], [0.0, 0.0]]), torch.tensor([[11.0, -20.0], [0.0, 0.0]])
-    assert Half(2).distance(kept, now).tolist() == pytest.approx([0.05, 0.0], rel=1e-5)
-
-
-def test_top_k_answers_are_kept_apart_from_whole_ones(tmp_path: Path) -> None:
-    ask_everything(cached(tmp_path))
-    teacher = cached(tmp_path, codings=TOP_2)
-    assert teacher.num_missing == len(teacher.wanted)
-
-
-# Shelves ------------------------------------------------------------------------------------------------------------
-
-WANTED = np.array([3, 7, 8, 20, 21, 30, 41, 42, 49])
-KEPT = np.array([0, 3, 7, 9, 20, 30, 42, 45, 49])
-MISSING = [8, 21, 41]  # of those wanted
-
-
-def words_of(rows: Rows) -> Tensor:
-    return torch.from_numpy(np.stack([rows, -rows, 100 * rows], axis=1).astype(np.int16))
-
-
-@pytest.fixture
-def answers(tmp_path: Path) -> Answers:
-    """Room for 50 rows, of which some are kept, and one of them, 30, is damaged."""
-    answers = Answers(tmp_path / "logits", num_rows=50, width=3)
-    FileShelf(answers).write(torch.from_numpy(KEPT), words_of(KEPT))
-    damage(answers, np.array([30]))
-    return answers
-
-
-@pytest.fixture(params=[100_000, 4], ids=["at once", "in chunks"])
-def shelf(request: pytest.FixtureRequest, answers: Answers, monkeypatch: pytest.MonkeyPatch) -> DeviceShelf:
-    monkeypatch.setattr(shelves, "CHUNK", request.param)
-    return DeviceShelf(answers, WANTED, CPU)
-
-
-def test_shelf_on_the_device_has_what_the_file_has(shelf: DeviceShelf, answers: Answers) -> None:
-    rows_N = torch.from_numpy(WANTED[[5, 0, 8, 2, 2, 7, 1, 3, 4, 6]])
-    found, expected = shelf.read(rows_N), FileShelf(answers).read(rows_N)
-    assert found.whole.tolist() == expected.whole.tolist()
-    assert torch.equal(found.words[found.whole], expected.words[expected.whole])
-
-
-def test_shelf_on_the_device_has_no_rows_that_are_not_wanted(shelf: DeviceShelf) -> None:
-    assert not shelf.read(torch.tensor([0, 9, 22, 45])).whole.any()
-
-
-def test_rows_written_to_the_device_are_found_there(shelf: DeviceShelf) -> None:
-    rows = np.array([41, 8])
-    shelf.write(torch.from_numpy(rows), words_of(rows))
-    found = shelf.read(torch.from_numpy(rows))
-    assert found.whole.all()
-    assert torch.equal(found.words, words_of(rows))
-
-
-def test_rows_written_to_the_device_are_in_the_file(shelf: DeviceShelf, answers: Answers) -> None:
-    rows = np.array([41, 8, 10])
-    shelf.write(torch.from_numpy(rows), words_of(rows))
-    words, whole = answers.read(rows)
-    assert whole.all()
-    np.testing.assert_array_equal(words.view(np.int16), words_of(rows).numpy())
-
-
-def test_rows_that_are_not_wanted_take_no_other_s_place_on_the_device(shelf: DeviceShelf) -> None:
-    before = shelf.read(torch.from_numpy(WANTED))
-    rows = np.array([0, 6, 22, 48])
-    shelf.write(torch.from_numpy(rows), words_of(rows))
-    after = shelf.read(torch.from_numpy(WANTED))
-    assert torch.equal(before.whole, after.whole)
-    assert torch.equal(before.words[before.whole], after.words[after.whole])
-
-
-def test_shelf_is_complete_where_every_wanted_row_is_kept(answers: Answers) -> None:
-    rows = np.array([*MISSING, 30])
-    FileShelf(answers).write(torch.from_numpy(rows), words_of(rows))
-    assert DeviceShelf(answers, WANTED, CPU).refresh(WANTED)
-
-
-@pytest.mark.parametrize("lacking", [[*MISSING], [30]], ids=["missing", "damaged"])
-def test_shelf_is_not_complete_where_a_wanted_row_is_lacking(lacking: list[int], answers: Answers) -> None:
-    rows = np.array(sorted({*MISSING, 30} - set(lacking)))
-    FileShelf(answers).write(torch.from_numpy(rows), words_of(rows))
-    assert not DeviceShelf(answers, WANTED, CPU).refresh(WANTED)
-
-
-def test_shelf_is_complete_for_rows_of_which_none_is_lacking(shelf: DeviceShelf) -> None:
-    assert shelf.refresh(np.array([49, 3, 20, 3]))
-
-
-def test_rows_that_another_process_kept_are_found_after_a_refresh(shelf: DeviceShelf, answers: Answers) -> None:
-    rows = np.array([8, 41])
-    FileShelf(answers).write(torch.from_numpy(rows), words_of(rows))
-    assert not shelf.read(torch.from_numpy(rows)).whole.any()
-    assert shelf.refresh(rows)
-    assert torch.equal(shelf.read(torch.from_numpy(rows)).words, words_of(rows))
-
-
-def test_file_is_never_sure(answers: Answers) -> None:
-    assert not FileShelf(answers).refresh(np.array([3, 7]))
-
-
 # Places -------------------------------------------------------------------------------------------------------------
 
 
@@ -717,6 +516,12 @@ def test_answers_of_the_last_weights_stay_beside_those_of_the_best(tmp_path: Pat
 def test_answers_under_other_conditions_have_a_place_of_their_own(other: dict[str, str], tmp_path: Path) -> None:
     ask_everything(cached(tmp_path))
     teacher = cached(tmp_path, about=ABOUT | other)
+    assert teacher.num_missing == len(teacher.wanted)
+
+
+def test_top_k_answers_are_kept_apart_from_whole_ones(tmp_path: Path) -> None:
+    ask_everything(cached(tmp_path))
+    teacher = cached(tmp_path, codings=TOP_2)
     assert teacher.num_missing == len(teacher.wanted)
 
 
