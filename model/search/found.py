@@ -10,7 +10,8 @@ from typing import Any
 
 from model.params import PARAMS_FILE, full_path, one_level_deeper, value_of, with_values
 from model.search.points import Pick, Point, axes, point_of
-from model.search.space import Parameter, Space, canonical, is_whole
+from model.search.space import Parameter, Space
+from model.search.values import canonical, is_whole
 from utils import OptionError, UserError, read_json, shown
 
 TRIAL_FILE = "trial.json"  # in the folder of a proposal: {"number": 7}, its place in their order

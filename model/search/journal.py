@@ -19,7 +19,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from model.search.outcome import Outcome
 from model.search.points import Point, axes
 from model.search.sampler import directions, distribution_of_range, is_numeric
-from model.search.space import Parameter, Space, canonical
+from model.search.space import Parameter, Space
+from model.search.values import canonical
 from utils import first_sentence, log, write_text
 
 JOURNAL_FILE = "optuna.journal"

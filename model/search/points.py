@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from model.search.space import Parameter, Space, canonical, short, split
+from model.search.space import Parameter, Space, split
+from model.search.values import canonical, short
 
 LONGEST_NAME = 120  # file systems allow 255 bytes, people far less
 

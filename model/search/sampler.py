@@ -17,7 +17,8 @@ from optuna.trial import TrialState, create_trial
 
 from model.search.outcome import Outcome
 from model.search.points import Point, axes, point_of, seed_of
-from model.search.space import Metric, Parameter, Space, canonical
+from model.search.space import Metric, Parameter, Space
+from model.search.values import canonical
 
 # A generation. Optuna's 50 would be more than most searches that train networks have runs in all.
 POPULATION = 10

@@ -23,7 +23,6 @@ A choice may have parameters of its own, which are searched only where it is cho
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
@@ -42,6 +41,7 @@ from pydantic import (
 )
 
 from model.params import Strict, full_path, value_of, with_values
+from model.search.values import canonical, is_whole, safe
 from utils import OptionError, UserError, nearest, read_json, shown
 
 SEARCH_FILE = "search.json"
@@ -415,39 +415,3 @@ def _first(error: ValidationError) -> str:
         return f"{key}: should be an object, got {shown(first['input'])}"
     message = first["msg"].removeprefix("Input ")
     return f"{key}: {message[0].lower()}{message[1:]}, got {json.dumps(first['input'])}"
-
-
-# Values as text -----------------------------------------------------------------------------------------------------
-
-
-def short(value: Any) -> str:
-    """A value as a part of a file's name: 4.0 is 4, {"kd": {"alpha": 0.9}} is kd_alpha_0.9, a path is a-path."""
-    if isinstance(value, dict):
-        parts = [short(part) if key == "name" else f"{safe(key)}_{short(part)}" for key, part in value.items()]
-        return "_".join(part.rstrip("_") for part in parts)
-    if isinstance(value, list):
-        return "-".join(short(part) for part in value)
-    if isinstance(value, str):
-        return safe(value)
-    return canonical(value)
-
-
-def safe(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip(".-")
-
-
-def canonical(value: Any) -> str:
-    """JSON that is the same for equal values: 4.0 is 4, the order of keys does not count."""
-    return json.dumps(_whole_numbers_as_int(value), sort_keys=True)
-
-
-def _whole_numbers_as_int(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _whole_numbers_as_int(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_whole_numbers_as_int(part) for part in value]
-    return int(value) if is_whole(value) else value
-
-
-def is_whole(value: Any) -> bool:
-    return value.is_integer() if isinstance(value, float) else type(value) is int

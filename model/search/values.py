@@ -1,0 +1,40 @@
+"""Values of a search as text: in names of folders, and to compare them."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+
+def short(value: Any) -> str:
+    """A value as a part of a file's name: 4.0 is 4, {"kd": {"alpha": 0.9}} is kd_alpha_0.9, a path is a-path."""
+    if isinstance(value, dict):
+        parts = [short(part) if key == "name" else f"{safe(key)}_{short(part)}" for key, part in value.items()]
+        return "_".join(part.rstrip("_") for part in parts)
+    if isinstance(value, list):
+        return "-".join(short(part) for part in value)
+    if isinstance(value, str):
+        return safe(value)
+    return canonical(value)
+
+
+def safe(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip(".-")
+
+
+def canonical(value: Any) -> str:
+    """JSON that is the same for equal values: 4.0 is 4, the order of keys does not count."""
+    return json.dumps(_whole_numbers_as_int(value), sort_keys=True)
+
+
+def _whole_numbers_as_int(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _whole_numbers_as_int(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_whole_numbers_as_int(part) for part in value]
+    return int(value) if is_whole(value) else value
+
+
+def is_whole(value: Any) -> bool:
+    return value.is_integer() if isinstance(value, float) else type(value) is int
