@@ -39,12 +39,12 @@ bench: .venv/.user
 	$(PY) -m benchmarks.speed
 
 schema: .venv/.user
-	$(PY) -m model.schema
-	$(PY) -m model.methods
-	$(PY) -m model.benchmark
+	$(PY) -m model.docs.params_schema
+	$(PY) -m model.docs.methods
+	$(PY) -m model.docs.cifar100
 
 networks: .venv/.user
-	$(PY) -m model.networks
+	$(PY) -m model.docs.networks
 
 .venv/.user: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; say make PYTHON=...")'

@@ -11,8 +11,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from model.params import ROOT
-from utils import EXIT_DONE, run_script
+from model.cli import run_script
+from model.errors import EXIT_DONE
+from model.home import ROOT
 
 
 def main() -> int:
@@ -31,9 +32,9 @@ def main() -> int:
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
     args = parser.parse_args()
 
-    from model.build import Place, find_device
-    from model.evaluate import evaluate_folder
-    from model.folder import Folder
+    from model.build.runtime import Place, find_device
+    from model.commands.evaluate import evaluate_folder
+    from model.config.folder import Folder
 
     folder, place = Folder(args.model_dir), Place(device=find_device(args.device), data_dir=args.data_dir)
     print(

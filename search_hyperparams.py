@@ -16,15 +16,16 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from model.params import ROOT
+from model.cli import run_script
+from model.errors import EXIT_DONE, EXIT_STOPPED, UserError
+from model.home import ROOT
 from model.search.driver import Final, search
-from model.search.engines import add_options, engine_maker
 from model.search.estimate import num_to_come, told_time
-from model.search.front import front_table
-from model.search.phase import Limits
+from model.search.executors.options import add_options, engine_maker
+from model.search.pareto import front_table
 from model.search.plan import listing, make_plan, summary
-from model.search.replicates import final_runs
-from utils import EXIT_DONE, EXIT_STOPPED, UserError, run_script
+from model.search.run_queue import Limits
+from model.search.seeds import final_runs
 
 
 def main() -> int:
@@ -46,10 +47,10 @@ def main() -> int:
     final = Final(args.top, args.final_seeds) if args.top is not None else None
     make_engine = engine_maker(args)
 
-    from model.build import Place, find_device  # after the options: --help need not wait for torch
-    from model.check import check_params
-    from model.dry_run import estimate_seconds
-    from model.report.search import tables_of_search
+    from model.build.runtime import Place, find_device  # after the options: --help need not wait for torch
+    from model.commands.dry_run import estimate_seconds
+    from model.commands.preflight import check_params
+    from model.report.search_tables import tables_of_search
     from model.report.tables import results_table
 
     command = [sys.executable, str(ROOT / "train.py"), "--device", args.device]

@@ -8,9 +8,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from model.cli import run_script
+from model.errors import EXIT_DONE
 from model.report.pivot import pivot_table
 from model.report.tables import write_results
-from utils import EXIT_DONE, run_script
 
 
 def main() -> int:

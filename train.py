@@ -11,8 +11,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from model.params import ROOT
-from utils import EXIT_DONE, run_script
+from model.cli import run_script
+from model.errors import EXIT_DONE
+from model.home import ROOT
 
 
 def main() -> int:
@@ -25,11 +26,11 @@ def main() -> int:
     parser.add_argument("--dry_run", action="store_true", help="build everything, run one batch, write nothing")
     args = parser.parse_args()
 
-    from model.build import Place, find_device  # after the options: --help need not wait for torch
-    from model.dry_run import dry_run
-    from model.engine.distributed import joined
-    from model.folder import Folder
-    from model.run import train_folder
+    from model.build.runtime import Place, find_device  # after the options: --help need not wait for torch
+    from model.commands.dry_run import dry_run
+    from model.commands.train import train_folder
+    from model.config.folder import Folder
+    from model.training.distributed import joined
 
     folder = Folder(args.model_dir)
     with joined() as world:

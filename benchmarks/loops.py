@@ -12,19 +12,22 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from model import build
-from model.build import Place
-from model.build_teacher import build_teacher, read_teachers
-from model.engine.memory import keep_freed_memory
-from model.engine.precision import autocast, placed
-from model.engine.teachers import Teacher
-from model.engine.trainer import Trainer
-from model.folder import Folder
-from model.params import ROOT, Params, parse_params
+from model.build.data import build_source
+from model.build.network import build_student
+from model.build.resolve import resolve_params
+from model.build.runtime import Place
+from model.build.teacher import build_teacher, read_teachers
+from model.build.trainer import build_trainer, open_data
+from model.build.weights import describe
+from model.config.folder import Folder
+from model.config.params import Params, parse_params
+from model.files import save_checkpoint, write_json
+from model.home import ROOT
 from model.registry import NETS
-from model.run import build_trainer, open_data
-from model.types import Batch, Pipeline
-from utils import save_checkpoint, write_json
+from model.training.malloc import keep_freed_memory
+from model.training.precision import autocast, placed
+from model.training.trainer import Trainer
+from model.types import Batch, Pipeline, Teacher
 
 BATCH_SIZE = 128
 EPOCHS = 2  # whose views the cached teacher knows: the loops go round and round them
@@ -52,13 +55,13 @@ class Workshop:
         self.folder, self.place = Folder(folder), place
         write_json(self.folder.params, COMMON)  # the folder is named as the teacher's, too, which trainers are handed
         params = self.params()
-        self.source = build.build_source(params, place)
+        self.source = build_source(params, place)
         self.data = open_data(params, self.folder, self.source, place)
         self.batch = next(iter(self.data.train_batches(0, BATCH_SIZE)))
 
     def params(self, **changes: Any) -> Params:
         params = parse_params({**COMMON, **changes}, self.folder.params)
-        return build.resolve_params(params, self.folder.params)
+        return resolve_params(params, self.folder.params)
 
     def trainer(self, student: str = "cnn", teacher: Teacher | None = None) -> Trainer:
         loss: dict[str, Any] = {"ce": {}} if teacher is None else {"kd": {}}
@@ -72,8 +75,8 @@ class Workshop:
         if not guide.path.exists():
             guide.path.mkdir()
             write_json(guide.params, {**COMMON, "student": {"name": network}})
-            net = build.build_student(params, self.source)
-            described = build.describe(params, self.source)
+            net = build_student(params, self.source)
+            described = describe(params, self.source)
             save_checkpoint(guide.checkpoint("best"), {"state_dict": net.state_dict(), **described})
         distilling = self.params(teacher={"model_dir": str(guide.path), "cache": cache}, loss={"kd": {}})
         trained = read_teachers(distilling, self.folder.params)

@@ -19,15 +19,15 @@ from torch import nn
 from tqdm import tqdm
 
 from benchmarks.speed import wait
-from model.build import find_device
-from model.engine.memory import keep_freed_memory
-from model.engine.precision import autocast, placed, resolve_precision
+from model.build.runtime import find_device
+from model.docs.methods import COSTS_FILE, STUDENT, TEACHER, classifier_for, shapes
+from model.files import write_json
+from model.home import ROOT
 from model.losses.objective import Objective
-from model.methods import COSTS_FILE, STUDENT, TEACHER, classifier_for, shapes
-from model.params import ROOT
 from model.registry import LOSSES, NETS, OPTIMIZERS
+from model.training.malloc import keep_freed_memory
+from model.training.precision import autocast, placed, resolve_precision
 from model.types import Batch, Output, Setting
-from utils import write_json
 
 NUM_CLASSES, BATCH_SIZE, NUM_IMAGES = 100, 64, 50_000
 # Losses for networks of more than the student: one more of its kind, or the way to the teacher's classifier.

@@ -18,12 +18,13 @@ import torch
 from tabulate import tabulate
 
 from benchmarks.loops import BATCH_SIZE, COMMON, Workshop, trained
-from model.build import Place
-from model.folder import Folder
-from model.params import ROOT
+from model.build.runtime import Place
+from model.config.folder import Folder
+from model.files import read_json, write_json
+from model.home import ROOT
+from model.logs import size_of
 from model.registry import DATASETS
-from model.search.local import num_cores
-from utils import read_json, size_of, write_json
+from model.search.executors.local import num_cores
 
 REPEATS = 3
 SECONDS = 10.0

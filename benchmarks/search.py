@@ -23,10 +23,11 @@ from typing import Any
 
 from tabulate import tabulate
 
-from model.params import ROOT
+from model.files import write_json
+from model.home import ROOT
+from model.logs import size_of
 from model.search.driver import search
-from model.search.local import LocalEngine
-from utils import size_of, write_json
+from model.search.executors.local import LocalEngine
 
 TRAIN = ROOT / "tests" / "search" / "fake_train.py"
 BASE = {

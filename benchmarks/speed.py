@@ -24,12 +24,12 @@ from tqdm import tqdm
 
 from benchmarks import processes
 from benchmarks.loops import BATCH_SIZE, Step, Workshop, bare, conventional, trained
-from model import build
-from model.engine.precision import resolve_precision
+from model.build.runtime import Place, find_device
+from model.build.trainer import EVAL_BATCH_SIZE
+from model.commands.provenance import processor
 from model.evaluation.metrics import predictions
-from model.params import ROOT
-from model.provenance import processor
-from model.run import EVAL_BATCH_SIZE
+from model.home import ROOT
+from model.training.precision import resolve_precision
 
 Speeds = Mapping[str, Sequence[float]]  # images a second of each loop, a figure a round
 
@@ -44,7 +44,7 @@ def main() -> None:
     args = parser.parse_args()
 
     logging.getLogger("retort").setLevel(logging.WARNING)
-    place = build.Place(device=build.find_device(args.device), data_dir=args.data_dir)
+    place = Place(device=find_device(args.device), data_dir=args.data_dir)
     machine = torch.cuda.get_device_name(place.device) if place.device.type == "cuda" else processor()
     print(f"{machine}, {torch.get_num_threads()} threads, torch {torch.__version__}, {place.device}\n")
     with tempfile.TemporaryDirectory() as temporary:

@@ -18,8 +18,8 @@ from typing import Any, Generic, TypeVar, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from model.errors import OptionError, nearest, shown, wrong_value
 from model.types import ScheduleOptions, SplitOptions, TermOptions
-from utils import OptionError, nearest, shown, wrong_value
 
 F = TypeVar("F", bound=Callable[..., Any])
 Common = TypeVar("Common")

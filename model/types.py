@@ -231,6 +231,26 @@ class Pipeline(Protocol):
         """SHA-256 that tells the training images of one data set from those of another."""
 
 
+class Teacher(Protocol):
+    """What the trainer asks."""
+
+    @property
+    def num_asked(self) -> int:
+        """Images that it was asked about so far."""
+
+    @property
+    def num_run(self) -> int:
+        """Images that a network was run on for that; of several networks the sum."""
+
+    def __call__(self, batch: Batch) -> Output: ...
+
+    def prepare(self, data: Pipeline, epoch: int) -> Iterator[float]:
+        """Do ahead of an epoch what can be done; gives the share that is done, in [0, 1], now and then."""
+
+    def seconds_to_come(self, batch: Batch) -> float:
+        """About how much longer a run takes than its calls on a batch that has been asked about before."""
+
+
 class DataSource(Protocol):
     """A data set as it declares itself, before any image is read."""
 

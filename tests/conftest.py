@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from model.build import Place
-from model.evaluation import cost
-from model.folder import Folder
-from tests.workshop import InThisProcess, Workshop, make_workshop
-from utils import run_script
+from model.build.runtime import Place
+from model.cli import run_script
+from model.config.folder import Folder
+from model.evaluation import latency
+from tests.small_experiments import InThisProcess, Workshop, make_workshop
 
 NUM_CLASSES = 10
 
@@ -54,7 +54,7 @@ def one_thread() -> Iterator[None]:
 def short_measurements() -> Iterator[None]:
     """Every run measures its network's latency at its end; here it need not be exact."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cost, "LATENCY_SECONDS", 0.002)
+        patch.setattr(latency, "LATENCY_SECONDS", 0.002)
         yield
 
 
@@ -120,4 +120,4 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 
 @pytest.fixture
 def searches_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.search.engines.LocalEngine", InThisProcess)
+    monkeypatch.setattr("model.search.executors.options.LocalEngine", InThisProcess)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from model.folder import Folder
-from model.params import ROOT
+from model.config.folder import Folder
+from model.files import read_json
+from model.home import ROOT
 from model.registry import LOSSES
 from tests.conftest import Call
-from tests.report.reading import column
-from tests.workshop import FEW, Workshop, searched, write
-from utils import read_json
+from tests.report.markdown_tables import column
+from tests.small_experiments import FEW, Workshop, searched, write
 
 pytestmark = pytest.mark.usefixtures("searches_in_this_process")
 

@@ -10,85 +10,69 @@ from pathlib import Path
 
 import pytest
 
-from model.params import ROOT
+from model.home import ROOT
 
-BY_SCRIPTS = (
-    *("model.build", "model.check", "model.run", "model.dry_run", "model.search", "model.report", "model.evaluation"),
-    *("model.folder", "model.params", "utils"),
-)
+GROUND = ("model.errors", "model.files", "model.home", "model.logs", "model.randomness", "model.types")
 
 # A part -> what it may import beside itself. A part is a module or a package with all that is in it.
 ARROWS: dict[str, tuple[str, ...]] = {
-    # scripts: parse, call, print
-    "train": (*BY_SCRIPTS, "model.engine.distributed"),
-    "evaluate": (*BY_SCRIPTS, "model.evaluate"),
-    "search_hyperparams": BY_SCRIPTS,
-    "synthesize_results": BY_SCRIPTS,
-    # what puts the parts together
-    "model.run": (
+    # the scripts call a command
+    **dict.fromkeys(("train", "evaluate", "search_hyperparams", "synthesize_results"), ("model",)),
+    "model.cli": ("model.errors",),
+    # orchestration
+    "model.commands": (
+        "model.build",
+        "model.config",
+        "model.data",
+        "model.evaluation",
+        "model.teachers",
+        "model.training",
+        *GROUND,
+    ),
+    "model.docs": (
         *(
             "model.build",
-            "model.build_teacher",
-            "model.check",
-            "model.earlier",
-            "model.ending",
-            "model.engine",
+            "model.config",
             "model.evaluation",
-            "model.folder",
-            "model.generations",
-            "model.params",
-            "model.provenance",
+            "model.losses",
+            "model.nets",
+            "model.registry",
+            "model.report",
         ),
-        *("model.types", "utils"),
+        *GROUND,
     ),
-    "model.dry_run": (
-        *("model.build", "model.build_teacher", "model.check", "model.data", "model.engine", "model.folder"),
-        *("model.generations", "model.params", "model.provenance", "model.run", "model.types", "utils"),
-    ),
-    "model.check": (
-        *("model.build", "model.folder", "model.generations", "model.params", "model.types"),
-        "utils",
-    ),
-    "model.evaluate": (
-        *("model.build", "model.engine", "model.evaluation", "model.folder", "model.generations", "model.params"),
-        *("model.run", "model.types", "utils"),
-    ),
-    "model.generations": ("model.folder", "model.params", "utils"),
-    "model.earlier": ("model.build", "model.check", "model.folder", "model.params", "utils"),
-    "model.ending": ("model.engine.distributed", "model.folder", "utils"),
+    # from params.json to objects
     "model.build": (
-        *("model.data", "model.engine", "model.losses", "model.nets"),
-        *("model.folder", "model.params", "model.registry", "model.types", "utils"),
+        *("model.config", "model.data", "model.evaluation", "model.losses", "model.nets", "model.registry"),
+        *("model.teachers", "model.training", *GROUND),
     ),
-    "model.build_teacher": ("model.build", "model.engine", "model.folder", "model.params", "model.types", "utils"),
-    "model.methods": (
-        *("model.build", "model.losses", "model.params", "model.registry", "model.report", "model.schema"),
-        *("model.types", "utils"),
-    ),
-    "model.benchmark": ("model.params", "model.report", "utils"),
-    "model.schema": ("model.build", "model.params", "model.registry", "utils"),
-    "model.networks": ("model.evaluation", "model.nets", "model.params", "model.registry", "model.types", "utils"),
     # the parts, handed to one another as objects
-    "model.nets": ("model.registry", "model.types", "utils"),
-    "model.losses": ("model.randomness", "model.registry", "model.types", "utils"),
-    "model.data": ("model.randomness", "model.registry", "model.types", "utils"),
-    "model.engine": ("model.folder", "model.randomness", "model.registry", "model.types", "utils"),
-    "model.evaluation": ("model.engine.means", "model.engine.precision", "model.types"),
+    "model.evaluation": ("model.teachers.ensemble", "model.training.precision", *GROUND),
+    "model.teachers": ("model.training.precision", *GROUND),
+    "model.training": ("model.config.folder", *GROUND),
+    "model.training.optimizers": ("model.registry", *GROUND),
+    "model.training.schedules": ("model.registry", *GROUND),
+    "model.nets": ("model.registry", *GROUND),
+    "model.losses": ("model.registry", *GROUND),
+    "model.data": ("model.registry", *GROUND),
     # what looks at folders and JSON only
-    "model.search": ("model.folder", "model.legacy", "model.params", "utils"),
-    "model.report": ("model.folder", "model.legacy", "model.params", "model.search.space", "utils"),
+    "model.search": ("model.config", *GROUND),
+    "model.report": ("model.config", "model.search.space", *GROUND),
+    "model.config": ("model.errors", "model.files", "model.home", "model.logs"),
     # the ground
-    "model.folder": ("model.params", "utils"),
-    "model.params": ("model.legacy", "utils"),
-    "model.legacy": ("utils",),
-    "model.provenance": ("model.params",),
-    "model.registry": ("model.types", "utils"),
+    "model.registry": ("model.errors", "model.types"),
+    "model.files": ("model.errors",),
+    "model.errors": (),
+    "model.home": (),
+    "model.logs": (),
     "model.randomness": (),
     "model.types": (),
-    "utils": (),
 }
 
-WITHOUT_TORCH = ("model.search", "model.report", "model.folder", "model.params", "model.legacy")
+WITHOUT_TORCH = (
+    *("model.search", "model.report", "model.config"),
+    *("model.errors", "model.files", "model.home", "model.logs"),
+)
 
 
 def name_of(file: Path) -> str:
@@ -156,7 +140,7 @@ def test_what_looks_at_folders_does_not_import_torch(module: str) -> None:
 
 
 def test_what_looks_at_folders_runs_without_torch() -> None:
-    modules = [name for name in FILES if name != "model" and part_of(name) in (*WITHOUT_TORCH, "utils")]
+    modules = [name for name in FILES if name != "model" and part_of(name) in WITHOUT_TORCH]
     modules += ["search_hyperparams", "synthesize_results"]
     script = f"import sys, {', '.join(modules)}; print('torch' in sys.modules)"
 
@@ -168,9 +152,9 @@ def test_what_looks_at_folders_runs_without_torch() -> None:
 WRONG = {
     "a loss that asks for a network": ("model.losses.at", "from model.nets.cnn import CNN"),
     "a network that asks for a data set": ("model.nets.cnn", "import model.data"),
-    "the engine that builds": ("model.engine.trainer", "def fit():\n    from model import build"),
+    "the engine that builds": ("model.training.trainer", "def fit():\n    from model import build"),
     "a report that trains": ("model.report.tables", "from model.engine import trainer"),
-    "anything that imports a script": ("model.run", "import train"),
+    "anything that imports a script": ("model.commands.train", "import train"),
 }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.loops import Workshop
-from model.build import Place
+from model.build.runtime import Place
 
 
 @pytest.mark.parametrize("cache", [False, True])

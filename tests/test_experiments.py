@@ -11,16 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.build import Place, build_source
-from model.build_teacher import build_untrained_teacher
-from model.check import check_params
-from model.dry_run import stand_in
-from model.folder import Folder
-from model.generations import first_generation
-from model.params import ROOT, Params, load_params
-from model.run import build_trainer
+from model.build.data import build_source
+from model.build.runtime import Place
+from model.build.teacher import build_untrained_teacher
+from model.build.trainer import build_trainer
+from model.commands.dry_run import stand_in
+from model.commands.preflight import check_params
+from model.config.folder import Folder
+from model.config.generations import first_generation
+from model.config.params import Params, load_params
+from model.files import read_json
+from model.home import ROOT
 from model.search.plan import Check, make_plan
-from utils import read_json
 
 EXPERIMENTS = ROOT / "experiments"
 NUM_IMAGES = 2  # enough for batch norm, few enough for the largest networks

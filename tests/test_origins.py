@@ -14,12 +14,12 @@ import pytest
 
 import evaluate
 import search_hyperparams
-from model.folder import Folder
-from model.params import ROOT
+from model.config.folder import Folder
+from model.files import read_json
+from model.home import ROOT
 from tests.conftest import Call
-from tests.report.reading import cells, column, headers
-from tests.workshop import FEW, Workshop, accuracy, searched, table_of, trained, write
-from utils import read_json
+from tests.report.markdown_tables import cells, column, headers
+from tests.small_experiments import FEW, Workshop, accuracy, searched, table_of, trained, write
 
 pytestmark = pytest.mark.usefixtures("searches_in_this_process")
 

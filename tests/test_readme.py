@@ -19,14 +19,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.data.memory import Arrays, Augmentation, MemorySource
+from model.home import ROOT
 from model.losses.base import DistillLoss
-from model.params import ROOT
 from model.registry import DATASETS, LOSSES, NETS, Registry
 from model.types import Batch, Normalisation, Output, SplitOptions
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^python (\w+\.py .*?) +#", README, flags=re.MULTILINE)
-COPIED = ("train.py", "evaluate.py", "search_hyperparams.py", "synthesize_results.py", "utils.py", "Makefile", "model")
+COPIED = (
+    "train.py",
+    "evaluate.py",
+    "search_hyperparams.py",
+    "synthesize_results.py",
+    "model.errors.py",
+    "Makefile",
+    "model",
+)
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from model.errors import OptionError
 from model.registry import Registry
-from utils import OptionError
 
 
 @pytest.fixture

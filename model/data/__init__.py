@@ -3,5 +3,5 @@
 from model.data import arrays as arrays
 from model.data import cifar as cifar
 from model.data import cifar10_mini as cifar10_mini
-from model.data import folder as folder
+from model.data import image_folder as image_folder
 from model.data import mnist as mnist

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.data.location import located
 from model.data.memory import Arrays, Augmentation, MemoryPipeline
+from model.data.paths import located
+from model.errors import OptionError
 from model.registry import DATASETS
 from model.types import Normalisation, SplitOptions
-from utils import OptionError
 
 CHUNK = 1000  # images whose pixels are counted at once
 

@@ -22,9 +22,9 @@ from tqdm import tqdm
 
 from model.data.memory import Arrays, Augmentation, MemorySource
 from model.data.store import Source, Store, official, shapes
+from model.logs import log
 from model.registry import DATASETS
 from model.types import Normalisation
-from utils import log
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR10_NORMALISATION = Normalisation(

@@ -16,8 +16,8 @@ from PIL import Image
 from model.data.cifar import CIFAR10_CLASSES, CIFAR10_NORMALISATION, CROP_AND_FLIP, cifar10
 from model.data.memory import Arrays, MemorySource
 from model.data.store import sha256
+from model.errors import UserError
 from model.registry import DATASETS
-from utils import UserError
 
 FOLDER = Path(__file__).with_suffix("")
 TRAIN_PER_CLASS, TEST_PER_CLASS = 500, 100

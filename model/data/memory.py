@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.data.indexed import CROP, IndexedPipeline
+from model.data.base import CROP, IndexedPipeline
 from model.data.split import Indices
 from model.randomness import FLIP, STRONG, VIEW, random_bits
 from model.types import WHOLE, Batch, Normalisation, Share, Split, SplitOptions, Views

@@ -26,7 +26,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from model.data.memory import Arrays
-from utils import UserError, log, replacing
+from model.errors import UserError
+from model.files import replacing
+from model.logs import log
 
 # What an unreachable site, a broken archive or a failing tool raises: the next source is tried.
 FETCH_ERRORS = (

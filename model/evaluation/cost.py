@@ -12,10 +12,6 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.engine.precision import autocast
-
-LATENCY_SECONDS = 0.1  # of measuring
-
 
 class Cost(NamedTuple):
     """Trainable or frozen, a parameter is counted; buffers (a batch norm's statistics) are not."""
@@ -41,20 +37,3 @@ def cost(net: nn.Module, image_shape: tuple[int, ...]) -> Cost:
     finally:
         net.train(was_training)
     return Cost(sum(parameter.numel() for parameter in net.parameters()), counter.get_total_flops() // 2)
-
-
-@torch.no_grad()
-def latency(net: nn.Module, image_shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device) -> float:
-    """Milliseconds from one image of the shape (C, H, W) to what the network says of it: the median of many."""
-    from torch.utils.benchmark import Timer  # takes a tenth of a second
-
-    was_training = net.training
-    net.eval()
-    image = torch.zeros(1, *image_shape, device=device).contiguous(memory_format=torch.channels_last)
-    try:
-        with autocast(dtype, device):
-            timer = Timer("net(image)", globals={"net": net, "image": image}, num_threads=torch.get_num_threads())
-            measured = timer.blocked_autorange(min_run_time=LATENCY_SECONDS)
-    finally:
-        net.train(was_training)
-    return 1000 * measured.median

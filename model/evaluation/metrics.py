@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.engine.means import mean_of_probabilities
-from model.engine.precision import autocast
+from model.teachers.ensemble import mean_of_probabilities
+from model.training.precision import autocast
 from model.types import Batch, Output
 
 

@@ -9,9 +9,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from model.errors import OptionError, under
 from model.losses.base import DistillLoss
 from model.types import Batch, Need, Output, Part, Setting, TermOptions
-from utils import OptionError, under
 
 
 class Objective(nn.Module):

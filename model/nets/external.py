@@ -20,9 +20,9 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from model.errors import OptionError, Stopped, first_sentence, nearest
 from model.registry import NETS
 from model.types import Output
-from utils import OptionError, Stopped, first_sentence, nearest
 
 # torchvision's networks that are built for one image size, and those that have more classifiers in training.
 OF_ONE_SIZE: dict[str, Callable[[int], dict[str, Any]]] = {

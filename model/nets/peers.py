@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from model.nets.named import inner
+from model.nets.construct import inner
 from model.registry import NETS
 from model.types import Output
 

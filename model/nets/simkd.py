@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.nets.named import inner, name_of_classifier, without_fetching
+from model.nets.construct import inner, name_of_classifier, without_fetching
 from model.registry import NETS
 from model.types import Output
 

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.folder import Folder, Weights
-from model.legacy import is_flat
-from model.params import leaves, load_params, one_level_deeper, value_of, with_values
-from model.search.space import SEARCH_FILE, is_parameter
-from utils import OptionError, UserError, nearest
+from model.config.dotted import leaves, value_of, with_values
+from model.config.folder import Folder, Weights
+from model.config.legacy import is_flat
+from model.config.params import load_params
+from model.config.references import one_level_deeper
+from model.errors import OptionError, UserError, nearest
+from model.search.space.schema import SEARCH_FILE, is_parameter
 
 SPLITS = ("val", "test")
 WEIGHTS: tuple[Weights, ...] = ("best", "last")

@@ -12,11 +12,12 @@ from typing import Any
 
 from tabulate import tabulate
 
-from model.params import FREE_TO_CHANGE
+from model.config.dotted import FREE_TO_CHANGE
+from model.errors import UserError, nearest
+from model.files import read_json
 from model.report.collect import Run, as_text, collect_runs, natural_order
 from model.report.published import first_of_each, read_published
-from model.search.space import SEARCH_FILE
-from utils import UserError, nearest, read_json
+from model.search.space.schema import SEARCH_FILE
 
 MISSING = "-"
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils import UserError, read_json
+from model.errors import UserError
+from model.files import read_json
 
 PUBLISHED_FILE = "published.json"
 

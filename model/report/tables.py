@@ -18,10 +18,12 @@ from typing import NamedTuple
 
 from tabulate import tabulate
 
-from model.folder import Weights
-from model.params import FREE_TO_CHANGE, Params
+from model.config.dotted import FREE_TO_CHANGE
+from model.config.folder import Weights
+from model.config.params import Params
+from model.errors import UserError
+from model.files import write_text
 from model.report.collect import SPLITS, WEIGHTS, Run, as_text, collect_runs, natural_order
-from utils import UserError, write_text
 
 MISSING = "-"
 IN_CSV_ONLY = ("loss", "top5_accuracy")  # every run has them, and with them no table fits a screen

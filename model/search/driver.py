@@ -16,25 +16,16 @@ from types import FrameType
 
 import filelock
 
-from model.params import load_params
-from model.search.engine import Engine
-from model.search.phase import STOP_SIGNALS, Crew, Limits, Phase, Tally
+from model.config.params import load_params
+from model.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, RunFailed, Stopped, UserError
+from model.files import read_json, write_json
+from model.logs import log, logging_to
+from model.search.executors.base import Engine
 from model.search.plan import ENDED, Check, Plan, Run, make_plan, summary
 from model.search.progress import Progress
-from model.search.prune import Pruner
-from model.search.replicates import final_runs, refuse_final_runs, replicates
-from utils import (
-    EXIT_DONE,
-    EXIT_FAILED,
-    EXIT_STOPPED,
-    RunFailed,
-    Stopped,
-    UserError,
-    log,
-    logging_to,
-    read_json,
-    write_json,
-)
+from model.search.run_queue import STOP_SIGNALS, Crew, Limits, Phase, Tally
+from model.search.sampling.pruner import Pruner
+from model.search.seeds import final_runs, refuse_final_runs, replicates
 
 
 @dataclass(frozen=True)
@@ -127,7 +118,7 @@ def train_cells(plan: Plan, crew: Crew) -> Tally:
             pruner.begin(run.folder, num_epochs=run.num_epochs)
     proposals = None
     if space.has_proposals:
-        from model.search.proposals import Proposals  # a grid need not wait for Optuna
+        from model.search.sampling.suggest import Proposals  # a grid need not wait for Optuna
 
         proposals = Proposals(plan)
     needs_values = space.has_proposals or space.early_terminate or space.seeds or len(space.metric) > 1

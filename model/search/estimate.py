@@ -6,11 +6,12 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
-from model.params import PARAMS_FILE, Params, parse_params, with_values
+from model.config.dotted import with_values
+from model.config.params import PARAMS_FILE, Params, parse_params
+from model.logs import duration
 from model.search.plan import ENDED, Plan
-from model.search.points import samples
 from model.search.progress import share_done
-from utils import duration
+from model.search.space.points import samples
 
 Measure = Callable[[Params, Path], float | None]  # seconds of a run; None where they cannot be told
 

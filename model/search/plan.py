@@ -12,23 +12,16 @@ from typing import Any
 
 from tqdm import tqdm
 
-from model.folder import Folder, State
-from model.legacy import is_flat, nested_from_flat
-from model.params import (
-    PARAMS_FILE,
-    Params,
-    differences,
-    find_folder,
-    load_params,
-    one_level_deeper,
-    parse_params,
-    value_of,
-    with_values,
-)
-from model.search.found import TRIAL_FILE, found_points
-from model.search.points import Point, describe, num_points, points, samples
-from model.search.space import Metric, Space, load_space
-from utils import OptionError, UserError, read_json, write_json, write_text
+from model.config.dotted import differences, value_of, with_values
+from model.config.folder import Folder, State
+from model.config.legacy import is_flat, nested_from_flat
+from model.config.params import PARAMS_FILE, Params, load_params, parse_params
+from model.config.references import find_folder, one_level_deeper
+from model.errors import OptionError, UserError
+from model.files import read_json, write_json, write_text
+from model.search.space.existing import TRIAL_FILE, found_points
+from model.search.space.points import Point, describe, num_points, points, samples
+from model.search.space.schema import Metric, Space, load_space
 
 Check = Callable[[Params, Path], object]  # raises UserError where params cannot be trained
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
-from model.folder import Folder
-from model.search.outcome import value_in
+from model.config.folder import Folder
+from model.logs import duration, log
 from model.search.plan import ENDED, Run
-from model.search.space import Metric
-from utils import duration, log
+from model.search.results import value_in
+from model.search.space.schema import Metric
 
 SECONDS_BETWEEN_LOOKS = 0.5
 LONGEST_SHOWN = 50  # characters of a run's name on a terminal

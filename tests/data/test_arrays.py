@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from model.data.arrays import arrays, channel_statistics
+from model.errors import OptionError
 from model.registry import DATASETS
 from model.types import SplitOptions
-from utils import OptionError
 
 CPU = torch.device("cpu")
 

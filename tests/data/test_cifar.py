@@ -17,7 +17,7 @@ from torchvision import datasets
 from model.data import cifar
 from model.data.memory import Arrays
 from model.data.store import sha256
-from utils import UserError
+from model.errors import UserError
 
 TRAIN, TEST = 50, 10  # five sheets of ten, and one of ten
 RNG = np.random.default_rng(0)

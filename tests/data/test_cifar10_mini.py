@@ -9,7 +9,7 @@ from PIL import Image
 
 from model.data.cifar10_mini import FOLDER, _cut, _tiled, cifar10_mini, unpack
 from model.data.memory import Arrays
-from utils import UserError
+from model.errors import UserError
 
 
 @pytest.fixture(scope="module")

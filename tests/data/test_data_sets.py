@@ -10,9 +10,9 @@ import torch
 import model.data  # noqa: F401  registers them
 from model.data import store
 from model.data.memory import Arrays
+from model.errors import UserError
 from model.registry import DATASETS
 from model.types import Batch, DataSource, Pipeline, Split, SplitOptions
-from utils import UserError
 
 CPU = torch.device("cpu")
 BATCH = 16

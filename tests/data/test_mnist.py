@@ -11,7 +11,7 @@ import pytest
 from model.data import mnist
 from model.data.memory import Arrays, MemorySource
 from model.data.store import sha256
-from utils import UserError
+from model.errors import UserError
 
 RNG = np.random.default_rng(0)
 SMALL = Arrays(

@@ -12,7 +12,7 @@ import pytest
 
 from model.data.memory import Arrays
 from model.data.store import PATIENCE_SECONDS, Source, Store, sha256, shapes
-from utils import UserError
+from model.errors import UserError
 
 SHAPES = shapes(20, 10, (4, 4, 3))
 RNG = np.random.default_rng(0)

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import model.nets  # noqa: F401 (registers the networks)
+from model.errors import OptionError
 from model.evaluation.cost import Cost, cost
 from model.registry import NETS
 from model.types import Output
-from utils import OptionError
 
 # Wide residual networks of 10 classes with each of pytorch-moonshine's convolutions: parameters and millions of MACs of
 # WRN-40-2, WRN-16-2, WRN-40-1 and WRN-16-1; then the parameters of WRN-40-2 of 100 classes. None: that code crashes.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from model.evaluation.cost import Cost
 from model.evaluation.metrics import Predictions, confusion, metrics_of, predictions
-from model.evaluation.tables import markdown, per_class
+from model.evaluation.summary import markdown, per_class
 from model.types import Batch, Output
 
 CPU = torch.device("cpu")

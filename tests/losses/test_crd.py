@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.errors import OptionError
 from model.losses.crd import ContrastiveRepresentationDistillation
 from model.losses.objective import Objective
 from model.randomness import NEGATIVE, random_bits
 from model.types import Batch, Output, Setting, TermOptions
 from tests.losses.reference import Array, dot, linear
-from utils import OptionError
 
 NUM_CLASSES, SEED = 4, 7
 LABELS = torch.tensor([2, 0, 1, 1, -1, 3, 0, 2, 2, -1, 1, 3])  # of 12 images, two of which are not used

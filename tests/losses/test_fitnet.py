@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from model.errors import OptionError
 from model.losses.fitnet import FitNet, regressor
 from model.losses.objective import Objective
 from model.types import Batch, Output, Setting, TermOptions
-from utils import OptionError
 
 SEEN = Batch(torch.zeros(3, 1, 1, 1), torch.zeros(3, dtype=torch.long), torch.arange(3), torch.zeros(3))
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import model.losses  # noqa: F401  registers the losses
-from model.engine.teachers import LiveTeacher
 from model.losses.base import DistillLoss
 from model.losses.objective import Objective
 from model.registry import LOSSES
+from model.teachers.live import LiveTeacher
 from model.types import Batch, Normalisation, Output, Setting, TermOptions
 from tests.losses.reference import (
     Array,

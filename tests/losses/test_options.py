@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 import model.losses  # noqa: F401  registers the losses
+from model.errors import OptionError
 from model.registry import LOSSES
-from utils import OptionError
 
 WRONG: list[tuple[str, str, Any]] = [
     ("cc", "gamma", 0.0),

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.errors import UserError
 from model.nets.cnn import CNN
 from model.registry import NETS
-from utils import UserError
 
 
 def images(num_images: int, size: int = 32) -> Tensor:

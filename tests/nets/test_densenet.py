@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from model.errors import OptionError
 from model.nets.densenet import DenseLayer, DenseNet
 from model.registry import NETS
 from model.types import Output
-from utils import OptionError
 
 
 def images(size: int = 32) -> Tensor:

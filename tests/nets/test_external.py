@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from torchvision import models
 
 import model.nets  # noqa: F401 (registers the networks)
-from model import run
-from model.build import Place
+from model.build.runtime import Place
+from model.commands.train import train_folder
+from model.errors import OptionError, Stopped, UserError
+from model.home import ROOT
 from model.nets import external
-from model.params import ROOT
 from model.registry import NETS
 from model.types import Output
 from tests.conftest import MakeFolder
-from utils import OptionError, Stopped, UserError
 
 WITHOUT_TIMM = pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed: pip install timm")
 
@@ -406,7 +406,7 @@ def test_such_networks_learn_and_teach(make_folder: MakeFolder, place: Place, tm
         loss={"kd": {}, "at": {}},
         num_epochs=1,
     )
-    run.train_folder(student, place, train_teachers=False)
+    train_folder(student, place, train_teachers=False)
     assert student.state() == "finished"
 
 
@@ -417,7 +417,7 @@ def test_a_trained_network_teaches_without_its_published_weights(
     teacher = make_folder(tmp_path / "teacher", student=network)
     torch.save(theirs("torchvision/shufflenet_v2_x0_5", num_classes=10).state_dict(), teacher.checkpoint("best"))
     student = make_folder(tmp_path / "student", teacher=str(teacher.path), loss={"kd": {}}, num_epochs=1)
-    run.train_folder(student, place)
+    train_folder(student, place)
     assert student.state() == "finished"
 
 
@@ -427,5 +427,5 @@ def test_a_run_that_cannot_fetch_is_refused_before_it_begins(
     network = {"name": "torchvision/shufflenet_v2_x0_5", "pretrained": True}
     folder = make_folder(tmp_path / "run", student=network)
     with pytest.raises(UserError, match=r"params\.json: student\.pretrained: the weights of torchvision/shufflenet"):
-        run.train_folder(folder, place)
+        train_folder(folder, place)
     assert [file.name for file in folder.path.iterdir()] == ["params.json"]

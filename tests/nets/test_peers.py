@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from model.errors import OptionError
 from model.nets.peers import Peers
 from model.registry import NETS
-from utils import OptionError
 
 PAIR: list[dict[str, Any]] = [{"name": "resnet8"}, {"name": "wrn", "depth": 16, "width": 1.0, "conv": "G8B2"}]
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from model.errors import OptionError
 from model.nets.preresnet import BasicBlock, PreResNet
 from model.registry import NETS
 from model.types import Output
-from utils import OptionError
 
 CONVOLUTIONS = {"preresnet20": 19, "preresnet56": 55, "preresnet110": 109, "preresnet164": 163}
 SMALLEST = [{"depth": 8, "block": "basic"}, {"depth": 11, "block": "bottleneck"}]

@@ -5,8 +5,8 @@ import torch
 import torchvision
 from torch import nn
 
+from model.errors import OptionError
 from model.registry import NETS
-from utils import OptionError
 
 NAMES = ["resnet18_imagenet", "resnet34_imagenet"]
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from model.errors import OptionError
 from model.registry import NETS
-from utils import OptionError
 
 
 def convolutions(**options: int) -> dict[str, nn.Conv2d]:

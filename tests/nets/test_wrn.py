@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 
+from model.errors import OptionError
 from model.nets.wrn import WideResNet
 from model.registry import NETS
 from model.types import Output
-from utils import OptionError
 
 
 def output_of(net: WideResNet, *, images: int = 2) -> Output:

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from model.params import ROOT
+from model.errors import UserError
+from model.home import ROOT
 from model.report.collect import Run, collect_runs
-from utils import UserError
 
 from .conftest import MakeRun, write
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from model.errors import UserError
 from model.report.pivot import pivot_table
-from model.report.search import tables_of_search
-from utils import UserError
+from model.report.search_tables import tables_of_search
 
 from .conftest import MakeRun, write
-from .reading import cells
+from .markdown_tables import cells
 
 PAIRS: dict[str, dict[str, Any]] = {
     "small": {"student.name": "cnn", "batch_size": 16},

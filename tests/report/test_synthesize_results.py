@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from model.params import ROOT
+from model.home import ROOT
 
 from .conftest import MakeRun
 

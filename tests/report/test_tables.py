@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from model.errors import UserError
 from model.report.tables import results_table, write_results
-from tests.report.reading import cells, column, headers
-from utils import UserError
+from tests.report.markdown_tables import cells, column, headers
 
 from .conftest import MakeRun, write
 

@@ -1,5 +1,5 @@
 """The clusters that tests of engines run on."""
 
-from tests.search.clusters import ray_cluster, slurm
+from tests.search.executors.clusters import ray_cluster, slurm
 
 __all__ = ["ray_cluster", "slurm"]

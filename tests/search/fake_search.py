@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from model.params import ROOT
+from model.cli import run_script
+from model.home import ROOT
 from model.search.driver import search
-from model.search.engine import Engine
-from model.search.local import LocalEngine
-from utils import run_script
+from model.search.executors.base import Engine
+from model.search.executors.local import LocalEngine
 
 if TYPE_CHECKING:
     import optuna

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from model.search.engine import Handle, Job
-from model.search.local import LocalEngine
-from model.search.phase import Limits
+from model.errors import UserError
+from model.search.executors.base import Handle, Job
+from model.search.executors.local import LocalEngine
+from model.search.run_queue import Limits
 from tests.search.fake_search import BASE, FakeSearch, tree, write
-from utils import UserError
 
 ALPHAS = {"alpha": [0.1, 0.2, 0.3, 0.4]}
 RUNS = [f"alpha_{alpha}" for alpha in ALPHAS["alpha"]]
@@ -78,7 +78,7 @@ def test_as_many_runs_as_jobs_go_at_once_and_never_more(tmp_path: Path) -> None:
 
 
 def test_each_run_gets_its_share_of_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.search.local.num_cores", lambda: 8)
+    monkeypatch.setattr("model.search.executors.local.num_cores", lambda: 8)
     fake = FakeSearch(tmp_path, ALPHAS)
     fake.run(jobs=2)
     got = {(event["OMP_NUM_THREADS"], event["MKL_NUM_THREADS"]) for event in fake.events("begin")}
@@ -344,7 +344,7 @@ def test_the_teacher_is_trained_once_and_first(tmp_path: Path) -> None:
 
 
 def test_the_teacher_gets_all_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.search.local.num_cores", lambda: 8)
+    monkeypatch.setattr("model.search.executors.local.num_cores", lambda: 8)
     fake = with_teacher(tmp_path)
     fake.run(jobs=4)
     assert [event["OMP_NUM_THREADS"] for event in fake.events("begin")] == ["8", "2", "2", "2", "2"]

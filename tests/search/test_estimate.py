@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from model.build import Place
-from model.dry_run import estimate_seconds
-from model.params import Params, load_params
+from model.build.runtime import Place
+from model.commands.dry_run import estimate_seconds
+from model.config.params import Params, load_params
 from model.search.estimate import told_time
 from model.search.plan import make_plan
 from tests.conftest import MakeFolder

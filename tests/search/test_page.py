@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from model.params import ROOT
-from model.search.points import points
-from model.search.space import METHODS, load_space
+from model.home import ROOT
+from model.search.space.points import points
+from model.search.space.schema import METHODS, load_space
 from tests.search.fake_search import BASE, write
 
 PAGE = (ROOT / "docs" / "search.md").read_text(encoding="utf-8")

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from model.params import ROOT, Params
+from model.config.params import Params
+from model.errors import UserError
+from model.home import ROOT
 from model.search.plan import make_plan, summary
 from tests.search.fake_search import BASE, FakeSearch, tree, write
-from utils import UserError
 
 ALPHAS = {"alpha": [0.1, 0.5]}
 

@@ -93,7 +93,7 @@ def test_a_second_signal_kills_runs_that_do_not_stop(tmp_path: Path) -> None:
 
 
 def test_runs_that_do_not_stop_are_killed_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.search.phase.GRACE_SECONDS", 0.2)
+    monkeypatch.setattr("model.search.run_queue.GRACE_SECONDS", 0.2)
     fake = slow(tmp_path, deaf=True, seconds=30)
 
     def stop() -> None:

@@ -1,0 +1,44 @@
+"""Where a run computes: device, data folder, processes. Not part of the experiment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from model.errors import UserError, first_sentence
+from model.training.distributed import ALONE, World
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a run computes, in how many processes, and where its data lie; not part of the experiment."""
+
+    device: torch.device
+    data_dir: Path
+    world: World = ALONE
+
+
+def find_device(name: str, world: World = ALONE) -> torch.device:
+    """The device of `--device`: auto, cpu, cuda or cuda:1; each of several processes on a machine has a GPU of its own.
+
+    Raises:
+        UserError: There is no such device here.
+    """
+    if world.size > 1 and name != "cpu" and torch.cuda.is_available():
+        if name not in ("auto", "cuda"):
+            raise UserError(f"--device {name}: every process has a GPU of its own: leave this out")
+        if world.local_rank >= (count := torch.cuda.device_count()):
+            raise UserError(
+                f"--device {name}: more processes than GPUs here: --nproc_per_node {count}, or --device cpu"
+            )
+        return torch.device("cuda", world.local_rank)
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()  # torch.device() alone also takes what does not compute here
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f'--device {name}: {first_sentence(error)}; "auto" takes what is there') from None
+    return device

@@ -1,0 +1,64 @@
+"""Where results come from: process, machine, versions, memory."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import resource
+import socket
+import subprocess
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.home import ROOT
+
+
+def provenance(device: torch.device, dtype: torch.dtype, processes: int) -> dict[str, Any]:
+    """Who runs this, on what, with what, since when."""
+    return {
+        "process": os.getpid(),
+        "host": socket.gethostname(),
+        "began": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
+        "processes": processes,
+        "threads": torch.get_num_threads(),
+        "precision": str(dtype).removeprefix("torch."),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "git_commit": _git_commit(),
+    }
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the device's where it has memory of its own, else the process's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+@functools.cache  # that of the code which this process runs, whatever happens to the files meanwhile
+def _git_commit() -> str | None:
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()

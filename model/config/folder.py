@@ -1,0 +1,146 @@
+"""An experiment folder: what lies in it, in which state its run is, and who works in it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import filelock
+
+from model.config.params import PARAMS_FILE
+from model.errors import UserError
+from model.files import read_json, read_jsonl, write_json
+from model.home import ROOT
+from model.logs import log
+
+Weights = Literal["best", "last"]
+State = Literal["new", "running", "stopped", "failed", "finished", "killed", "pruned"]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The files of one experiment; reading them needs no lock, as each is replaced whole."""
+
+    path: Path
+
+    @property
+    def params(self) -> Path:
+        return self.path / PARAMS_FILE
+
+    @property
+    def resolved(self) -> Path:
+        return self.path / "params_resolved.json"
+
+    @property
+    def run(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def history(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "train.log"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.path / "evaluation"
+
+    @property
+    def cache(self) -> Path:
+        """What the folder's network said as a teacher."""
+        return self.path / "cache"
+
+    def checkpoint(self, weights: Weights) -> Path:
+        return self.path / f"{weights}.pth.tar"
+
+    def metrics(self, split: str, weights: Weights) -> Path:
+        return self.path / f"metrics_{split}_{weights}_weights.json"
+
+    @property
+    def name(self) -> str:
+        """The path as a user would type it: relative to the repository's root where it lies inside."""
+        path = self.path.resolve()
+        return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+    def read_run(self) -> dict[str, Any]:
+        """run.json, or an empty object where no run has begun."""
+        return read_json(self.run) if self.run.exists() else {}
+
+    def read_history(self) -> list[dict[str, Any]]:
+        """One object per finished epoch."""
+        return read_jsonl(self.history)
+
+    def state(self) -> State:
+        """The run's state; one that says `running` but whose process is gone was killed. A search may prune runs."""
+        run = self.read_run()
+        state = run.get("state", "new")
+        return "killed" if state == "running" and _is_gone(run) else state
+
+    def is_trained(self) -> bool:
+        """Whether weights lie here: of a finished run, or put here by hand, without a run of ours."""
+        return self.checkpoint("best").exists() and self.state() in ("finished", "new")
+
+    def update_run(self, **values: Any) -> None:
+        """Change some values of run.json and keep the rest."""
+        write_json(self.run, self.read_run() | values)
+
+    def is_busy(self) -> bool:
+        """Whether another process works here: run.json says so, and the lock is held."""
+        if self.state() != "running":
+            return False
+        lock = filelock.FileLock(self.path / ".lock")
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            return True
+        except OSError:
+            return False  # the run itself will say what is wrong with the folder
+        lock.release()
+        return False
+
+    @contextmanager
+    def locked(self, *, wait: bool = False) -> Iterator[None]:
+        """Be the only process that works in this folder; the lock ends with the process, however that ends.
+
+        Raises:
+            UserError: Another process works here and `wait` is not set, or the folder cannot be written to.
+        """
+        lock = filelock.FileLock(self.path / ".lock")
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            run = self.read_run()
+            holder = f"process {run.get('process', '?')} on {run.get('host', '?')}"
+            if not wait:
+                raise UserError(f"{self.name}: {holder} works in this folder") from None
+            log.info("waiting for %s, which works in %s", holder, self.name)
+            lock.acquire()
+        except OSError as error:
+            raise UserError(f"{self.name}: cannot write to this folder ({error.strerror})") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def _is_gone(run: dict[str, Any]) -> bool:
+    if run.get("host") != socket.gethostname():
+        return False  # nothing can be said of a process elsewhere
+    try:
+        os.kill(int(run["process"]), 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, KeyError, TypeError, ValueError):
+        return False
+    return False

@@ -1,0 +1,156 @@
+"""The ancestor's flat params.json, turned into our form.
+
+The ancestor is https://github.com/haitongli/knowledge-distillation-pytorch. What its files mean stands partly in its
+code: the optimizer and the schedule follow from `model_version`, the seed is fixed, and the Kullback-Leibler term is a
+mean over images and classes. All of it is written out here, so that its files train what they trained there.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from model.errors import OptionError, nearest
+
+OURS = ("dataset", "student", "loss", "optimizer", "schedule")
+
+TEACHERS = {
+    "resnet18": "experiments/base_resnet18",
+    "wrn": "experiments/base_wrn",
+    "densenet": "experiments/base_densenet",
+    "resnext29": "experiments/base_resnext29",
+    "preresnet110": "experiments/base_preresnet",  # it has 164 layers, whatever its name says
+}
+
+SEED = 230  # written into the ancestor's train.py
+
+
+def is_flat(raw: dict[str, Any]) -> bool:
+    """Whether this is a flat file: it names a `model_version` and none of our objects."""
+    return "model_version" in raw and not any(key in raw for key in OURS)
+
+
+def nested_from_flat(raw: dict[str, Any]) -> dict[str, Any]:
+    """Turn the ancestor's parsed params.json into the form of model/params.py; the meaning is kept.
+
+    Raises:
+        OptionError: An unknown or a missing key, or a value that the ancestor did not know.
+    """
+    flat = _parse(raw)
+    network = flat.model_version.removesuffix("_distill")
+    nested = {
+        "dataset": {"name": "cifar10", "train_fraction": flat.subset_percent, "augment": flat.augmentation},
+        "loss": {"ce": {}},
+        "batch_size": flat.batch_size,
+        "num_epochs": flat.num_epochs,
+        "seed": SEED,
+    }
+    nested |= RECIPES[network](flat)
+    if network != flat.model_version:
+        nested |= _distillation(flat)
+    return nested
+
+
+def _yes_or_no(value: Any) -> Any:
+    if value in ("yes", "no"):
+        return value == "yes"
+    if not isinstance(value, bool):
+        raise ValueError('should be "yes", "no", true or false')
+    return value
+
+
+class Flat(BaseModel):
+    """The ancestor's keys.
+
+    Those with a default may be missing: an older version of the ancestor wrote its grids without `augmentation` and
+    `subset_percent` (it always augmented, and used all images); the others have one value in all its files, or belong
+    to some of its model versions only.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    model_version: Literal["cnn", "cnn_distill", "resnet18", "resnet18_distill", "wrn"]
+    subset_percent: Annotated[float, Field(gt=0, le=1)] = 1.0  # a fraction, whatever its name says
+    augmentation: Annotated[bool, BeforeValidator(_yes_or_no)] = True
+    teacher: Literal["resnet18", "wrn", "densenet", "resnext29", "preresnet110", "none"] = "none"
+    alpha: float | None = None
+    temperature: float | None = None
+    learning_rate: float
+    batch_size: int = 128
+    num_epochs: int
+    dropout_rate: float | None = None
+    num_channels: int = 32
+    save_summary_steps: int = 100  # how often it wrote to its log: changes no result
+    num_workers: int = 4  # how its images were read: changes no result
+
+
+def _parse(raw: dict[str, Any]) -> Flat:
+    try:
+        return Flat.model_validate(raw)
+    except ValidationError as error:  # a misspelt key is also missed under its right name: the spelling tells more
+        first = sorted(error.errors(), key=lambda each: each["type"] != "extra_forbidden")[0]
+    key, came = str(first["loc"][0]), first["input"]
+    if first["type"] == "extra_forbidden":
+        known = list(Flat.model_fields)
+        raise OptionError(key, f"unknown key{nearest(key, known)}; a file with model_version has {', '.join(known)}")
+    if first["type"] == "missing":
+        raise OptionError(key, "this key is needed")
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    choices = get_args(Flat.model_fields[key].annotation) if first["type"] == "literal_error" else ()
+    raise OptionError(key, f"{message}, got {came!r}{nearest(str(came), choices)}")
+
+
+def _cnn(flat: Flat) -> dict[str, Any]:
+    return {
+        "student": {"name": "cnn", "num_channels": flat.num_channels, "dropout": _needed(flat, "dropout_rate")},
+        "optimizer": {"name": "adam", "learning_rate": flat.learning_rate, "weight_decay": 0.0},
+        "schedule": {"name": "step", "step_epochs": 100, "factor": 0.2},
+    }
+
+
+def _resnet18(flat: Flat) -> dict[str, Any]:
+    return {"student": {"name": "resnet18"}} | _sgd(flat)
+
+
+def _wrn(flat: Flat) -> dict[str, Any]:
+    dropout = _needed(flat, "dropout_rate")
+    return {"student": {"name": "wrn", "depth": 28, "width": 10, "dropout": dropout}} | _sgd(flat)
+
+
+RECIPES = {"cnn": _cnn, "resnet18": _resnet18, "wrn": _wrn}
+
+
+def _sgd(flat: Flat) -> dict[str, Any]:
+    return {
+        "optimizer": {
+            "name": "sgd",
+            "learning_rate": flat.learning_rate,
+            "momentum": 0.9,
+            "weight_decay": 5e-4,
+            "nesterov": False,
+        },
+        "schedule": {"name": "step", "step_epochs": 150, "factor": 0.1},
+    }
+
+
+def _distillation(flat: Flat) -> dict[str, Any]:
+    if flat.teacher == "none":
+        raise OptionError("teacher", f"{flat.model_version} needs one, not 'none'; known: {', '.join(TEACHERS)}")
+    return {
+        "teacher": TEACHERS[flat.teacher],
+        "loss": {
+            "kd": {
+                "alpha": _needed(flat, "alpha"),
+                "temperature": _needed(flat, "temperature"),
+                "reduction": "mean",  # its KLDivLoss divided by images times classes
+            }
+        },
+    }
+
+
+def _needed(flat: Flat, key: str) -> Any:
+    value = getattr(flat, key)
+    if value is None:
+        raise OptionError(key, f"{flat.model_version} needs this key")
+    return value

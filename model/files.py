@@ -1,0 +1,145 @@
+"""Files: written whole or not at all; JSON, JSON lines and checkpoints read with one-line errors.
+
+Nothing here imports torch until a checkpoint is written or read, so tools that only look at folders start at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+from model.errors import UserError, first_sentence
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, moved over it when the block ends well, so that no reader sees half a file."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp's 0600 would hide results from a group that shares a cluster
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def with_part(text: str, begin: str, end: str, part: str) -> str:
+    """A text in which a part, made by a program, stands in a paragraph of its own between two marks."""
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n{part}\n{end}{after}"
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        UserError: The file is missing, unreadable or no JSON; the message has the line and column.
+    """
+    try:
+        return json.loads(
+            path.read_text(encoding="utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant
+        )
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: line {error.lineno}, column {error.colno}: {error.msg}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text (byte {error.start})") from None
+    except RecursionError:
+        raise UserError(f"{path}: is nested too deeply") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _no_duplicates(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise ValueError(f'the key "{key}" stands twice')
+        result[key] = value
+    return result
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number that JSON has")
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """All whole rows of a JSON-lines file; a last line that is cut short is left out; no file is no rows."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write tensors and plain values so that a reader never sees half a file."""
+    import torch
+
+    with replacing(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU without running any code from it.
+
+    Beside tensors and plain values, NumPy's float64 numbers and command-line arguments are read: published teachers
+    come with the state of their optimizer, whose learning rate is such a number, and with the arguments of their run.
+
+    Raises:
+        UserError: The file is missing, cut short, or holds more than that.
+    """
+    import argparse
+    import pickle
+
+    import numpy as np
+    import torch
+
+    number = np.float64(0).__reduce__()[0]  # what a pickled number is made with again
+    allowed: list[Any] = [
+        *((number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),  # NumPy 1's name, and NumPy 2's
+        *(np.dtype, np.dtypes.Float64DType, argparse.Namespace),
+    ]
+    try:
+        with torch.serialization.safe_globals(allowed):
+            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except pickle.UnpicklingError:
+        raise UserError(f"{path}: holds more than tensors and plain values, or is no checkpoint: not loaded") from None
+    except Exception as error:  # a broken file makes the reader raise almost anything
+        reason = first_sentence(error)
+        raise UserError(f"{path}: cannot be read, it may be cut short ({reason})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds a {type(content).__name__}, not a checkpoint")
+    return content

@@ -1,0 +1,58 @@
+"""The log of a run, and how durations and sizes are written in it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+log = logging.getLogger("retort")
+
+
+@contextmanager
+def logging_to(path: Path | None) -> Iterator[None]:
+    """Send the log to the terminal and append it to a file; both end with the block.
+
+    Nested blocks write to their own file only: a teacher that is trained first does not fill its student's log.
+    """
+    handlers: list[logging.Handler] = [_TerminalHandler()]
+    if path is not None:
+        handlers.append(logging.FileHandler(path, mode="a", encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
+    outer, log.handlers = log.handlers, handlers
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.handlers = outer
+        for handler in handlers:
+            handler.close()
+
+
+class _TerminalHandler(logging.Handler):
+    """Writes through tqdm, so that a log line does not break a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: "45 s", "12 min", "1 h 32 min"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def size_of(num_bytes: int) -> str:
+    """Bytes as a person says them: "512 B", "1.6 GB"; a GB is 10^9 bytes."""
+    for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if num_bytes >= factor:
+            return f"{num_bytes / factor:.3g} {unit}"
+    return f"{num_bytes} B"

@@ -1,0 +1,1 @@
+"""Teachers: a live network, several of them, or the cached outputs of one."""

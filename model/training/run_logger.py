@@ -1,0 +1,147 @@
+"""What a run tells while it goes: metrics.jsonl, TensorBoard, the progress bar, run.json."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from model.config.folder import Folder
+from model.files import write_jsonl
+from model.logs import duration, log
+
+SECONDS_BETWEEN_SIGNS_OF_LIFE = 2.0
+SECONDS_BETWEEN_LINES = 60.0  # in a log without a progress bar
+
+
+class Recorder:
+    """Writes what happens in one run into its folder.
+
+    Args:
+        folder: Where the run lives.
+        num_epochs: Length of the run.
+        steps_per_epoch: Length of an epoch.
+        first_step: Where the run goes on; TensorBoard's events from there on are replaced.
+    """
+
+    def __init__(self, folder: Folder, *, num_epochs: int, steps_per_epoch: int, first_step: int) -> None:
+        self.folder, self.num_epochs, self.steps_per_epoch = folder, num_epochs, steps_per_epoch
+        self.history = [row for row in folder.read_history() if row["epoch"] <= first_step // steps_per_epoch]
+        self.first_step, self._started = first_step, time.monotonic()
+        self._next_sign, self._next_line = 0.0, self._started + SECONDS_BETWEEN_LINES
+        self._bar: tqdm[Any] | None = None
+        # File names end in the step, for those of one second are else the same.
+        self._writer = SummaryWriter(str(folder.tensorboard), purge_step=first_step, filename_suffix=f".{first_step}")
+
+    def seconds_left(self, step: int) -> float | None:
+        """Estimated from the steps that this process has done; None before the first."""
+        done = step - self.first_step
+        if done <= 0:
+            return None
+        return (time.monotonic() - self._started) / done * (self.num_epochs * self.steps_per_epoch - step)
+
+    @contextmanager
+    def progress(self, epoch: int, step: int) -> Iterator[None]:
+        """A bar over the steps of one epoch (counted from 1), on terminals only."""
+        self._bar = tqdm(
+            desc=f"epoch {epoch}/{self.num_epochs}",
+            total=self.steps_per_epoch,
+            initial=step % self.steps_per_epoch,
+            unit="step",
+            leave=False,
+            disable=None,
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}",
+        )
+        try:
+            yield
+        finally:
+            self._bar.close()
+            self._bar = None
+
+    @contextmanager
+    def asking(self, epoch: int) -> Iterator[Callable[[float], None]]:
+        """A bar over what the teacher is asked ahead of an epoch; it shows when the first share is told."""
+        with tqdm(
+            desc=f"epoch {epoch}/{self.num_epochs}: asking the teacher",
+            total=1.0,
+            leave=False,
+            disable=None,
+            delay=0.1,
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {remaining} left",
+        ) as bar:
+
+            def tell(share: float) -> None:
+                bar.n = min(share, 1.0)
+                bar.refresh()
+
+            yield tell
+
+    def is_due(self) -> bool:
+        """Whether it is time for a sign of life, which costs the step a wait for the device."""
+        return time.monotonic() >= self._next_sign
+
+    def sign_of_life(self, step: int, *, loss: float, accuracy: float, images_per_second: float) -> None:
+        """Show where the run is; `step` counts finished steps of the whole run."""
+        self._next_sign = time.monotonic() + SECONDS_BETWEEN_SIGNS_OF_LIFE
+        left = self.seconds_left(step)
+        told = f"loss {loss:.3f}, accuracy {100 * accuracy:.1f} %, {images_per_second:,.0f} images/s"
+        told += "" if left is None else f", {duration(left)} left"
+        done = step % self.steps_per_epoch or self.steps_per_epoch
+        if self._bar is not None and not self._bar.disable:
+            self._bar.n = done
+            self._bar.set_postfix_str(told)
+        elif time.monotonic() >= self._next_line:  # no terminal, and an epoch that lasts
+            self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
+            epoch = -(-step // self.steps_per_epoch)
+            log.info("epoch %d/%d, %d %%: %s", epoch, self.num_epochs, 100 * done / self.steps_per_epoch, told)
+        self._writer.add_scalar("step/train_loss", loss, step)
+        self.folder.update_run(
+            progress=step / (self.num_epochs * self.steps_per_epoch), images_per_second=round(images_per_second, 1)
+        )
+
+    def epoch(self, row: dict[str, Any], step: int) -> None:
+        """Keep one epoch's metrics; the file is whole at every moment."""
+        self.history.append(row)
+        write_jsonl(self.folder.history, self.history)
+        for name, value in row.items():
+            if name not in ("epoch", "seconds"):
+                self._writer.add_scalar(f"epoch/{name}", value, row["epoch"])
+        self._writer.flush()
+        val = f"val {row['val_loss']:.3f}, {100 * row['val_accuracy']:.2f} %; " if "val_loss" in row else ""
+        left = self.seconds_left(step)
+        log.info(
+            "epoch %d/%d: train %.3f, %.2f %%; %s%s images/s%s",
+            row["epoch"],
+            self.num_epochs,
+            row["train_loss"],
+            100 * row["train_accuracy"],
+            val,
+            f"{row['images_per_second']:,.0f}",
+            f", {duration(left)} left" if left else "",
+        )
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class SilentRecorder:
+    """What all processes but the first have in its place."""
+
+    def progress(self, epoch: int, step: int) -> AbstractContextManager[None]:  # noqa: ARG002
+        return nullcontext()
+
+    def asking(self, epoch: int) -> AbstractContextManager[Callable[[float], None]]:  # noqa: ARG002
+        return nullcontext(lambda share: None)  # noqa: ARG005
+
+    def is_due(self) -> bool:
+        return False
+
+    def sign_of_life(self, step: int, *, loss: float, accuracy: float, images_per_second: float) -> None: ...
+
+    def epoch(self, row: dict[str, Any], step: int) -> None: ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,183 @@
+"""evaluate.py: what it prints and writes, for which weights and which split."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import evaluate
+from model.build.runtime import Place
+from model.build.weights import load_weights
+from model.commands.train import train_folder
+from model.config.folder import Folder
+from model.errors import UserError
+from model.files import load_checkpoint, read_json
+from model.nets.cnn import CNN
+from tests.conftest import NUM_CLASSES, Call, MakeFolder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, make_folder: MakeFolder, place: Place) -> Folder:
+    """A finished run whose best weights are not its last."""
+    optimizer = {"name": "sgd", "learning_rate": 0.2}
+    folder = make_folder(tmp_path_factory.mktemp("evaluate") / "run", num_epochs=5, optimizer=optimizer, seed=1)
+    train_folder(folder, place)
+    assert read_json(folder.metrics("test", "best")) != read_json(folder.metrics("test", "last"))
+    return folder
+
+
+@pytest.fixture
+def folder(trained: Folder, tmp_path: Path) -> Folder:
+    return Folder(Path(shutil.copytree(trained.path, tmp_path / "run")))
+
+
+def answers(weights: Path, images: np.ndarray[Any, Any], tiny_data: Path) -> np.ndarray[Any, Any]:
+    """The logits (N, K) of raw images, without any of the data pipeline."""
+    with np.load(tiny_data) as data:
+        pixels = data["train_images"] / 255
+    normalised = (images / 255 - pixels.mean(axis=(0, 1, 2))) / pixels.std(axis=(0, 1, 2))
+    net: nn.Module = CNN(NUM_CLASSES, image_size=8, num_channels=4)
+    net.load_state_dict(load_checkpoint(weights)["state_dict"])
+    with torch.no_grad():
+        output = net.eval()(torch.tensor(normalised.transpose(0, 3, 1, 2), dtype=torch.float32))
+    found: np.ndarray[Any, Any] = output.logits.numpy()
+    return found
+
+
+@pytest.mark.parametrize("kind", ["best", "last"])
+def test_figures_are_counts_over_the_test_images(folder: Folder, kind: str, tiny_data: Path, call: Call) -> None:
+    assert call(evaluate.main, "--model_dir", folder.path, "--restore_file", kind).status == 0
+    with np.load(tiny_data) as data:
+        logits = answers(folder.path / f"{kind}.pth.tar", data["test_images"], tiny_data)
+        labels = data["test_labels"].tolist()
+    found = read_json(folder.evaluation / f"test_{kind}.json")
+    right = [int(scores.argmax()) == label for scores, label in zip(logits, labels, strict=True)]
+    among_five = [label in np.argsort(scores)[-5:] for scores, label in zip(logits, labels, strict=True)]
+    losses = [np.log(np.exp(scores).sum()) - scores[label] for scores, label in zip(logits, labels, strict=True)]
+    assert (found["accuracy"], found["top5_accuracy"]) == (sum(right) / 60, sum(among_five) / 60)
+    assert (found["parameters"], found["macs"]) == (2106, 16544)
+    assert found["loss"] == pytest.approx(sum(losses) / 60, rel=1e-4)
+    for k, row in enumerate(found["classes"]):
+        assert row["images"] == 6
+        assert row["accuracy"] == sum(hit for hit, label in zip(right, labels, strict=True) if label == k) / 6
+
+
+@pytest.mark.parametrize("split", ["test", "val"])
+@pytest.mark.parametrize("kind", ["best", "last"])
+def test_figures_are_those_that_the_run_wrote(folder: Folder, split: str, kind: str, call: Call) -> None:
+    call(evaluate.main, "--model_dir", folder.path, "--split", split, "--restore_file", kind)
+    found = read_json(folder.evaluation / f"{split}_{kind}.json")
+    written = read_json(folder.path / f"metrics_{split}_{kind}_weights.json")
+    assert {key: found[key] for key in written} == written
+
+
+def test_train_split_is_not_augmented(folder: Folder, call: Call) -> None:
+    found = []
+    for _ in range(2):
+        call(evaluate.main, "--model_dir", folder.path, "--split", "train")
+        found.append(read_json(folder.evaluation / "train_best.json"))
+    assert found[0] == found[1]
+    assert found[0]["num_samples"] == 200
+
+
+def test_table_is_printed_and_written(folder: Folder, call: Call) -> None:
+    ended = call(evaluate.main, "--model_dir", folder.path)
+    page = (folder.evaluation / "test_best.md").read_text()
+    assert page in ended.out
+    assert "60 images" in page
+    assert "2,106 parameters, 16,544 multiply-accumulates an image" in page
+    assert {path.name for path in folder.evaluation.iterdir()} == {
+        "test_best.json",
+        "test_best.md",
+        "test_best.npz",
+        "test_best_confusion.csv",
+    }
+
+
+def test_confusion_matrix_has_true_classes_as_rows(folder: Folder, call: Call) -> None:
+    call(evaluate.main, "--model_dir", folder.path)
+    with (folder.evaluation / "test_best_confusion.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["true", *map(str, range(NUM_CLASSES))]
+    counts = np.array([[int(cell) for cell in row[1:]] for row in rows])
+    assert counts.sum(axis=1).tolist() == [6] * NUM_CLASSES
+    assert counts.trace() / 60 == read_json(folder.metrics("test", "best"))["accuracy"]
+
+
+def test_weights_of_any_path_can_be_looked_at(folder: Folder, tmp_path: Path, call: Call) -> None:
+    weights = tmp_path / "kept.pth.tar"
+    shutil.copy(folder.checkpoint("last"), weights)
+    assert call(evaluate.main, "--model_dir", folder.path, "--restore_file", weights).status == 0
+    found = read_json(folder.evaluation / f"test_{tmp_path.name}_kept.json")
+    assert found["accuracy"] == read_json(folder.metrics("test", "last"))["accuracy"]
+
+
+def test_class_without_test_images_is_shown_without_an_accuracy(
+    folder: Folder, tiny_data: Path, tmp_path: Path, call: Call
+) -> None:
+    with np.load(tiny_data) as data:
+        arrays = dict(data)
+    kept = arrays["test_labels"] != 3
+    arrays["test_images"], arrays["test_labels"] = arrays["test_images"][kept], arrays["test_labels"][kept]
+    np.savez(tmp_path / "fewer.npz", **arrays)
+    params = read_json(folder.params)
+    params["dataset"]["path"] = str(tmp_path / "fewer.npz")
+    folder.params.write_text(json.dumps(params))
+    assert call(evaluate.main, "--model_dir", folder.path).status == 0
+    row = read_json(folder.evaluation / "test_best.json")["classes"][3]
+    assert (row["class"], row["images"], row["accuracy"]) == ("3", 0, None)
+
+
+def test_evaluation_changes_nothing_but_its_own_folder(folder: Folder, call: Call) -> None:
+    def files() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in folder.path.iterdir() if path.is_file()}
+
+    before = files()
+    call(evaluate.main, "--model_dir", folder.path)
+    assert files() == before
+
+
+def test_empty_split_is_an_error(
+    make_folder: MakeFolder, trained: Folder, tiny_data: Path, tmp_path: Path, call: Call
+) -> None:
+    dataset = {"name": "arrays", "path": str(tiny_data), "val_size": 0}
+    whole = make_folder(tmp_path / "whole", dataset=dataset)
+    shutil.copy(trained.checkpoint("best"), whole.checkpoint("best"))
+    ended = call(evaluate.main, "--model_dir", whole.path, "--split", "val")
+    assert ended.status == 2
+    assert "the split val is empty" in ended.err
+
+
+def test_folder_without_weights_is_an_error(make_folder: MakeFolder, tmp_path: Path, call: Call) -> None:
+    ended = call(evaluate.main, "--model_dir", make_folder(tmp_path / "new").path)
+    assert ended.status == 2
+    assert "best.pth.tar: no such file" in ended.err
+
+
+def test_weights_of_another_network_are_refused(folder: Folder, call: Call) -> None:
+    params = read_json(folder.params)
+    params["student"]["num_channels"] = 5
+    folder.params.write_text(json.dumps(params))
+    ended = call(evaluate.main, "--model_dir", folder.path)
+    assert ended.status == 2
+    assert "conv1.weight has shape (4, 3, 3, 3), the network (5, 3, 3, 3)" in ended.err
+
+
+def test_strictness_names_what_is_missing_or_unknown(trained: Folder) -> None:
+    content = load_checkpoint(trained.checkpoint("best"))
+    net = CNN(NUM_CLASSES, image_size=8, num_channels=4)
+    state = dict(content["state_dict"])
+    state["module.conv1.weight"] = state.pop("conv1.weight")
+    with pytest.raises(UserError, match=r"lacks conv1\.weight: not this network's weights"):
+        load_weights(net, {"state_dict": state}, Path("x"))
+    state["conv1.weight"] = state["module.conv1.weight"]
+    with pytest.raises(UserError, match=r"has unknown module\.conv1\.weight"):
+        load_weights(net, {"state_dict": state}, Path("x"))

@@ -1,0 +1,183 @@
+"""A run that starts from the weights of another folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import search_hyperparams
+import train
+from model.build.data import build_source
+from model.build.runtime import Place
+from model.build.teacher import build_teacher, read_teachers
+from model.build.trainer import build_trainer, open_data
+from model.build.weights import digest
+from model.commands.preflight import check_params
+from model.commands.train import start_from_init, train_folder
+from model.config.folder import Folder
+from model.config.params import load_params
+from model.files import load_checkpoint, read_json
+from model.training.trainer import Trainer
+from tests.conftest import Call, MakeFolder
+
+HINT = {"fitnet": {"layers": [1]}}
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory, make_folder: MakeFolder, place: Place) -> Folder:
+    folder = make_folder(tmp_path_factory.mktemp("init") / "teacher", student={"name": "cnn", "num_channels": 6})
+    train_folder(folder, place)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first(teacher: Folder, make_folder: MakeFolder, place: Place) -> Folder:
+    """A first stage that learns the hint alone."""
+    folder = make_folder(teacher.path.parent / "first", teacher=str(teacher.path), loss=HINT)
+    train_folder(folder, place)
+    return folder
+
+
+def state(folder: Folder, weights: Any = "last") -> dict[str, Tensor]:
+    found: dict[str, Tensor] = load_checkpoint(folder.checkpoint(weights))["state_dict"]
+    return found
+
+
+def at_the_start(folder: Folder, place: Place) -> Trainer:
+    params = check_params(load_params(folder.path), folder.params, place)
+    source = build_source(params, place)
+    data = open_data(params, folder, source, place)
+    teacher = build_teacher(read_teachers(params, folder.params), params, source, data, place)
+    trainer = build_trainer(folder, params, place, source, data, teacher)
+    start_from_init(trainer, params)
+    return trainer
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize(
+    ("init", "weights"),
+    [("../first", "last"), ({"model_dir": "../first"}, "last"), ({"model_dir": "../first", "weights": "best"}, "best")],
+)
+def test_run_starts_from_the_weights_that_are_named(
+    first: Folder, make_folder: MakeFolder, place: Place, init: Any, weights: Any
+) -> None:
+    trainer = at_the_start(make_folder(first.path.parent / "second", init=init), place)
+    assert same(trainer.student.state_dict(), state(first, weights))
+
+
+def test_without_it_weights_are_fresh(first: Folder, make_folder: MakeFolder, place: Place) -> None:
+    trainer = at_the_start(make_folder(first.path.parent / "second"), place)
+    assert not same(trainer.student.state_dict(), state(first))
+
+
+def test_a_term_of_both_folders_goes_on_from_what_it_had_learned(
+    first: Folder, make_folder: MakeFolder, place: Place
+) -> None:
+    both = {"teacher": "../teacher", "loss": {"ce": {}, **HINT}}
+    learned = {
+        key: value for key, value in load_checkpoint(first.checkpoint("last"))["objective"].items() if "fitnet" in key
+    }
+    assert learned
+    from_last = at_the_start(make_folder(first.path.parent / "second", init="../first", **both), place)
+    assert same(from_last.objective.state_dict(), learned)
+    init = {"model_dir": "../first", "weights": "best"}
+    from_best = at_the_start(make_folder(first.path.parent / "second", init=init, **both), place)
+    assert not same(from_best.objective.state_dict(), learned)
+
+
+def test_a_term_with_other_parameters_is_refused(first: Folder, make_folder: MakeFolder, call: Call) -> None:
+    loss = {"ce": {}, "fitnet": {"layers": [2]}}
+    folder = make_folder(first.path.parent / "third", init="../first", teacher="../teacher", loss=loss)
+    ended = call(train.main, "--model_dir", folder.path)
+    assert ended.status == 2
+    problem = "regressors.0.0.weight has shape (6, 4, 1, 1), the network (12, 8, 1, 1)"
+    told = f"{first.checkpoint('last')}: the loss fitnet has other parameters there: {problem}"
+    assert ended.err.strip().endswith(told)
+
+
+def test_folder_to_start_from_is_trained_first_and_noted(make_folder: MakeFolder, tmp_path: Path, call: Call) -> None:
+    first = make_folder(tmp_path / "first", num_epochs=1)
+    second = make_folder(tmp_path / "second", init="../first", num_epochs=1)
+    refused = call(train.main, "--model_dir", second.path, "--no_train_teacher")
+    assert refused.status == 2
+    assert f"init: {first.name} is not trained (its run is new)" in refused.err
+    told = call(train.main, "--model_dir", second.path, "--dry_run").out
+    assert f"init      the last weights of {first.name}, new" in told
+    assert f"first     {first.name} is trained" in told
+    assert call(train.main, "--model_dir", second.path).status == 0
+    assert f"its init {first.name} is not trained, it is trained first" in second.log.read_text()
+    assert second.read_run()["init"] == {first.name: digest(state(first))}
+
+
+def test_a_run_that_goes_on_does_not_start_again(
+    first: Folder, make_folder: MakeFolder, place: Place, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    whole = make_folder(first.path.parent / "whole", init="../first")
+    parts = make_folder(first.path.parent / "parts", init="../first")
+    train_folder(whole, place)
+    train_step = Trainer.train_step
+
+    def and_stop(trainer: Trainer, batch: Any) -> None:
+        train_step(trainer, batch)
+        if trainer.step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Trainer, "train_step", and_stop)
+    assert call(train.main, "--model_dir", parts.path).status == 75
+    monkeypatch.undo()
+    train_folder(parts, place)
+    assert same(state(parts), state(whole))
+
+
+@pytest.mark.usefixtures("searches_in_this_process")
+def test_a_search_trains_it_once_and_its_runs_find_it(make_folder: MakeFolder, tmp_path: Path, call: Call) -> None:
+    make_folder(tmp_path / "first", num_epochs=1)
+    parent = make_folder(tmp_path / "search", init="../first", num_epochs=1)
+    (parent.path / "search.json").write_text(json.dumps({"parameters": {"seed": [0, 1]}}))
+    assert "to be trained first: " in call(search_hyperparams.main, "--parent_dir", parent.path, "--dry_run").out
+    assert read_json(parent.params)["init"] == "../first"
+    ended = call(search_hyperparams.main, "--parent_dir", parent.path)
+    assert ended.status == 0, ended.err
+    for seed in (0, 1):
+        assert read_json(parent.path / f"seed_{seed}" / "params.json")["init"] == "../../first"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"init": "../nowhere"}, 'init: no folder "../nowhere"'),
+        ({"init": "../second"}, "init: a cycle: "),
+        ({"init": 3}, 'init: should be a folder, or an object with "model_dir", got 3'),
+        ({"init": {"model_dir": "../first", "weight": "best"}}, 'init.weight: unknown key, did you mean "weights"?'),
+        (
+            {"init": "../first", "student": {"name": "cnn", "num_channels": 5}},
+            "conv1.weight has shape (4, 3, 3, 3), the network (5, 3, 3, 3)",
+        ),
+        ({"init": "../first", "generations": 2}, "init: every generation begins with fresh weights"),
+    ],
+)
+def test_mistakes_are_one_line(
+    first: Folder, make_folder: MakeFolder, call: Call, changes: dict[str, Any], message: str
+) -> None:
+    ended = call(train.main, "--model_dir", make_folder(first.path.parent / "second", **changes).path)
+    assert ended.status == 2
+    assert message in ended.err
+    assert len(ended.err.strip().splitlines()) == 1
+
+
+def test_missing_weights_are_named(first: Folder, make_folder: MakeFolder, call: Call, tmp_path: Path) -> None:
+    by_hand = make_folder(tmp_path / "by_hand")
+    by_hand.checkpoint("best").write_bytes(first.checkpoint("best").read_bytes())
+    ended = call(train.main, "--model_dir", make_folder(tmp_path / "second", init="../by_hand").path)
+    assert ended.status == 2
+    assert str(by_hand.checkpoint("last")) in ended.err

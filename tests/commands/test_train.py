@@ -1,0 +1,720 @@
+"""A folder's run from its beginning to its end: files, states, teachers, signals."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import search_hyperparams
+import train
+from model.build.data import build_source
+from model.build.network import build_student
+from model.build.resolve import params_of
+from model.build.runtime import Place
+from model.build.teacher import build_teacher, has_seen_val, read_teachers
+from model.build.trainer import build_trainer, open_data
+from model.build.weights import digest, load_weights
+from model.commands.preflight import check_params
+from model.commands.train import train_folder
+from model.config.folder import Folder
+from model.config.params import load_params
+from model.data.arrays import arrays
+from model.data.memory import MemoryPipeline
+from model.errors import Stopped, UserError
+from model.files import load_checkpoint, read_json, save_checkpoint
+from model.registry import DATASETS
+from model.teachers.ensemble import EnsembleTeacher, mean_of_probabilities
+from model.teachers.live import LiveTeacher
+from model.training.trainer import Trainer
+from model.types import Split
+from tests.conftest import Call, MakeFolder
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory, make_folder: MakeFolder, place: Place) -> Folder:
+    """A finished run."""
+    folder = make_folder(tmp_path_factory.mktemp("run") / "teacher", student={"name": "cnn", "num_channels": 6})
+    train_folder(folder, place)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def distilled(teacher: Folder, make_folder: MakeFolder, place: Place) -> Folder:
+    """A finished run with a teacher; tests that change it take a copy."""
+    folder = make_folder(teacher.path.parent / "student", teacher=str(teacher.path), loss={"kd": {}})
+    train_folder(folder, place)
+    return folder
+
+
+def snapshot(path: Path) -> dict[str, tuple[int, bytes]]:
+    """Time of change and content of every file below; the lock is no content."""
+    files = (file for file in path.rglob("*") if file.is_file() and file.name != ".lock")
+    return {str(file.relative_to(path)): (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
+
+
+def weights(folder: Folder) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = load_checkpoint(folder.checkpoint("last"))["state_dict"]
+    return state
+
+
+def change(folder: Folder, **changes: Any) -> None:
+    folder.params.write_text(json.dumps(read_json(folder.params) | changes))
+
+
+def stop_at(step: int, numbers: list[signal.Signals], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let signals come in the middle of one step of the next runs."""
+    train_step = Trainer.train_step
+
+    def and_signal(trainer: Trainer, batch: Any) -> None:
+        train_step(trainer, batch)
+        if trainer.step == step:
+            for number in numbers:
+                os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Trainer, "train_step", and_signal)
+
+
+def trainer_of(folder: Folder, place: Place) -> Trainer:
+    params = check_params(load_params(folder.path), folder.params, place)
+    source = build_source(params, place)
+    data = open_data(params, folder, source, place)
+    teacher = build_teacher(read_teachers(params, folder.params), params, source, data, place)
+    return build_trainer(folder, params, place, source, data, teacher)
+
+
+def data_of(folder: Folder, place: Place) -> MemoryPipeline:
+    params = params_of(folder)
+    data = open_data(params, folder, build_source(params, place), place)
+    assert isinstance(data, MemoryPipeline)
+    return data
+
+
+# The CNN for images of 8 x 8: convolutions, their batch norms, hidden layer with its batch norm, classifier.
+PARAMETERS_OF_4_CHANNELS = 112 + 8 + 296 + 16 + 1168 + 32 + 272 + 32 + 170
+PARAMETERS_OF_6_CHANNELS = 168 + 12 + 660 + 24 + 2616 + 48 + 600 + 48 + 250
+MACS_OF_4_CHANNELS = 64 * 4 * 27 + 16 * 8 * 36 + 4 * 16 * 72 + 16 * 16 + 16 * 10
+MACS_OF_6_CHANNELS = 64 * 6 * 27 + 16 * 12 * 54 + 4 * 24 * 108 + 24 * 24 + 24 * 10
+
+
+# What a finished run leaves -----------------------------------------------------------------------------------------
+
+
+def test_finished_folder_holds_the_promised_files(distilled: Folder) -> None:
+    assert {path.name for path in distilled.path.iterdir()} - {".lock"} == {
+        "params.json",
+        "params_resolved.json",
+        "run.json",
+        "metrics.jsonl",
+        "metrics_val_best_weights.json",
+        "metrics_val_last_weights.json",
+        "metrics_test_best_weights.json",
+        "metrics_test_last_weights.json",
+        "best.pth.tar",
+        "last.pth.tar",
+        "train.log",
+        "tensorboard",
+    }
+
+
+def test_run_json_says_where_the_results_come_from(distilled: Folder, teacher: Folder) -> None:
+    told = distilled.read_run()
+    assert {"host", "began", "command", "device", "threads", "git_commit", "images_per_second"} <= set(told)
+    assert (told["state"], told["epoch"], told["num_epochs"], told["progress"]) == ("finished", 2, 2, 1.0)
+    assert (told["process"], told["precision"], told["error"]) == (os.getpid(), "float32", None)
+    assert set(told["versions"]) >= {"python", "torch"}
+    assert told["seconds"] > 0
+    assert told["peak_memory_bytes"] > 1_000_000
+    assert 0 < told["latency_ms"] < 1000
+    assert (told["parameters"], told["macs"]) == (PARAMETERS_OF_4_CHANNELS, MACS_OF_4_CHANNELS)
+    assert told["teacher"] == {teacher.name: digest(load_checkpoint(teacher.checkpoint("best"))["state_dict"])}
+
+
+def test_metrics_files_say_what_was_measured_on_how_many(distilled: Folder) -> None:
+    for split, num_samples in (("val", 40), ("test", 60)):
+        for kind in ("best", "last"):
+            metrics = read_json(distilled.path / f"metrics_{split}_{kind}_weights.json")
+            assert set(metrics) == {"accuracy", "top5_accuracy", "loss", "epoch", "num_samples"}
+            assert metrics["num_samples"] == num_samples
+            assert (metrics["accuracy"] * num_samples).is_integer()
+
+
+def test_resolved_params_have_every_default(distilled: Folder) -> None:
+    resolved = read_json(distilled.resolved)
+    assert resolved["loss"]["kd"]["temperature"] == 4.0
+    assert resolved["dataset"]["split_seed"] == 0
+    assert resolved["schedule"] == {"name": "constant", "warmup_epochs": 0.0}
+
+
+def test_params_json_is_never_rewritten(make_folder: MakeFolder, place: Place, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "run", num_epochs=1)
+    before = (folder.params.read_bytes(), folder.params.stat().st_mtime_ns)
+    train_folder(folder, place)
+    assert (folder.params.read_bytes(), folder.params.stat().st_mtime_ns) == before
+
+
+def test_test_split_is_read_only_at_the_end(
+    make_folder: MakeFolder, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Split] = []
+    eval_batches = MemoryPipeline.eval_batches
+
+    def spy(data: MemoryPipeline, split: Split, *arguments: Any) -> Any:
+        read.append(split)
+        return eval_batches(data, split, *arguments)
+
+    monkeypatch.setattr(MemoryPipeline, "eval_batches", spy)
+    train_folder(make_folder(tmp_path / "run", num_epochs=3), place)
+    assert read == ["val", "val", "val", "test", "test"]  # the last weights, then the best
+
+
+def test_without_a_val_split_the_last_weights_are_the_best(
+    make_folder: MakeFolder, tiny_data: Path, place: Place, tmp_path: Path
+) -> None:
+    folder = make_folder(tmp_path / "run", dataset={"name": "arrays", "path": str(tiny_data), "val_size": 0, "pad": 1})
+    train_folder(folder, place)
+    assert digest(load_checkpoint(folder.checkpoint("best"))["state_dict"]) == digest(weights(folder))
+    assert folder.metrics("test", "best").read_bytes() == folder.metrics("test", "last").read_bytes()
+    assert not folder.metrics("val", "best").exists()
+    assert "val_loss" not in folder.read_history()[0]
+
+
+# Seeds --------------------------------------------------------------------------------------------------------------
+
+
+def test_same_seed_gives_the_same_weights_and_another_seed_others(
+    make_folder: MakeFolder, place: Place, tmp_path: Path
+) -> None:
+    found = []
+    for name, seed in (("first", 0), ("again", 0), ("other", 1)):
+        folder = make_folder(tmp_path / name, seed=seed, num_epochs=1)
+        train_folder(folder, place)
+        found.append((digest(weights(folder)), read_json(folder.metrics("test", "last"))))
+    assert found[0] == found[1]
+    assert found[0][0] != found[2][0]
+
+
+def test_seed_draws_the_initial_weights(make_folder: MakeFolder, place: Place, tmp_path: Path) -> None:
+    digests = []
+    for seed in (0, 0, 1):
+        trainer = trainer_of(make_folder(tmp_path / "run", seed=seed), place)
+        digests.append(digest(trainer.student.state_dict()))
+    assert digests[0] == digests[1]
+    assert digests[0] != digests[2]
+
+
+# Run again ----------------------------------------------------------------------------------------------------------
+
+
+def test_finished_folder_is_left_alone(distilled: Folder, place: Place, call: Call) -> None:
+    before = snapshot(distilled.path)
+    ended = call(train.main, "--model_dir", distilled.path)
+    assert ended.status == 0
+    assert len((ended.out + ended.err).splitlines()) == 1
+    assert "is finished: val accuracy" in ended.err
+    assert snapshot(distilled.path) == before
+
+
+def test_restart_begins_anew(make_folder: MakeFolder, place: Place, tmp_path: Path, call: Call) -> None:
+    folder = make_folder(tmp_path / "run", num_epochs=2)
+    train_folder(folder, place)
+    first_log = folder.log.read_text()
+    change(folder, num_epochs=1, seed=3)
+    (folder.path / "notes.txt").write_text("mine")
+    assert call(train.main, "--model_dir", folder.path, "--restart").status == 0
+    assert [row["epoch"] for row in folder.read_history()] == [1]
+    assert read_json(folder.resolved)["seed"] == 3
+    assert first_log not in folder.log.read_text()
+    assert "epoch 1/1" in folder.log.read_text()
+    assert (folder.path / "notes.txt").exists()
+
+
+def test_changed_params_are_refused_with_the_difference(distilled: Folder, tmp_path: Path, call: Call) -> None:
+    folder = Folder(shutil.copytree(distilled.path, tmp_path / "copy"))
+    change(folder, batch_size=20, loss={"kd": {"alpha": 0.5}})
+    before = snapshot(folder.path)
+    ended = call(train.main, "--model_dir", folder.path)
+    assert ended.status == 2
+    assert "batch_size was 16, is 20; loss.kd.alpha was 0.9, is 0.5" in ended.err
+    assert snapshot(folder.path) == before
+
+
+def test_description_and_checkpoint_minutes_may_change(
+    make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    folder = make_folder(tmp_path / "run", checkpoint_minutes=0)
+    stop_at(5, [signal.SIGTERM], monkeypatch)
+    assert call(train.main, "--model_dir", folder.path).status == 75
+    change(folder, checkpoint_minutes=3, description="a new one")
+    assert call(train.main, "--model_dir", folder.path).status == 0
+
+
+def test_second_process_is_told_who_works_in_the_folder(make_folder: MakeFolder, tmp_path: Path, call: Call) -> None:
+    folder = make_folder(tmp_path / "run")
+    folder.update_run(state="running", process=4321, host="node7")
+    with folder.locked():
+        ended = call(train.main, "--model_dir", folder.path)
+    assert ended.status == 2
+    assert "process 4321 on node7 works in this folder" in ended.err
+
+
+def test_run_whose_process_is_gone_was_killed(make_folder: MakeFolder, tmp_path: Path, distilled: Folder) -> None:
+    folder = make_folder(tmp_path / "run")
+    folder.update_run(state="running", process=2**22 + 1, host=distilled.read_run()["host"])
+    assert folder.state() == "killed"
+
+
+def test_end_that_was_interrupted_is_made_up_for(
+    make_folder: MakeFolder, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_folder(tmp_path / "run")
+
+    def die(*_: object) -> None:
+        raise Stopped("between the last epoch and the test metrics")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("model.commands.train.finish", die)
+        with pytest.raises(Stopped):
+            train_folder(folder, place)
+    assert not folder.metrics("test", "best").exists()
+    before = weights(folder)
+    train_folder(folder, place)
+    assert folder.state() == "finished"
+    assert folder.metrics("test", "best").exists()
+    assert digest(weights(folder)) == digest(before)
+    assert [row["epoch"] for row in folder.read_history()] == [1, 2]
+
+
+# Signals ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_signal_stops_the_run_and_the_same_command_goes_on(
+    number: signal.Signals, distilled: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    folder = Folder(tmp_path / "run")
+    folder.path.mkdir()
+    shutil.copy(distilled.params, folder.params)
+    stop_at(17, [number], monkeypatch)
+    assert call(train.main, "--model_dir", folder.path).status == 75
+    assert folder.state() == "stopped"
+    assert load_checkpoint(folder.checkpoint("last"))["step"] == 17
+    ended = call(train.main, "--model_dir", folder.path)
+    assert ended.status == 0
+    assert "going on at step 17 of 26" in ended.err
+    assert digest(weights(folder)) == digest(weights(distilled))
+    assert folder.metrics("test", "best").read_bytes() == distilled.metrics("test", "best").read_bytes()
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_second_ctrl_c_ends_the_run_at_once(
+    make_folder: MakeFolder, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: signal.Signals
+) -> None:
+    folder = make_folder(tmp_path / "run")
+    stop_at(5, [first, signal.SIGINT], monkeypatch)
+    with pytest.raises(Stopped):
+        train_folder(folder, place)
+    assert folder.state() == "stopped"
+    assert not folder.checkpoint("last").exists()
+
+
+def test_a_cluster_that_signals_twice_lets_the_run_save_all_the_same(
+    make_folder: MakeFolder, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_folder(tmp_path / "run")
+    stop_at(5, [signal.SIGUSR2, signal.SIGTERM, signal.SIGTERM], monkeypatch)
+    with pytest.raises(Stopped):
+        train_folder(folder, place)
+    assert load_checkpoint(folder.checkpoint("last"))["step"] == 5
+
+
+def test_signals_mean_afterwards_what_they_meant_before(distilled: Folder, place: Place) -> None:
+    before = [signal.getsignal(number) for number in SIGNALS]
+    train_folder(distilled, place)
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+# Failures -----------------------------------------------------------------------------------------------------------
+
+
+def test_run_that_fails_says_why(make_folder: MakeFolder, tmp_path: Path, call: Call) -> None:
+    folder = make_folder(tmp_path / "run", optimizer={"name": "sgd", "learning_rate": 1e38})
+    ended = call(train.main, "--model_dir", folder.path)
+    assert ended.status == 1
+    assert "is not finite in epoch 1 (learning rate 1e+38)" in ended.err
+    assert folder.state() == "failed"
+    assert "not finite" in folder.read_run()["error"]
+    assert "not finite" in folder.log.read_text()
+
+
+# Teachers -----------------------------------------------------------------------------------------------------------
+
+
+def test_untrained_teacher_is_trained_first_and_once(make_folder: MakeFolder, place: Place, tmp_path: Path) -> None:
+    teacher = make_folder(tmp_path / "teacher", num_epochs=1)
+    students = [
+        make_folder(tmp_path / name, teacher="../teacher", loss={"kd": {}}, num_epochs=1) for name in ("a", "b")
+    ]
+    train_folder(students[0], place)
+    after_the_first = snapshot(teacher.path)
+    train_folder(students[1], place)
+    assert snapshot(teacher.path) == after_the_first
+    assert teacher.state() == "finished"
+    assert "is not trained, it is trained first" in students[0].log.read_text()
+    assert "trained first" not in students[1].log.read_text()
+    assert students[0].read_run()["teacher"] == students[1].read_run()["teacher"]
+
+
+def test_run_does_not_go_on_with_other_teacher_weights(
+    make_folder: MakeFolder, place: Place, tmp_path: Path, call: Call
+) -> None:
+    teacher = make_folder(tmp_path / "teacher", num_epochs=1)
+    student = make_folder(tmp_path / "student", teacher=str(teacher.path), loss={"kd": {}}, num_epochs=1)
+    train_folder(student, place)
+    student.update_run(state="stopped")
+    content = load_checkpoint(teacher.checkpoint("best"))
+    content["state_dict"]["fc2.bias"] += 1
+    save_checkpoint(teacher.checkpoint("best"), content)
+    ended = call(train.main, "--model_dir", student.path)
+    assert ended.status == 2
+    assert "the weights of its teacher" in ended.err
+    assert "changed since the run began" in ended.err
+    assert call(train.main, "--model_dir", student.path, "--restart").status == 0
+
+
+def test_option_that_is_newer_than_the_run_has_its_default(
+    make_folder: MakeFolder, place: Place, tmp_path: Path, call: Call
+) -> None:
+    folder = make_folder(tmp_path / "run", num_epochs=1)
+    train_folder(folder, place)
+    resolved = read_json(folder.resolved)
+    del resolved["gradient_clip"], resolved["optimizer"]["eps"]
+    folder.resolved.write_text(json.dumps(resolved))
+    ended = call(train.main, "--model_dir", folder.path)
+    assert (ended.status, "is finished" in ended.err) == (0, True)
+
+
+def test_teacher_weights_that_were_saved_in_parallel_are_the_same_teacher(teacher: Folder, place: Place) -> None:
+    path, params = teacher.checkpoint("best"), check_params(load_params(teacher.path), teacher.params, place)
+    content = load_checkpoint(path)
+    prefixed = {"state_dict": {f"module.{name}": tensor for name, tensor in content["state_dict"].items()}}
+    net = build_student(params, build_source(params, place))
+    load_weights(net, prefixed, path)
+    assert digest(net.state_dict()) == digest(content["state_dict"])
+
+
+def test_prefix_is_stripped_only_where_every_name_has_it(teacher: Folder, place: Place) -> None:
+    path, params = teacher.checkpoint("best"), check_params(load_params(teacher.path), teacher.params, place)
+    state = load_checkpoint(path)["state_dict"]
+    state["module.fc2.bias"] = state.pop("fc2.bias")
+    net = build_student(params, build_source(params, place))
+    with pytest.raises(UserError, match=r"lacks fc2\.bias"):
+        load_weights(net, {"state_dict": state}, path)
+
+
+def test_finished_folder_without_its_weights_is_trained_again(
+    make_folder: MakeFolder, place: Place, tmp_path: Path
+) -> None:
+    folder = make_folder(tmp_path / "published", num_epochs=1)
+    train_folder(folder, place)
+    weights = load_checkpoint(folder.checkpoint("best"))["state_dict"]
+    for kind in ("best", "last"):
+        folder.checkpoint(kind).unlink()
+    train_folder(folder, place)
+    again = load_checkpoint(folder.checkpoint("best"))["state_dict"]
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
+def test_teacher_s_log_and_student_s_do_not_mix(make_folder: MakeFolder, place: Place, tmp_path: Path) -> None:
+    teacher = make_folder(tmp_path / "teacher", num_epochs=1)
+    student = make_folder(tmp_path / "student", teacher=str(teacher.path), loss={"kd": {}}, num_epochs=1)
+    train_folder(student, place)
+    assert [folder.log.read_text().count("epoch 1/1:") for folder in (teacher, student)] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ({}, {}),
+        ({"val_size": 0}, {}),
+        ({"val_size": 39}, {}),
+        ({"val_size": 60}, {}),
+        ({"val_size": None}, {"val_size": 20}),
+        ({"val_size": None}, {"val_size": 21}),
+        ({"split_seed": 1}, {}),
+        ({"split_seed": 1}, {"val_size": 0}),
+        ({"pad": 2, "val_size": 0}, {}),
+    ],
+)
+def test_a_teacher_that_was_trained_on_images_of_val_is_told(
+    theirs: dict[str, Any], ours: dict[str, Any], make_folder: MakeFolder, place: Place, tmp_path: Path
+) -> None:
+    dataset = read_json(make_folder(tmp_path / "any").params)["dataset"]
+    teacher = make_folder(tmp_path / "teacher", dataset=dataset | theirs)
+    student = make_folder(tmp_path / "student", dataset=dataset | ours, teacher=str(teacher.path), loss={"kd": {}})
+    taught, learning = (data_of(folder, place) for folder in (teacher, student))
+    seen = bool((taught.training_labels()[learning.indices["val"]] >= 0).any())
+    assert has_seen_val(teacher, params_of(student), learning) == seen
+
+
+def test_a_teacher_of_other_images_has_seen_none_of_val(make_folder: MakeFolder, place: Place, tmp_path: Path) -> None:
+    teacher = make_folder(tmp_path / "teacher", dataset={"name": "cifar10_mini", "val_size": 0})
+    student = make_folder(tmp_path / "student", teacher=str(teacher.path), loss={"kd": {}})
+    assert not has_seen_val(teacher, params_of(student), data_of(student, place))
+
+
+def test_that_a_teacher_has_seen_val_is_said(
+    teacher: Folder, make_folder: MakeFolder, place: Place, tmp_path: Path, call: Call
+) -> None:
+    dataset = read_json(teacher.params)["dataset"] | {"val_size": 50}  # ten more than the teacher
+    student = make_folder(tmp_path / "run", dataset=dataset, teacher=str(teacher.path), loss={"kd": {}}, num_epochs=1)
+    assert "has seen images of val in training" in call(train.main, "--model_dir", student.path, "--dry_run").out
+    train_folder(student, place)
+    assert "has been trained on images of val: val flatters, test does not" in student.log.read_text()
+
+
+def test_no_train_teacher_makes_an_untrained_one_an_error(make_folder: MakeFolder, tmp_path: Path, call: Call) -> None:
+    teacher = make_folder(tmp_path / "teacher")
+    student = make_folder(tmp_path / "student", teacher=str(teacher.path), loss={"kd": {}})
+    before = snapshot(tmp_path)
+    ended = call(train.main, "--model_dir", student.path, "--no_train_teacher")
+    assert ended.status == 2
+    assert f"{teacher.name} is not trained (its run is new)" in ended.err
+    assert snapshot(tmp_path) == before
+
+
+def test_weights_without_a_run_are_a_trained_teacher(
+    teacher: Folder, make_folder: MakeFolder, place: Place, tmp_path: Path
+) -> None:
+    by_hand = make_folder(tmp_path / "by_hand", student={"name": "cnn", "num_channels": 6})
+    shutil.copy(teacher.checkpoint("best"), by_hand.checkpoint("best"))
+    student = make_folder(tmp_path / "student", teacher=str(by_hand.path), loss={"kd": {}}, num_epochs=1)
+    train_folder(student, place, train_teachers=False)
+    assert student.state() == "finished"
+    assert not by_hand.run.exists()
+
+
+@pytest.mark.parametrize("loss", [{"kd": {"alpha": 0}}, {"ce": {}, "kd": {"weight": 0}}])
+def test_teacher_that_no_term_uses_is_neither_trained_nor_run(
+    loss: dict[str, Any], make_folder: MakeFolder, place: Place, tmp_path: Path
+) -> None:
+    teacher = make_folder(tmp_path / "teacher")
+    student = make_folder(tmp_path / "student", teacher=str(teacher.path), loss=loss, num_epochs=1)
+    train_folder(student, place)
+    assert teacher.state() == "new"
+    assert trainer_of(student, place).teacher is None
+
+
+def test_student_does_not_share_memory_with_a_teacher_of_its_form(
+    distilled: Folder, teacher: Folder, make_folder: MakeFolder, place: Place, tmp_path: Path
+) -> None:
+    alike = make_folder(
+        tmp_path / "alike",
+        student={"name": "cnn", "num_channels": 6},
+        teacher={"model_dir": str(teacher.path), "cache": False},
+        loss={"kd": {}},
+    )
+    trainer = trainer_of(alike, place)
+    assert isinstance(trainer.teacher, LiveTeacher)
+    assert not places_in_memory(trainer.student) & places_in_memory(trainer.teacher.net)
+
+
+def places_in_memory(net: nn.Module) -> set[int]:
+    return {tensor.untyped_storage().data_ptr() for tensor in net.state_dict().values()}
+
+
+def test_teacher_has_its_own_folder_s_network_and_best_weights(
+    distilled: Folder, teacher: Folder, place: Place
+) -> None:
+    net = trainer_of(distilled, place).teacher.live.net  # type: ignore[union-attr]
+    assert digest(net.state_dict()) == digest(load_checkpoint(teacher.checkpoint("best"))["state_dict"])
+
+
+def test_list_of_folders_is_an_ensemble_in_their_order(
+    distilled: Folder, teacher: Folder, make_folder: MakeFolder, place: Place, tmp_path: Path
+) -> None:
+    folder = make_folder(tmp_path / "run", teacher=[str(teacher.path), str(distilled.path)], loss={"kd": {}})
+    ensemble = trainer_of(folder, place).teacher
+    assert isinstance(ensemble, EnsembleTeacher)
+    found = [digest(member.live.net.state_dict()) for member in ensemble.members]  # type: ignore[attr-defined]
+    assert found == [member.read_run()["weights_digest"] for member in (teacher, distilled)]
+
+
+@pytest.mark.parametrize("combine", ["probabilities", "logits"])
+def test_params_say_what_an_ensemble_takes_the_mean_of(
+    combine: str, distilled: Folder, teacher: Folder, make_folder: MakeFolder, place: Place, tmp_path: Path
+) -> None:
+    folders = [str(teacher.path), str(distilled.path)]
+    named = {"model_dir": folders, "combine": combine, "cache": False}
+    trainer = trainer_of(make_folder(tmp_path / "run", teacher=named, loss={"kd": {}}), place)
+    assert isinstance(trainer.teacher, EnsembleTeacher)
+    batch = next(iter(trainer.data.train_batches(0, 16)))
+    said = [member(batch).logits.double().numpy() for member in trainer.teacher.members]
+    parts = [np.exp(each) / np.exp(each).sum(axis=1, keepdims=True) for each in said]
+    expected = np.log(np.mean(parts, axis=0)) if combine == "probabilities" else np.mean(said, axis=0)
+    np.testing.assert_allclose(trainer.teacher(batch).logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_several_teachers_say_the_mean_of_their_probabilities_unless_params_say_otherwise(
+    distilled: Folder, teacher: Folder, make_folder: MakeFolder, place: Place, tmp_path: Path
+) -> None:
+    folder = make_folder(tmp_path / "run", teacher=[str(teacher.path), str(distilled.path)], loss={"kd": {}})
+    ensemble = trainer_of(folder, place).teacher
+    assert isinstance(ensemble, EnsembleTeacher)
+    assert ensemble.mean is mean_of_probabilities
+
+
+def test_waiting_for_another_s_training_of_the_teacher_can_be_stopped(
+    make_folder: MakeFolder, tmp_path: Path, call: Call
+) -> None:
+    teacher = make_folder(tmp_path / "teacher")
+    teacher.update_run(state="running", process=4321, host="node7")
+    student = make_folder(tmp_path / "student", teacher=str(teacher.path), loss={"kd": {}})
+
+    def stop_when_it_waits() -> None:
+        while not (student.log.exists() and "waiting for process 4321 on node7" in student.log.read_text()):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with (teacher.path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as another process would hold it
+        threading.Thread(target=stop_when_it_waits, daemon=True).start()
+        assert call(train.main, "--model_dir", student.path).status == 75
+    assert student.state() == "stopped"
+    assert not teacher.checkpoint("last").exists()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_distillation_runs_on_a_gpu(teacher: Folder, make_folder: MakeFolder, place: Place, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "run", teacher=str(teacher.path), loss={"kd": {}}, precision="auto")
+    train_folder(folder, Place(device=torch.device("cuda"), data_dir=place.data_dir))
+    assert folder.state() == "finished"
+    assert {tensor.device.type for tensor in weights(folder).values()} == {"cpu"}
+
+
+@pytest.mark.parametrize(
+    ("loss", "trained"),
+    [
+        ({"ab": {}}, {"conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "losses.ab.connectors"}),
+        ({"ft": {"trains": "paraphraser"}}, {"losses.ft.paraphrasers", "losses.ft.decoders"}),
+    ],
+)
+def test_a_first_stage_trains_what_its_loss_reaches(
+    loss: dict[str, Any], trained: set[str], teacher: Folder, make_folder: MakeFolder, place: Place, tmp_path: Path
+) -> None:
+    folder = make_folder(tmp_path / "run", teacher=str(teacher.path), loss=loss, num_epochs=1)
+    before = trainer_of(folder, place)
+    train_folder(folder, place)
+    after = load_checkpoint(folder.checkpoint("last"))
+    moved = set()
+    for module, state in ((before.student, after["state_dict"]), (before.objective, after["objective"])):
+        for name, parameter in module.named_parameters():
+            if not torch.equal(parameter, state[name]):
+                moved.add(".".join(name.split(".")[: 3 if name.startswith("losses.") else 1]))
+    assert moved == trained
+
+
+# The dry run --------------------------------------------------------------------------------------------------------
+
+
+def test_dry_run_writes_nothing(make_folder: MakeFolder, tmp_path: Path, tiny_data: Path, call: Call) -> None:
+    teacher = make_folder(tmp_path / "teacher")
+    student = make_folder(tmp_path / "student", teacher=str(teacher.path), loss={"kd": {}})
+    before = (snapshot(tmp_path), snapshot(tiny_data.parent), sorted(tmp_path.rglob("*")))
+    assert call(train.main, "--model_dir", student.path, "--dry_run").status == 0
+    assert (snapshot(tmp_path), snapshot(tiny_data.parent), sorted(tmp_path.rglob("*"))) == before
+
+
+def test_dry_run_tells_what_would_be_done(make_folder: MakeFolder, tmp_path: Path, call: Call) -> None:
+    teacher = make_folder(tmp_path / "teacher", student={"name": "cnn", "num_channels": 6})
+    student = make_folder(tmp_path / "student", teacher=str(teacher.path), loss={"kd": {}})
+    told = " ".join(call(train.main, "--model_dir", student.path, "--dry_run").out.split())
+    macs = "multiply-accumulates an image"
+    assert f"student cnn, {PARAMETERS_OF_4_CHANNELS:,} parameters, {MACS_OF_4_CHANNELS:,} {macs} teacher" in told
+    assert f"cnn, {PARAMETERS_OF_6_CHANNELS:,} parameters, {MACS_OF_6_CHANNELS:,} {macs}, new" in told
+    assert "data 200 train, 40 val, 60 test" in told
+    assert "2 epochs of 13, 26 in all" in told
+    assert f"first {teacher.name} is trained, about" in told
+    assert '"temperature": 4.0' in told
+
+
+def test_dry_run_tells_what_is_compared_and_what_that_adds(make_folder: MakeFolder, tmp_path: Path, call: Call) -> None:
+    teacher = make_folder(tmp_path / "teacher", student={"name": "cnn", "num_channels": 6})
+    loss = {"kd": {}, "at": {"layers": [1, 2]}, "fitnet": {}}
+    student = make_folder(tmp_path / "student", teacher=str(teacher.path), loss=loss)
+    told = " ".join(call(train.main, "--model_dir", student.path, "--dry_run").out.split())
+    assert "compared at: 4x4x4 with 6x4x4, 8x2x2 with 12x2x2" in told
+    assert "compared fitnet: 8x2x2 with 12x2x2" in told
+    parameters = 8 * 12 + 12 + 2 * 12  # a 1x1 convolution with bias, and its batch norm
+    assert f"adapters fitnet: {parameters} parameters (regressors {parameters})" in told
+    assert "adapters at" not in told
+    macs = MACS_OF_4_CHANNELS + MACS_OF_6_CHANNELS + 4 * 8 * 12
+    assert f"forward {macs:,} multiply-accumulates an image, teacher and loss terms included memory" in told
+
+
+def test_dry_run_of_a_finished_folder_says_so(distilled: Folder, call: Call) -> None:
+    assert call(train.main, "--model_dir", distilled.path, "--dry_run").out.startswith(f"{distilled.name}: finished")
+
+
+def test_search_checks_its_runs_with_the_data_folder_that_they_will_have(
+    tiny_data: Path, make_folder: MakeFolder, tmp_path: Path, call: Call
+) -> None:
+    dataset = {"name": "arrays", "path": tiny_data.name, "val_size": 40, "pad": 1}
+    parent = make_folder(tmp_path / "search", dataset=dataset)
+    (parent.path / "search.json").write_text('{"parameters": {"seed": [0, 1]}}')
+    ended = call(search_hyperparams.main, "--parent_dir", parent.path, "--data_dir", tiny_data.parent, "--dry_run")
+    assert (ended.status, ended.err) == (0, "")
+
+
+# The ancestor's files ------------------------------------------------------------------------------------------------
+
+FLAT = {
+    "model_version": "cnn",
+    "subset_percent": 1.0,
+    "augmentation": "yes",
+    "teacher": "none",
+    "alpha": 0.0,
+    "temperature": 1,
+    "learning_rate": 1e-3,
+    "batch_size": 64,
+    "num_epochs": 1,
+    "dropout_rate": 0.5,
+    "num_channels": 4,
+    "save_summary_steps": 100,
+    "num_workers": 4,
+}
+
+
+def test_ancestor_s_folders_are_trained_as_they_are(
+    tiny_data: Path, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.config.references.ROOT", tmp_path)
+    monkeypatch.setitem(DATASETS._functions, "cifar10", lambda data_dir: arrays(data_dir, path=str(tiny_data)))
+    without_later_keys = {key: value for key, value in FLAT.items() if key not in ("augmentation", "subset_percent")}
+    files = {
+        "experiments/base_resnet18": FLAT,
+        "experiments/cnn_distill": without_later_keys
+        | {"model_version": "cnn_distill", "teacher": "resnet18", "alpha": 0.9, "temperature": 20},
+    }
+    for name, content in files.items():
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "params.json").write_text(json.dumps(content))
+    student = Folder(tmp_path / "experiments/cnn_distill")
+    train_folder(student, place)
+    assert student.state() == "finished"
+    assert read_json(student.params) == files["experiments/cnn_distill"]  # never rewritten
+    assert Folder(tmp_path / "experiments/base_resnet18").state() == "finished"
+    assert read_json(student.resolved)["loss"]["kd"]["reduction"] == "mean"

@@ -1,0 +1,302 @@
+"""The user's own folder of images: layout, views, workers."""
+
+import itertools
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from model.data.image_folder import CENTRE, FolderPipeline, folder
+from model.data.image_reader import random_crop
+from model.errors import OptionError, UserError
+from model.randomness import VIEW, random_bits
+from model.registry import DATASETS
+from model.types import Batch, Share, SplitOptions
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+CPU = torch.device("cpu")
+SIZE = 14  # of which the centre is cut out of 16
+
+
+def opened(root: Path, *, num_workers: int = 0, seed: int = 0, **options: Any) -> FolderPipeline:
+    source = folder(root.parent, path=root.name, image_size=SIZE, num_workers=num_workers)
+    pipeline: FolderPipeline = source.open(SplitOptions(**options), seed=seed, device=CPU)
+    return pipeline
+
+
+def assert_equal(batches: list[Batch], others: list[Batch]) -> None:
+    assert len(batches) == len(others)
+    for batch, other in zip(batches, others, strict=True):
+        assert all(torch.equal(one, two) for one, two in zip(batch, other, strict=True))
+
+
+def test_layout_declares_classes_and_shape(image_folder: Path) -> None:
+    source = DATASETS.build("folder", image_folder.parent, path="photos", image_size=SIZE)
+    assert source.class_names == ("ant", "bee", "cow")
+    assert source.image_shape == (3, SIZE, SIZE)
+
+
+def test_all_images_are_found_with_their_labels(image_folder: Path) -> None:
+    pipeline = opened(image_folder, val_size=3)
+    assert [pipeline.size(split) for split in ("train", "val", "test")] == [18, 3, 9]
+    (batch,) = pipeline.eval_batches("test", 9)
+    assert batch.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+def test_val_is_the_test_set_where_there_is_no_other(image_folder: Path) -> None:
+    expected = list(opened(image_folder).eval_batches("test", 4))
+    (image_folder / "test").rename(image_folder / "val")
+    assert_equal(list(opened(image_folder).eval_batches("test", 4)), expected)
+
+
+def test_a_class_without_test_images_keeps_the_others_numbers(image_folder: Path) -> None:
+    for file in (image_folder / "test" / "ant").rglob("*.png"):
+        file.unlink()
+    (batch,) = opened(image_folder).eval_batches("test", 9)
+    assert batch.labels.tolist() == [1, 1, 1, 2, 2, 2]
+
+
+def test_evaluation_sees_the_centre_normalised_as_imagenet(image_folder: Path) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (16, 16, 3), np.uint8)
+    for file in (image_folder / "test").rglob("*.png"):
+        Image.fromarray(pixels).save(file)
+    batch = next(opened(image_folder).eval_batches("test", 2))
+    expected = (pixels[1:15, 1:15] / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
+    assert np.allclose(batch.images[0].permute(1, 2, 0).numpy(), expected, atol=1e-5)
+    assert (batch.view == CENTRE).all()
+
+
+def test_batches_are_channels_last_floats(image_folder: Path) -> None:
+    batch = next(opened(image_folder).train_batches(0, 5))
+    assert batch.images.shape == (5, 3, SIZE, SIZE)
+    assert batch.images.dtype == torch.float32
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert batch.labels.dtype == batch.index.dtype == batch.view.dtype == torch.int64
+
+
+def test_workers_change_nothing(image_folder: Path) -> None:
+    alone = opened(image_folder)
+    helped = opened(image_folder, num_workers=2)
+    assert_equal(list(alone.train_batches(1, 4)), list(helped.train_batches(1, 4)))
+    assert_equal(list(alone.eval_batches("val", 1)), list(helped.eval_batches("val", 1)))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize(("first_step", "strong_view"), [(1, False), (4, True), (5, False)])
+def test_first_step_gives_exactly_the_tail(
+    image_folder: Path, num_workers: int, first_step: int, strong_view: bool
+) -> None:
+    pipeline = opened(image_folder, num_workers=num_workers, strong_view=strong_view)
+    whole = list(pipeline.train_batches(2, 4))
+    assert len(whole) == pipeline.steps_per_epoch(4) == 5
+    assert_equal(list(pipeline.train_batches(2, 4, first_step)), whole[first_step:])
+
+
+@pytest.mark.parametrize("strong_view", [False, True])
+def test_processes_share_every_batch_of_one(image_folder: Path, strong_view: bool) -> None:
+    pipeline = opened(image_folder, strong_view=strong_view)
+    whole = list(pipeline.train_batches(1, 4, 1))
+    for rank in range(2):
+        mine = list(pipeline.train_batches(1, 4, 1, Share(rank, 2)))
+        assert_equal(mine, [Batch(*(rows[rank::2] for rows in batch)) for batch in whole])
+
+
+def test_processes_share_what_is_evaluated(image_folder: Path) -> None:
+    pipeline = opened(image_folder)
+    (whole,) = pipeline.eval_batches("test", 1000)
+    for rank in range(2):
+        batches = list(pipeline.eval_batches("test", 2, Share(rank, 2)))
+        assert torch.equal(torch.cat([batch.index for batch in batches]), whole.index[rank::2])
+
+
+def test_an_epoch_sees_every_training_image_once(image_folder: Path) -> None:
+    pipeline = opened(image_folder)
+    seen_indices = torch.cat([batch.index for batch in pipeline.train_batches(0, 4)]).tolist()
+    assert sorted([*seen_indices, *pipeline.indices["val"].tolist()]) == list(range(21))
+
+
+def test_epochs_and_seeds_differ_in_order_and_in_views(image_folder: Path) -> None:
+    epochs = [
+        next(opened(image_folder, seed=seed).train_batches(epoch, 19)) for seed, epoch in [(0, 0), (0, 1), (1, 0)]
+    ]
+    assert len({tuple(batch.index.tolist()) for batch in epochs}) == 3
+    assert [set(batch.view.tolist()) for batch in epochs] == [{0}, {1}, {0}]
+    by_index = [{int(index): image for index, image in zip(batch.index, batch.images, strict=True)} for batch in epochs]
+    for one, other in itertools.combinations(by_index, 2):
+        same = one.keys() & other.keys()
+        assert same
+        assert not any(torch.equal(one[index], other[index]) for index in same)
+
+
+def test_the_image_is_a_function_of_index_and_view(image_folder: Path) -> None:
+    batch = next(opened(image_folder).train_batches(3, 4))
+    files = sorted((image_folder / "train").rglob("*.png"))
+    assert batch.view.tolist() == [3, 3, 3, 3]
+    for image, index in zip(batch.images, batch.index, strict=True):
+        crop_seed = int(random_bits(0, VIEW, 3, index=int(index))) >> 1
+        pixels = np.asarray(random_crop(Image.open(files[index]), crop_seed, SIZE))
+        expected = (pixels / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
+        assert np.allclose(image.permute(1, 2, 0).numpy(), expected, atol=1e-5)
+
+
+def test_cutout_blanks_one_square_that_depends_on_index_and_view(image_folder: Path) -> None:
+    plain, cut = (opened(image_folder, cutout=side, seed=1) for side in (0, 6))
+    places = set()
+    for epoch in range(3):
+        for whole, batch in zip(plain.train_batches(epoch, 4), cut.train_batches(epoch, 4), strict=True):
+            again = cut.training_batch(batch.index.numpy(), batch.view.numpy())
+            assert torch.equal(batch.images, again.images)
+            for before, after in zip(whole.images, batch.images, strict=True):
+                blank = (after == 0).all(0)
+                rows, columns = blank.any(1).nonzero().flatten(), blank.any(0).nonzero().flatten()
+                top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+                assert blank[top:bottom, left:right].all()
+                assert 3 <= bottom - top <= 6
+                assert 3 <= right - left <= 6
+                assert torch.equal(after, before.masked_fill(blank, 0))
+                places.add((top, left))
+    assert len(places) > 15
+
+
+def test_alternating_flips_are_refused(image_folder: Path) -> None:
+    with pytest.raises(ValueError, match="alternating_flip is for data sets in memory: it must be false for folder"):
+        opened(image_folder, alternating_flip=True)
+
+
+def test_cutout_leaves_evaluation_alone(image_folder: Path) -> None:
+    plain, cut = (next(opened(image_folder, cutout=side).eval_batches("test", 8)) for side in (0, 6))
+    assert torch.equal(plain.images, cut.images)
+
+
+def test_strong_views_stand_beside_the_weak_ones(image_folder: Path) -> None:
+    pipeline = opened(image_folder, strong_view=True, cutout=4)
+    epochs = [list(pipeline.train_batches(epoch, 4)) for epoch in (0, 1)]
+    for epoch, batches in enumerate(epochs):
+        for batch in batches:
+            half = len(batch.labels) // 2
+            assert batch.view.tolist() == half * [2 * epoch] + half * [2 * epoch + 1]
+            assert torch.equal(batch.index[:half], batch.index[half:])
+            again = pipeline.training_batch(batch.index.numpy(), batch.view.numpy())
+            assert torch.equal(batch.images, again.images)
+            assert ((batch.images[:half] == 0).all(1).sum(dim=(1, 2)) >= 4).all()  # a square of 4 x 4, or what is left
+            assert not any(
+                torch.equal(weak, strong) for weak, strong in batch.images.view(2, half, 3, SIZE, SIZE).unbind(1)
+            )
+    index, view = pipeline.drawn_views(1)
+    assert set(zip(index.tolist(), view.tolist(), strict=True)) == {
+        pair for batch in epochs[1] for pair in zip(batch.index.tolist(), batch.view.tolist(), strict=True)
+    }
+    rows = pipeline.views(2).row(index, view)
+    assert len(set(rows.tolist())) == len(index)
+    assert rows.max() < pipeline.views(2).num_rows
+
+
+def test_half_of_the_views_are_flipped_and_none_enlarges_more_than_its_twelfth() -> None:
+    """Brightness rises by 2 a column, so a crop's slope tells its width and whether it is flipped."""
+    rising = Image.fromarray(np.tile(np.arange(0, 200, 2, dtype=np.uint8), (100, 1)))
+    slopes = []
+    for crop_seed in range(300):
+        row = np.asarray(random_crop(rising.convert("RGB"), crop_seed, 50))[25, :, 0].astype(float)
+        slopes.append((row[45] - row[5]) / 40)
+    widths = np.abs(slopes) * 50 / 2
+    assert 110 < (np.array(slopes) < 0).sum() < 190
+    assert widths.min() > 100 * np.sqrt(0.08 * 3 / 4) - 2
+    assert widths.max() < 102
+
+
+def test_without_augmentation_training_sees_the_centre(image_folder: Path) -> None:
+    pipeline = opened(image_folder, augment=False)
+    for batch in pipeline.train_batches(0, 4):
+        assert (batch.view == CENTRE).all()
+    first, second = (
+        {int(i): x for b in pipeline.train_batches(e, 4) for i, x in zip(b.index, b.images, strict=True)}
+        for e in (0, 1)
+    )
+    assert all(torch.equal(first[index], second[index]) for index in first)
+
+
+def test_the_runs_generator_is_left_alone(image_folder: Path) -> None:
+    before = torch.get_rng_state()
+    list(opened(image_folder).train_batches(0, 4))
+    list(opened(image_folder, num_workers=1).train_batches(0, 4))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_workers_end_with_the_epoch_also_when_it_breaks_off(image_folder: Path) -> None:
+    pipeline = opened(image_folder, num_workers=2)
+    list(pipeline.train_batches(0, 4))
+    batches = pipeline.train_batches(1, 4)
+    next(batches)
+    assert multiprocessing.active_children()
+    batches.close()  # type: ignore[attr-defined]
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK"])
+def test_images_of_any_mode_are_read(image_folder: Path, mode: str) -> None:
+    file = image_folder / "test" / "ant" / "part_0" / "0.tif"
+    Image.new("RGB", (24, 20), (255, 0, 0)).convert(mode).save(file)
+    assert next(opened(image_folder).eval_batches("test", 1)).images.shape == (1, 3, SIZE, SIZE)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n cut short", b"a text"])
+def test_a_broken_image_is_named_in_one_line(image_folder: Path, num_workers: int, content: bytes) -> None:
+    broken = image_folder / "test" / "bee" / "part_1" / "1.png"
+    broken.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        list(opened(image_folder, num_workers=num_workers).eval_batches("test", 2))
+    assert str(error.value).startswith(f"{broken} cannot be read as an image (")
+    assert "\n" not in str(error.value)
+
+
+def test_a_truncated_image_is_named(image_folder: Path) -> None:
+    broken = image_folder / "test" / "bee" / "part_1" / "1.png"
+    broken.write_bytes(broken.read_bytes()[:-200])
+    with pytest.raises(UserError, match=f"{broken} cannot be read as an image"):
+        list(opened(image_folder).eval_batches("test", 2))
+
+
+def test_a_missing_folder_is_named_with_the_nearest_name(image_folder: Path) -> None:
+    with pytest.raises(OptionError, match=r'no "fotos" under .*, did you mean "photos"\?'):
+        folder(image_folder.parent, path="fotos")
+
+
+def test_a_missing_split_is_named(image_folder: Path) -> None:
+    (image_folder / "train").rename(image_folder / "training")
+    with pytest.raises(OptionError, match=r"no folder .*photos/train; expected train/CLASS/ and test/CLASS/"):
+        folder(image_folder.parent, path="photos")
+
+
+def test_a_test_class_that_training_has_not_is_refused(image_folder: Path) -> None:
+    (image_folder / "test" / "Ant").mkdir()
+    with pytest.raises(OptionError, match=r"photos/test has a class that .*photos/train has not: Ant"):
+        folder(image_folder.parent, path="photos")
+
+
+def test_a_split_without_classes_is_refused(image_folder: Path) -> None:
+    (image_folder / "empty" / "train").mkdir(parents=True)
+    with pytest.raises(OptionError, match="empty/train has no class sub-folders"):
+        folder(image_folder, path="empty")
+
+
+def test_a_class_without_training_images_is_refused(image_folder: Path) -> None:
+    (image_folder / "train" / "dog").mkdir()
+    with pytest.raises(UserError, match="train/dog has no images"):
+        opened(image_folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_size": 0}, "image_size must be positive, got 0"),
+        ({"num_workers": -1}, "num_workers must be 0 or more, got -1"),
+    ],
+)
+def test_wrong_options_are_refused(image_folder: Path, options: dict[str, int], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        DATASETS.build("folder", image_folder.parent, path="photos", **options)

@@ -1,0 +1,159 @@
+"""What several processes do together, for test_distributed.py: torchrun -m tests.training.distributed_worker FOLDER.
+
+Each writes what it has found into FOLDER/RANK.json; FOLDER/one_view and FOLDER/two_views are the runs' folders.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+import model.losses  # noqa: F401  registers the losses
+from model.errors import UserError
+from model.evaluation.metrics import metrics_of, predictions
+from model.losses.base import DistillLoss
+from model.losses.objective import Objective
+from model.registry import LOSSES
+from model.training.distributed import ALONE, World, joined
+from model.training.trainer import Trainer
+from model.types import Output, Setting, Split, TermOptions
+from tests.training.toy import CPU, live_teacher, open_data, seeded, toy_trainer
+
+BATCH_SIZE = 14  # 80 images: in three processes 5, 5 and 4 of each batch, and 4, 3 and 3 of the last one
+
+# Every loss that is no mean over images, and some that are; weights such that none of them drowns the others.
+TERMS: dict[str, tuple[dict[str, Any], float]] = {
+    "ce": ({}, 1.0),
+    "kd": ({}, 1.0),
+    "vid": ({}, 0.1),
+    "cc": ({}, 10.0),
+    "cc_linear": ({"embedding_size": 4}, 0.1),
+    "crd": ({"num_negatives": 7, "embedding_size": 4}, 0.1),
+    "cwtm": ({}, 1.0),
+    "dist": ({}, 0.1),
+    "mlkd": ({}, 0.1),
+    "ofd": ({}, 0.1),
+    "pkt": ({}, 100.0),
+    "rkd": ({}, 0.02),
+    "self_distillation": ({"feature_reduction": "sum", "beta": 0.01}, 1.0),
+    "semckd": ({}, 1.0),
+    "sp": ({}, 10.0),
+    "srd": ({}, 0.1),
+}
+
+
+RUNS = ("one_view", "two_views")
+
+
+class Net(nn.Module):
+    """A network without batch norm that has all that losses read, and a layer that none of them reaches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(48, 6), nn.Linear(6, 6)
+        self.early, self.classifier, self.idle = nn.Linear(6, 5), nn.Linear(6, 5), nn.Linear(6, 5)
+
+    def forward(self, images_NCHW: Tensor) -> Output:
+        early_ND = self.first(images_NCHW.flatten(1)).tanh()
+        preact_ND = self.second(early_ND)
+        embedding_ND = preact_ND.relu()
+        self.idle(embedding_ND)
+        return Output(
+            self.classifier(embedding_ND),
+            embedding_ND,
+            maps=(embedding_ND[:, :, None, None],),
+            preacts=(preact_ND[:, :, None, None],),
+            exits=(Output(self.early(early_ND), early_ND),),
+        )
+
+
+def trainer_of(path: Path, world: World = ALONE) -> Trainer:
+    """A run of two epochs at step 0; the folder's name says how many views of an image a batch has."""
+    data, student, teacher = open_data(strong_view=path.name == "two_views"), seeded(Net, 0), seeded(Net, 1)
+    losses = {name: cast(DistillLoss, LOSSES.build(name, **options)) for name, (options, _) in TERMS.items()}
+    objective = Objective({name: (losses[name], TermOptions(weight=weight)) for name, (_, weight) in TERMS.items()})
+    said = student(torch.zeros(BATCH_SIZE * data.views_shown, 3, 4, 4))
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        labels = torch.from_numpy(data.training_labels())
+        objective.prepare(Setting(student=said, teacher=said, labels=labels, seed=0, views_shown=data.views_shown))
+
+    def evaluate(net: nn.Module, split: Split) -> dict[str, float]:
+        said = predictions(net, data.eval_batches(split, 7, world.share), dtype=torch.float32, device=CPU)
+        return metrics_of(said.gathered(lambda rows: world.gathered(rows, data.size(split))))
+
+    trained = [*student.parameters(), *objective.parameters()]
+    return toy_trainer(
+        path,
+        student=student,
+        teacher=live_teacher(teacher),
+        objective=objective,
+        optimizer=torch.optim.SGD(trained, lr=0.01, momentum=0.9),
+        data=data,
+        evaluate=evaluate,
+        batch_size=BATCH_SIZE,
+        gradient_clip=5.0,
+        world=world,
+    )
+
+
+def train(path: Path, world: World = ALONE) -> None:
+    trainer = trainer_of(path, world)
+    batch = next(iter(trainer.data.train_batches(0, BATCH_SIZE, share=world.share)))
+    trainer.estimate_seconds(batch)
+    trainer.distribute(batch)
+    trainer.fit()
+
+
+def findings(world: World) -> dict[str, Any]:
+    """What a process learns from the others."""
+    rank, data = world.rank, open_data()
+    rows_N2 = torch.tensor([[number, -number] for number in range(11)])[world.share.of(torch.arange(11))]
+    said = [batch.index for batch in data.eval_batches("test", 4, world.share)]
+    norm, mean = nn.BatchNorm1d(2), torch.tensor([1.0, 10.0]) * rank
+    norm.running_mean = mean
+
+    def fail(error: Exception) -> Callable[[], None]:
+        def act() -> None:
+            if rank == 2:
+                raise error
+
+        return act
+
+    world.average(norm)
+    return {
+        "gathered": world.gathered(rows_N2, 11).tolist(),
+        "evaluated": world.gathered(torch.cat(said), data.size("test")).tolist(),
+        "summed": world.summed(torch.tensor([1.0, rank])).tolist(),
+        "any": world.any(rank == 1, False, True),
+        "first": world.first(lambda: f"said by {rank}"),
+        "each": world.each(lambda: f"said by {rank}"),
+        "user error": ending(lambda: world.each(fail(UserError("only there")))),
+        "bug": ending(lambda: world.each(fail(KeyError("broken")))),
+        "failure of the first": ending(lambda: world.first(lambda: 1 / 0)),
+        "averaged": [mean.tolist(), norm.state_dict()["num_batches_tracked"].item()],
+    }
+
+
+def ending(act: Callable[[], Any]) -> list[str]:
+    try:
+        act()
+    except Exception as error:
+        return [type(error).__name__, str(error)]
+    return []
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    folder = Path(sys.argv[1])
+    with joined() as world:
+        for name in RUNS:
+            train(folder / name, world)
+        found = findings(world)
+    (folder / f"{world.rank}.json").write_text(json.dumps(found))

@@ -1,0 +1,33 @@
+"""What is asked of the C library's allocator."""
+
+import subprocess
+import sys
+
+import pytest
+
+from model.home import ROOT
+
+FREES_A_LOT = """
+import ctypes, sys
+from pathlib import Path
+if sys.argv[1] == "keep":
+    from model.engine.memory import keep_freed_memory
+    keep_freed_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+size = 16 * 2**20
+blocks = [libc.malloc(size) for _ in range(8)]
+for block in blocks:
+    ctypes.memset(block, 1, size)
+for block in blocks:
+    libc.free(block)
+print(int(Path("/proc/self/statm").read_text().split()[1]) * 4096 > 8 * size)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
+@pytest.mark.parametrize(("how", "is_kept"), [("keep", "True"), ("leave", "False")])
+def test_freed_memory_stays_with_the_process(how: str, is_kept: str) -> None:
+    command = [sys.executable, "-c", FREES_A_LOT, how]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == is_kept

@@ -1,0 +1,509 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
+
+from model.build.weights import digest
+from model.errors import RunFailed, Stopped
+from model.files import load_checkpoint, read_json
+from model.logs import logging_to
+from model.losses.base import DistillLoss
+from model.losses.kd import KnowledgeDistillation
+from model.losses.objective import Objective
+from model.registry import SCHEDULES
+from model.teachers.live import LiveTeacher
+from model.training import run_logger
+from model.training.meters import Totals
+from model.training.trainer import Trainer
+from model.types import Batch, Output, Pipeline, TermOptions
+from tests.training.toy import (
+    CPU,
+    NORMALISATION,
+    STEPS_PER_EPOCH,
+    LinearNet,
+    SmallNet,
+    live_teacher,
+    open_data,
+    seeded,
+    toy_trainer,
+)
+
+ONLY_TEACHER = {"kd": (KnowledgeDistillation(alpha=1.0, temperature=2.0), TermOptions())}
+
+
+class OwnScale(DistillLoss):
+    """A loss with a parameter of its own."""
+
+    needs = frozenset()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        return nn.functional.cross_entropy(self.scale * student.logits, batch.labels)
+
+
+def states(trainer: Trainer) -> list[Tensor]:
+    """Every tensor of a run, in a fixed order."""
+    of_optimizer = [value for state in trainer.optimizer.state.values() for value in state.values()]
+    modules = [*trainer.student.state_dict().values(), *trainer.objective.state_dict().values()]
+    return [torch.as_tensor(value).clone() for value in modules + of_optimizer]
+
+
+def assert_same(first: list[Tensor], second: list[Tensor]) -> None:
+    assert len(first) == len(second)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+# Learning rate ------------------------------------------------------------------------------------------------------
+
+
+def rates_used(trainer: Trainer) -> list[list[float]]:
+    used: list[list[float]] = []
+    trainer.optimizer.register_step_pre_hook(
+        lambda optimizer, args, kwargs: used.append([group["lr"] for group in optimizer.param_groups])
+    )
+    return used
+
+
+def test_every_step_is_taken_at_its_own_learning_rate(tmp_path: Path) -> None:
+    schedule = SCHEDULES.build("multistep", 3, milestones=[1, 2])
+    trainer = toy_trainer(tmp_path, schedule=schedule, num_epochs=3)
+    used = rates_used(trainer)
+    trainer.fit()
+    expected = [[0.1]] * 5 + [[0.01]] * 5 + [[0.001]] * 5
+    torch.testing.assert_close(torch.tensor(used), torch.tensor(expected))
+    told = [row["learning_rate"] for row in trainer.folder.read_history()]
+    assert told == pytest.approx([0.1, 0.01, 0.001])
+
+
+def test_schedule_is_asked_for_part_epochs(tmp_path: Path) -> None:
+    trainer = toy_trainer(tmp_path, schedule=lambda epoch: 1 + epoch, num_epochs=1)
+    used = rates_used(trainer)
+    trainer.fit()
+    torch.testing.assert_close(torch.tensor(used), torch.tensor([[0.1], [0.12], [0.14], [0.16], [0.18]]))
+
+
+def test_groups_of_parameters_keep_the_ratio_of_their_rates(tmp_path: Path) -> None:
+    student = seeded(SmallNet, 0)
+    groups = [
+        {"params": list(student.get_submodule("conv").parameters()), "lr": 0.1},
+        {"params": list(student.get_submodule("linear").parameters()), "lr": 0.3},
+    ]
+    trainer = toy_trainer(tmp_path, student=student, optimizer=torch.optim.SGD(groups), schedule=lambda epoch: 0.5)
+    used = rates_used(trainer)
+    trainer.train_step(next(open_data().train_batches(0, 16)))
+    assert used == [[pytest.approx(0.05), pytest.approx(0.15)]]
+
+
+# Counting -----------------------------------------------------------------------------------------------------------
+
+
+def totals_in_batches_of(batch_size: int) -> dict[str, float]:
+    generator = torch.Generator().manual_seed(0)
+    logits_NK, labels_N = torch.randn(300, 4, generator=generator, dtype=torch.float64), torch.arange(300) % 4
+    totals = Totals(["ce"], CPU)
+    for start in range(0, 300, batch_size):
+        scores, labels = logits_NK[start : start + batch_size], labels_N[start : start + batch_size]
+        loss = nn.functional.cross_entropy(scores, labels)
+        totals.add(loss, {"ce": 2 * loss}, Output(scores, scores), Batch(scores, labels, labels, labels))
+    return totals.means()
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 299, 300])
+def test_training_metrics_do_not_depend_on_the_batch_size(batch_size: int) -> None:
+    found, expected = totals_in_batches_of(batch_size), totals_in_batches_of(128)
+    assert found["accuracy"] == expected["accuracy"]
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_training_accuracy_is_a_count_over_the_epoch_s_samples(tmp_path: Path) -> None:
+    right: list[int] = []
+
+    class Spy(LinearNet):
+        def forward(self, images_NCHW: Tensor) -> Output:
+            output = super().forward(images_NCHW)
+            if self.training and torch.is_grad_enabled():
+                right.append(int((output.logits.argmax(dim=1) == labels[len(right)]).sum()))
+            return output
+
+    labels = [batch.labels for epoch in (0, 1) for batch in open_data().train_batches(epoch, 16)]
+    trainer = toy_trainer(tmp_path, student=Spy())
+    trainer.fit()
+    told = [row["train_accuracy"] for row in trainer.folder.read_history()]
+    assert told == [sum(right[:STEPS_PER_EPOCH]) / 80, sum(right[STEPS_PER_EPOCH:]) / 80]
+
+
+def test_metrics_are_plain_numbers(tmp_path: Path) -> None:
+    trainer = toy_trainer(tmp_path)
+    trainer.fit()
+    assert trainer.best is not None
+    values = [*trainer.best.values(), *(value for row in trainer.folder.read_history() for value in row.values())]
+    assert {type(value) for value in values} <= {int, float}
+
+
+def test_every_term_is_told_by_its_name(tmp_path: Path) -> None:
+    trainer = toy_trainer(tmp_path)
+    trainer.fit()
+    assert set(trainer.folder.read_history()[0]) == {
+        "epoch",
+        "train_loss",
+        "train_accuracy",
+        "loss_ce",
+        "val_loss",
+        "val_accuracy",
+        "learning_rate",
+        "seconds",
+        "images_per_second",
+    }
+
+
+def test_network_is_in_training_mode_in_every_epoch(tmp_path: Path) -> None:
+    modes = []
+
+    class Spy(LinearNet):
+        def forward(self, images_NCHW: Tensor) -> Output:
+            modes.append(self.training)
+            return super().forward(images_NCHW)
+
+    def leaves_it_in_eval_mode(net: nn.Module, split: str) -> dict[str, float]:
+        net.eval()
+        return {"accuracy": 0.5, "loss": 1.0}
+
+    toy_trainer(tmp_path, student=Spy().eval(), evaluate=leaves_it_in_eval_mode).fit()
+    assert modes == [True] * 10
+
+
+# The teacher --------------------------------------------------------------------------------------------------------
+
+
+def test_student_that_is_its_teacher_has_nothing_to_learn(tmp_path: Path) -> None:
+    """Also on shuffled, augmented batches: both see the very same images."""
+    student = seeded(LinearNet, 1)
+    trainer = toy_trainer(
+        tmp_path,
+        student=student,
+        teacher=live_teacher(copy.deepcopy(student)),
+        objective=Objective(ONLY_TEACHER),
+        optimizer=torch.optim.SGD(student.parameters(), lr=0.0),
+    )
+    trainer.fit()
+    assert [row["loss_kd"] for row in trainer.folder.read_history()] == pytest.approx([0.0, 0.0], abs=1e-10)
+
+
+class Prepares(LiveTeacher):
+    """A teacher that does something four times ahead of an epoch."""
+
+    def prepare(self, data: Pipeline, epoch: int) -> Iterator[float]:
+        self.shares = 0
+        for share in (0.25, 0.5, 0.75, 1.0):
+            self.shares += 1
+            yield share
+
+
+def test_run_that_is_stopped_while_its_teacher_is_asked_takes_no_step(tmp_path: Path) -> None:
+    net = seeded(SmallNet, 1)
+    teacher = Prepares(net, trained_on=NORMALISATION, fed_with=NORMALISATION, dtype=torch.float32, device=CPU)
+    trainer = toy_trainer(tmp_path, teacher=teacher, objective=Objective(ONLY_TEACHER), should_stop=lambda: True)
+    with pytest.raises(Stopped):
+        trainer.fit()
+    assert (teacher.shares, trainer.step) == (1, 0)
+
+
+class AnswersTheNeighbour(LiveTeacher):
+    """A teacher that is shown the wrong images."""
+
+    def __call__(self, batch: Batch) -> Output:
+        return super().__call__(batch._replace(images=batch.images.roll(1, dims=0)))
+
+
+def test_answers_of_other_images_are_not_nothing_to_learn(tmp_path: Path) -> None:
+    student = seeded(LinearNet, 1)
+    teacher = AnswersTheNeighbour(
+        copy.deepcopy(student), trained_on=NORMALISATION, fed_with=NORMALISATION, dtype=torch.float32, device=CPU
+    )
+    trainer = toy_trainer(
+        tmp_path,
+        student=student,
+        teacher=teacher,
+        objective=Objective(ONLY_TEACHER),
+        optimizer=torch.optim.SGD(student.parameters(), lr=0.0),
+    )
+    trainer.fit()
+    assert trainer.folder.read_history()[0]["loss_kd"] > 0.01
+
+
+# What goes wrong ----------------------------------------------------------------------------------------------------
+
+
+def test_loss_that_is_not_finite_fails_the_run(tmp_path: Path) -> None:
+    student = seeded(LinearNet, 0)
+    trainer = toy_trainer(tmp_path, student=student, optimizer=torch.optim.SGD(student.parameters(), lr=1e38))
+    with pytest.raises(RunFailed, match=r"loss, loss_ce is not finite in epoch 1 \(learning rate 1e\+38\)"):
+        trainer.fit()
+    assert not trainer.folder.checkpoint("last").exists()
+
+
+def test_loss_that_is_not_finite_is_noticed_before_the_epoch_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_logger, "SECONDS_BETWEEN_SIGNS_OF_LIFE", 0.0)
+
+    class BreaksAtTheThird(OwnScale):
+        calls = 0
+
+        def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+            self.calls += 1
+            return super().forward(student, teacher, batch) * (float("nan") if self.calls == 3 else 1.0)
+
+    trainer = toy_trainer(tmp_path, objective=Objective({"own": (BreaksAtTheThird(), TermOptions())}))
+    with pytest.raises(RunFailed, match="loss_own is not finite in epoch 1"):
+        trainer.fit()
+    assert trainer.step == 3
+
+
+def test_weights_that_the_epoch_s_last_step_broke_are_not_kept(tmp_path: Path) -> None:
+    trainer = toy_trainer(tmp_path, evaluate=lambda net, split: {"accuracy": 0.2, "loss": float("nan")})
+    with pytest.raises(RunFailed, match="val_loss is not finite in epoch 1"):
+        trainer.fit()
+    assert not trainer.folder.checkpoint("best").exists()
+
+
+@pytest.mark.parametrize("gradient_clip", [0.5, 0.01])
+def test_gradient_clip_bounds_the_step(gradient_clip: float, tmp_path: Path) -> None:
+    student = seeded(SmallNet, 0)
+    optimizer = torch.optim.SGD(student.parameters(), lr=2.0)
+    trainer = toy_trainer(tmp_path, student=student, optimizer=optimizer, gradient_clip=gradient_clip)
+    lengths = []
+    for batch in open_data().train_batches(0, 16):
+        before = parameters_to_vector(student.parameters()).detach().clone()
+        trainer.train_step(batch)
+        lengths.append((parameters_to_vector(student.parameters()) - before).norm().item())
+    assert max(lengths) == pytest.approx(2.0 * gradient_clip, rel=1e-4)
+
+
+# Checkpoints --------------------------------------------------------------------------------------------------------
+
+
+def fake_evaluate(accuracies: list[float]) -> Callable[[nn.Module, str], dict[str, float]]:
+    remaining = iter(accuracies)
+    return lambda net, split: {"accuracy": next(remaining), "loss": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "best_epoch"), [([0.5, 0.7, 0.7, 0.6], 2), ([0.1, 0.2, 0.3, 0.4], 4), ([0.0, 0.0, 0.0, 0.0], 1)]
+)
+def test_best_weights_are_the_first_of_the_highest_accuracy(
+    accuracies: list[float], best_epoch: int, tmp_path: Path
+) -> None:
+    trainer = toy_trainer(tmp_path, num_epochs=4, evaluate=fake_evaluate(accuracies))
+    trainer.fit()
+    assert load_checkpoint(trainer.folder.checkpoint("best"))["epoch"] == best_epoch
+    assert read_json(trainer.folder.metrics("val", "best"))["epoch"] == best_epoch
+    assert read_json(trainer.folder.metrics("val", "last"))["accuracy"] == accuracies[-1]
+
+
+def test_worse_epoch_after_going_on_leaves_the_best_weights(tmp_path: Path) -> None:
+    trainer = toy_trainer(tmp_path, num_epochs=1, evaluate=fake_evaluate([0.9]))
+    trainer.fit()
+    best = trainer.folder.checkpoint("best").read_bytes()
+    goes_on = toy_trainer(tmp_path, num_epochs=2, evaluate=fake_evaluate([0.8]))
+    goes_on.load(load_checkpoint(trainer.folder.checkpoint("last")))
+    goes_on.fit()
+    assert trainer.folder.checkpoint("best").read_bytes() == best
+
+
+def test_without_a_val_split_the_last_weights_are_the_best(tmp_path: Path) -> None:
+    trainer = toy_trainer(tmp_path, data=open_data(val_size=0))
+    trainer.fit()
+    best, last = (load_checkpoint(trainer.folder.checkpoint(weights)) for weights in ("best", "last"))
+    assert_same([*best["state_dict"].values()], [*last["state_dict"].values()])
+    assert best["epoch"] == 2
+    assert not trainer.folder.metrics("val", "best").exists()
+
+
+@pytest.mark.parametrize(("checkpoint_minutes", "saved_at"), [(0.0, [*range(1, 11)]), (5.0, [5, 10])])
+def test_checkpoints_are_written_when_time_or_the_epoch_is_up(
+    checkpoint_minutes: float, saved_at: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = []
+    save = Trainer.save
+
+    def spy(trainer: Trainer) -> None:
+        saved.append(trainer.step)
+        save(trainer)
+
+    monkeypatch.setattr(Trainer, "save", spy)
+    toy_trainer(tmp_path, checkpoint_minutes=checkpoint_minutes).fit()
+    assert saved == saved_at
+
+
+def test_weights_file_says_what_it_holds(tmp_path: Path) -> None:
+    trainer = toy_trainer(tmp_path)
+    trainer.fit()
+    content = load_checkpoint(trainer.folder.checkpoint("best"))
+    assert set(content) == {"state_dict", "epoch", "student"}
+    assert content["student"] == {"name": "small"}
+
+
+# Going on -----------------------------------------------------------------------------------------------------------
+
+
+def with_own_scale(path: Path, optimizer: type[torch.optim.Optimizer], **changes: Any) -> Trainer:
+    """A run with everything that going on could forget: momentum, dropout, statistics, a loss's own parameter."""
+    student, objective = seeded(SmallNet, 0), Objective({"own": (OwnScale(), TermOptions(warmup_epochs=1.0))})
+    trained = [*student.parameters(), *objective.parameters()]
+    options: dict[str, Any] = {"lr": 0.1, "momentum": 0.9} if optimizer is torch.optim.SGD else {"lr": 0.01}
+    schedule = SCHEDULES.build("onecycle", 2)
+    parts = {"student": student, "objective": objective, "optimizer": optimizer(trained, **options)}
+    return toy_trainer(path, schedule=schedule, **(parts | changes))
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
+@pytest.mark.parametrize("stop_at", [1, 4, 5, 8])
+def test_run_that_goes_on_is_the_run_that_was_never_stopped(
+    stop_at: int, optimizer: type[torch.optim.Optimizer], tmp_path: Path
+) -> None:
+    whole = with_own_scale(tmp_path / "whole", optimizer)
+    whole.fit()
+    torch.manual_seed(99)  # the generator's state is no part of a run
+    stopped: Trainer = with_own_scale(tmp_path / "stopped", optimizer, should_stop=lambda: stopped.step == stop_at)
+    with pytest.raises(Stopped, match="saved"):
+        stopped.fit()
+    goes_on = with_own_scale(tmp_path / "stopped", optimizer)
+    goes_on.load(load_checkpoint(goes_on.folder.checkpoint("last")))
+    assert goes_on.step == stop_at
+    goes_on.fit()
+    assert_same(states(goes_on), states(whole))
+    assert without_times(goes_on) == without_times(whole)
+    assert goes_on.best == whole.best
+
+
+def without_times(trainer: Trainer) -> list[dict[str, Any]]:
+    return [
+        {key: value for key, value in row.items() if key not in ("seconds", "images_per_second")}
+        for row in trainer.folder.read_history()
+    ]
+
+
+def test_going_on_replaces_rows_that_came_after_the_checkpoint(tmp_path: Path) -> None:
+    whole = toy_trainer(tmp_path / "whole")
+    whole.fit()
+    stopped: Trainer = toy_trainer(tmp_path / "stopped", should_stop=lambda: stopped.step == 7)
+    with pytest.raises(Stopped):
+        stopped.fit()
+    with stopped.folder.history.open("a") as file:
+        file.write('{"epoch": 2, "train_loss": 0.0}\n{"epoch": 3, "train_l')
+    goes_on = toy_trainer(tmp_path / "stopped")
+    goes_on.load(load_checkpoint(goes_on.folder.checkpoint("last")))
+    goes_on.fit()
+    assert without_times(goes_on) == without_times(whole)
+
+
+def test_signal_in_the_last_step_lets_the_run_end(tmp_path: Path) -> None:
+    trainer: Trainer = toy_trainer(tmp_path, should_stop=lambda: trainer.step == 2 * STEPS_PER_EPOCH)
+    trainer.fit()
+    assert trainer.step == trainer.total_steps
+
+
+def test_dropout_is_a_function_of_seed_and_step(tmp_path: Path) -> None:
+    weights = []
+    for generator_seed, run_seed in ((1, 0), (2, 0), (1, 5)):
+        trainer = toy_trainer(tmp_path / f"{generator_seed} {run_seed}", seed=run_seed)
+        torch.manual_seed(generator_seed)
+        for batch in itertools.islice(open_data().train_batches(0, 16), 2):
+            trainer.train_step(batch)
+        weights.append(trainer.student.get_parameter("linear.weight"))
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+# The estimate -------------------------------------------------------------------------------------------------------
+
+
+def test_estimating_the_time_leaves_the_run_as_it_was(tmp_path: Path) -> None:
+    def distilled(path: Path) -> Trainer:
+        objective = Objective({"kd": (KnowledgeDistillation(), TermOptions()), "own": (OwnScale(), TermOptions())})
+        return toy_trainer(path, teacher=live_teacher(seeded(SmallNet, 1)), objective=objective)
+
+    estimated, untouched = distilled(tmp_path / "estimated"), distilled(tmp_path / "untouched")
+    teacher_before = digest(estimated.teacher.net.state_dict())  # type: ignore[union-attr]
+    assert estimated.estimate_seconds(next(open_data().train_batches(0, 16))) > 0
+    assert digest(estimated.teacher.net.state_dict()) == teacher_before  # type: ignore[union-attr]
+    trained = [*estimated.student.parameters(), *estimated.objective.parameters()]
+    assert all(parameter.grad is None for parameter in trained)
+    assert_same(states(estimated), states(untouched))
+    estimated.fit()
+    untouched.fit()
+    assert_same(states(estimated), states(untouched))
+    assert without_times(estimated) == without_times(untouched)
+
+
+def test_nothing_left_takes_no_time(tmp_path: Path) -> None:
+    trainer = toy_trainer(tmp_path)
+    trainer.step = trainer.total_steps
+    assert trainer.estimate_seconds(next(open_data().train_batches(0, 16))) == 0
+
+
+# What is told -------------------------------------------------------------------------------------------------------
+
+
+def test_run_json_says_how_far_the_run_is(tmp_path: Path) -> None:
+    trainer = toy_trainer(tmp_path)
+    trainer.fit()
+    told = trainer.folder.read_run()
+    assert (told["epoch"], told["progress"]) == (2, 1.0)
+    assert told["seconds"] > 0
+    assert told["images_per_second"] > 0
+
+
+# Compiling ----------------------------------------------------------------------------------------------------------
+
+
+def compile_eagerly(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
+    """Let torch.compile trace without a compiler, which not every machine has; tells what was compiled."""
+    compiled: list[nn.Module] = []
+
+    def trace(net: nn.Module, **_: Any) -> Any:
+        compiled.append(net)
+        return compile_(net, backend="eager")
+
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", trace)
+    return compiled
+
+
+def test_compiled_run_is_the_run_that_is_not_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, compiled = toy_trainer(tmp_path / "plain"), toy_trainer(tmp_path / "compiled")
+    traced = compile_eagerly(monkeypatch)
+    compiled.compile(next(compiled.data.train_batches(0, 16)))
+    for trainer in (plain, compiled):
+        trainer.fit()
+    assert traced == [compiled.student]
+    assert digest(compiled.student.state_dict()) == digest(plain.student.state_dict())
+
+
+def test_student_that_cannot_be_compiled_is_trained_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, other = toy_trainer(tmp_path / "plain"), toy_trainer(tmp_path / "other")
+
+    def broken(net: nn.Module, **_: Any) -> Any:
+        return torch.nn.Sequential(net, torch.nn.Linear(1, 1))  # fails when it is called
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with logging_to(tmp_path / "log"):
+        other.compile(next(other.data.train_batches(0, 16)))
+    for trainer in (plain, other):
+        trainer.fit()
+    assert "the student cannot be compiled" in (tmp_path / "log").read_text()
+    assert digest(other.student.state_dict()) == digest(plain.student.state_dict())
