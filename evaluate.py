@@ -32,11 +32,11 @@ def main() -> int:
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
     args = parser.parse_args()
 
-    from model.build.runtime import Place, find_device
+    from model.build.runtime import Runtime, find_device
     from model.commands.evaluate import evaluate_folder
     from model.config.folder import Folder
 
-    folder, place = Folder(args.model_dir), Place(device=find_device(args.device), data_dir=args.data_dir)
+    folder, place = Folder(args.model_dir), Runtime(device=find_device(args.device), data_dir=args.data_dir)
     print(
         evaluate_folder(
             folder,

@@ -22,9 +22,9 @@ from model.home import ROOT
 from model.search.driver import Final, search
 from model.search.estimate import num_to_come, told_time
 from model.search.executors.options import add_options, engine_maker
-from model.search.pareto import front_table
+from model.search.pareto import pareto_table
 from model.search.plan import listing, make_plan, summary
-from model.search.run_queue import Limits
+from model.search.run_queue import FailurePolicy
 from model.search.seeds import final_runs
 
 
@@ -43,11 +43,11 @@ def main() -> int:
     args = parser.parse_args()
     if (args.top is None) != (args.final_seeds is None):
         raise UserError("--top K and --final_seeds N go together")
-    limits = Limits(args.retries, args.max_failures, args.time_limit)
+    limits = FailurePolicy(args.retries, args.max_failures, args.time_limit)
     final = Final(args.top, args.final_seeds) if args.top is not None else None
     make_engine = engine_maker(args)
 
-    from model.build.runtime import Place, find_device  # after the options: --help need not wait for torch
+    from model.build.runtime import Runtime, find_device  # after the options: --help need not wait for torch
     from model.commands.dry_run import estimate_seconds
     from model.commands.preflight import check_params
     from model.report.search_tables import tables_of_search
@@ -56,13 +56,13 @@ def main() -> int:
     command = [sys.executable, str(ROOT / "train.py"), "--device", args.device]
     command += ["--data_dir", str(args.data_dir.absolute())] if args.data_dir else []
     data_dir = args.data_dir or ROOT / "data"
-    check = partial(check_params, place=Place(device=find_device("cpu"), data_dir=data_dir))
+    check = partial(check_params, place=Runtime(device=find_device("cpu"), data_dir=data_dir))
     if args.dry_run:
         plan = make_plan(args.parent_dir, check=check, restart=args.restart)
         print(summary(plan))
         engine = make_engine(math.ceil(num_to_come(plan)))
         print(f"{engine.describe()}: {shlex.join(command)} --model_dir RUN")
-        place = Place(device=find_device(args.device), data_dir=data_dir)
+        place = Runtime(device=find_device(args.device), data_dir=data_dir)
         measure = partial(estimate_seconds, place=place, threads=engine.threads)
         num_final = final.top * final.num_seeds if final else 0
         print(told_time(plan, engine.at_once, measure, num_final=num_final))
@@ -82,7 +82,7 @@ def main() -> int:
     print(tables_of_search(args.parent_dir))
     plan = make_plan(args.parent_dir)
     if len(plan.space.metric) > 1:
-        print(f"\nThe Pareto front:\n\n{front_table(plan)}")
+        print(f"\nThe Pareto front:\n\n{pareto_table(plan)}")
     if final:
         names = [run.name for run in final_runs(plan, top=final.top, num_seeds=final.num_seeds)]
         print(f"\nThe best {final.top}, chosen on val, on {final.num_seeds} seeds that had no part in the search:\n")

@@ -26,19 +26,19 @@ def main() -> int:
     parser.add_argument("--dry_run", action="store_true", help="build everything, run one batch, write nothing")
     args = parser.parse_args()
 
-    from model.build.runtime import Place, find_device  # after the options: --help need not wait for torch
+    from model.build.runtime import Runtime, find_device  # after the options: --help need not wait for torch
     from model.commands.dry_run import dry_run
     from model.commands.train import train_folder
     from model.config.folder import Folder
-    from model.training.distributed import joined
+    from model.training.distributed import init_distributed
 
     folder = Folder(args.model_dir)
-    with joined() as world:
-        device = world.each(lambda: find_device(args.device, world))
+    with init_distributed() as world:
+        device = world.on_all_ranks(lambda: find_device(args.device, world))
         if args.dry_run:
-            world.first(lambda: print(dry_run(folder, Place(device=device, data_dir=args.data_dir))))
+            world.on_rank_zero(lambda: print(dry_run(folder, Runtime(device=device, data_dir=args.data_dir))))
         else:
-            place = Place(device=device, data_dir=args.data_dir, world=world.on(device))
+            place = Runtime(device=device, data_dir=args.data_dir, world=world.for_device(device))
             train_folder(folder, place, restart=args.restart, train_teachers=not args.no_train_teacher)
     return EXIT_DONE
 

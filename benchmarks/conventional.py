@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-import model.build  # noqa: F401  fills the registries
-from benchmarks.loops import BATCH_SIZE, endless
+from benchmarks.loops import BATCH_SIZE, unbounded
 from model.registry import DATASETS, NETS
 from model.types import Pipeline, SplitOptions
 
@@ -33,7 +32,7 @@ def conventional(data: Pipeline, device: torch.device) -> Callable[[], float]:
     student, teacher = NETS.build("cnn", 10, 3).to(device), NETS.build("resnet18", 10, 3).to(device).eval()
     optimizer = torch.optim.Adam(student.parameters())
     loader = DataLoader(AsImages(data), batch_size=BATCH_SIZE, shuffle=True, num_workers=2)
-    batches = endless(lambda: loader)
+    batches = unbounded(lambda: loader)
 
     def step() -> float:
         images, labels = (tensor.to(device) for tensor in next(batches))

@@ -15,17 +15,18 @@ import torch.nn.functional as F
 from model.build.data import build_source
 from model.build.network import build_student
 from model.build.resolve import resolve_params
-from model.build.runtime import Place
+from model.build.runtime import Runtime
 from model.build.teacher import build_teacher, read_teachers
 from model.build.trainer import build_trainer, open_data
 from model.build.weights import describe
 from model.config.folder import Folder
 from model.config.params import Params, parse_params
-from model.files import save_checkpoint, write_json
+from model.files import write_json
 from model.home import ROOT
 from model.registry import NETS
+from model.training.checkpoint import save_checkpoint
 from model.training.malloc import keep_freed_memory
-from model.training.precision import autocast, placed
+from model.training.precision import autocast, to_device
 from model.training.trainer import Trainer
 from model.types import Batch, Pipeline, Teacher
 
@@ -50,7 +51,7 @@ class Workshop:
         place: Device and data.
     """
 
-    def __init__(self, folder: Path, place: Place) -> None:
+    def __init__(self, folder: Path, place: Runtime) -> None:
         keep_freed_memory()  # as train.py does
         self.folder, self.place = Folder(folder), place
         write_json(self.folder.params, COMMON)  # the folder is named as the teacher's, too, which trainers are handed
@@ -95,7 +96,7 @@ def all_batches(data: Pipeline) -> Iterator[Batch]:
         yield from data.train_batches(epoch, BATCH_SIZE)
 
 
-def endless(batches: Callable[[], Iterable[Any]]) -> Iterator[Any]:
+def unbounded(batches: Callable[[], Iterable[Any]]) -> Iterator[Any]:
     while True:
         yield from batches()
 
@@ -104,7 +105,7 @@ def bare(network: str, batch: Batch, dtype: torch.dtype, device: torch.device) -
     """Forward, backward and step on one fixed batch."""
     net = NETS.build(network, 10, 3).to(device)
     if dtype is torch.bfloat16:
-        net = placed(net, device)
+        net = to_device(net, device)
     optimizer = torch.optim.Adam(net.parameters(), fused=True)
 
     def step() -> None:
@@ -120,13 +121,13 @@ def bare(network: str, batch: Batch, dtype: torch.dtype, device: torch.device) -
 
 def trained(trainer: Trainer) -> Step:
     """The trainer's step on the pipeline's batches, epoch after epoch."""
-    batches = endless(lambda: all_batches(trainer.data))
+    batches = unbounded(lambda: all_batches(trainer.data))
     trainer.student.train()
     return lambda: trainer.train_step(next(batches))
 
 
 @contextmanager
-def conventional(place: Place) -> Iterator[Step]:
+def conventional(place: Runtime) -> Iterator[Step]:
     """The loop that most projects have, in a process of its own, for the allocator there is as the system has it."""
     command = [sys.executable, "-m", "benchmarks.conventional", str(place.data_dir), str(place.device)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

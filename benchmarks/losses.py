@@ -26,8 +26,8 @@ from model.home import ROOT
 from model.losses.objective import Objective
 from model.registry import LOSSES, NETS, OPTIMIZERS
 from model.training.malloc import keep_freed_memory
-from model.training.precision import autocast, placed, resolve_precision
-from model.types import Batch, Output, Setting
+from model.training.precision import autocast, resolve_precision, to_device
+from model.types import Batch, LossContext, Output
 
 NUM_CLASSES, BATCH_SIZE, NUM_IMAGES = 100, 64, 50_000
 # Losses for networks of more than the student: one more of its kind, or the way to the teacher's classifier.
@@ -76,7 +76,7 @@ class Given:
             self.taught: Output = self.network(TEACHER).eval()(images)
 
     def network(self, name: str, **options: object) -> nn.Module:
-        return placed(NETS.build(name, NUM_CLASSES, **options), self.device)
+        return to_device(NETS.build(name, NUM_CLASSES, **options), self.device)
 
     def step(self, name: str, student: nn.Module) -> Callable[[], None]:
         """One training step with this term alone."""
@@ -84,7 +84,7 @@ class Given:
         labels_M = torch.arange(NUM_IMAGES) % NUM_CLASSES
         said, taught = shapes(STUDENT, BATCH_SIZE), shapes(TEACHER, BATCH_SIZE)
         classifier = classifier_for(taught)
-        objective.prepare(Setting(student=said, teacher=taught, labels=labels_M, seed=0, classifier=classifier))
+        objective.prepare(LossContext(student=said, teacher=taught, labels=labels_M, seed=0, classifier=classifier))
         objective.begin(student)
         objective.to(self.device)
         parameters = [p for module in (student, objective) for p in module.parameters() if p.requires_grad]

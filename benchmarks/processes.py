@@ -18,11 +18,11 @@ import torch
 from tabulate import tabulate
 
 from benchmarks.loops import BATCH_SIZE, COMMON, Workshop, trained
-from model.build.runtime import Place
+from model.build.runtime import Runtime
 from model.config.folder import Folder
 from model.files import read_json, write_json
 from model.home import ROOT
-from model.logs import size_of
+from model.logs import format_bytes
 from model.registry import DATASETS
 from model.search.executors.local import num_cores
 
@@ -42,7 +42,7 @@ sys.exit(train.main())
 """
 
 
-def main(place: Place) -> None:
+def main(place: Runtime) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         rows = [*first_steps(Path(temporary), place), *searches(Path(temporary), place)]
     print(tabulate(rows, headers=("command", "seconds", "goal"), tablefmt="pipe", disable_numparse=True), end="\n\n")
@@ -51,7 +51,7 @@ def main(place: Place) -> None:
         print(tabulate(rows, headers=("runs at once", "images/s together", "of one"), tablefmt="pipe"), end="\n\n")
 
 
-def first_steps(root: Path, place: Place) -> list[tuple[str, str, str]]:
+def first_steps(root: Path, place: Runtime) -> list[tuple[str, str, str]]:
     """From the command to the end of the first step, with the data set's files and the teacher's answers there."""
     dataset = "cifar10" if DATASETS.build("cifar10", place.data_dir).is_ready() else "cifar10_mini"
     common = {**COMMON, "dataset": {"name": dataset}}
@@ -72,12 +72,12 @@ def first_steps(root: Path, place: Place) -> list[tuple[str, str, str]]:
     folder = made(root / "memory", common, {"num_epochs": 1})
     seconds_of([sys.executable, "train.py", *where(folder, place)])
     rows.append(
-        (f"train.py, cnn alone, {dataset}: peak memory", size_of(read_json(folder.run)["peak_memory_bytes"]), "")
+        (f"train.py, cnn alone, {dataset}: peak memory", format_bytes(read_json(folder.run)["peak_memory_bytes"]), "")
     )
     return rows
 
 
-def searches(root: Path, place: Place) -> list[tuple[str, str, str]]:
+def searches(root: Path, place: Runtime) -> list[tuple[str, str, str]]:
     """What a search takes beyond its runs, a run."""
     common = {**COMMON, "student": {"name": "cnn", "num_channels": 4}, "num_epochs": 1}
     values = [1, 2, 3, 4]
@@ -131,7 +131,7 @@ def images_per_second(*, runs: int, threads: int) -> float:
 
 def work(seconds: float) -> None:
     """The loop of train.py for some seconds, when a line comes; prints images a second."""
-    place = Place(device=torch.device("cpu"), data_dir=ROOT / "data")
+    place = Runtime(device=torch.device("cpu"), data_dir=ROOT / "data")
     with tempfile.TemporaryDirectory() as temporary:
         step = trained(Workshop(Path(temporary), place).trainer())
         step()
@@ -151,7 +151,7 @@ def made(path: Path, common: dict[str, Any], changes: dict[str, Any]) -> Folder:
     return folder
 
 
-def where(folder: Folder, place: Place) -> list[str]:
+def where(folder: Folder, place: Runtime) -> list[str]:
     return ["--model_dir", str(folder.path), "--data_dir", str(place.data_dir), "--device", place.device.type]
 
 

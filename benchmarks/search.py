@@ -25,9 +25,9 @@ from tabulate import tabulate
 
 from model.files import write_json
 from model.home import ROOT
-from model.logs import size_of
+from model.logs import format_bytes
 from model.search.driver import search
-from model.search.executors.local import LocalEngine
+from model.search.executors.local import LocalExecutor
 
 TRAIN = ROOT / "tests" / "search" / "fake_train.py"
 BASE = {
@@ -62,8 +62,8 @@ def row_of(method: str, num_runs: int) -> tuple[str, ...]:
     return (
         f"{num_runs} runs, {method}",
         f"{1000 * many['cpu'] / num_runs:.1f} ms",
-        size_of(many["memory"]),
-        size_of(few["memory"]),
+        format_bytes(many["memory"]),
+        format_bytes(few["memory"]),
         f"{again['seconds']:.2f}",
     )
 
@@ -90,7 +90,7 @@ def drive(folder: Path) -> dict[str, float]:
     """Search, and tell the seconds until the end, those of this process's CPU, and the most memory that it held."""
     command = [sys.executable, "-IS", str(TRAIN), "--events", os.devnull]
     start = time.perf_counter()
-    assert search(folder, command=command, make_engine=partial(LocalEngine.for_runs, device="cpu")) == 0
+    assert search(folder, command=command, make_engine=partial(LocalExecutor.for_runs, device="cpu")) == 0
     usage = resource.getrusage(resource.RUSAGE_SELF)
     unit = 1 if sys.platform == "darwin" else 1024
     return {

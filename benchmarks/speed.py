@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from benchmarks import processes
 from benchmarks.loops import BATCH_SIZE, Step, Workshop, bare, conventional, trained
-from model.build.runtime import Place, find_device
+from model.build.runtime import Runtime, find_device
 from model.build.trainer import EVAL_BATCH_SIZE
 from model.commands.provenance import processor
 from model.evaluation.metrics import predictions
@@ -44,7 +44,7 @@ def main() -> None:
     args = parser.parse_args()
 
     logging.getLogger("retort").setLevel(logging.WARNING)
-    place = Place(device=find_device(args.device), data_dir=args.data_dir)
+    place = Runtime(device=find_device(args.device), data_dir=args.data_dir)
     machine = torch.cuda.get_device_name(place.device) if place.device.type == "cuda" else processor()
     print(f"{machine}, {torch.get_num_threads()} threads, torch {torch.__version__}, {place.device}\n")
     with tempfile.TemporaryDirectory() as temporary:

@@ -29,7 +29,7 @@ class OptionError(UserError):
 
 
 @contextmanager
-def under(parent: str) -> Iterator[None]:
+def option_scope(parent: str) -> Iterator[None]:
     """A block whose OptionErrors are about values below `parent`."""
     try:
         yield
@@ -45,27 +45,27 @@ class RunFailed(Exception):
     """A run broke for a reason that one line explains, such as a loss that is not finite. Exit status 1."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A hint for a message: `, did you mean "kd"?`, or nothing where no known name is near."""
     match = difflib.get_close_matches(name, list(known), n=1)
     return f', did you mean "{match[0]}"?' if match else ""
 
 
-def wrong_value(error: Mapping[str, Any]) -> str:
+def describe_pydantic_error(error: Mapping[str, Any]) -> str:
     """One of pydantic's errors in the user's words: what is allowed, and what came."""
     came, kind = error["input"], error["type"]
     if kind == "too_short":
         return "is empty"
     if kind == "missing":  # in a list of fixed length
-        return f"has too few values, got {shown(came)}"
+        return f"has too few values, got {preview(came)}"
     if kind in ("dict_type", "model_type"):
-        return f"should be an object, got {shown(came)}"
+        return f"should be an object, got {preview(came)}"
     message = error["msg"].removeprefix("Input ").removeprefix("Value error, ")
-    near = nearest(str(came), re.findall(r"'(.*?)'", message)) if kind == "literal_error" else ""
-    return f"{message[0].lower()}{message[1:]}, got {shown(came)}{near}"
+    near = did_you_mean(str(came), re.findall(r"'(.*?)'", message)) if kind == "literal_error" else ""
+    return f"{message[0].lower()}{message[1:]}, got {preview(came)}{near}"
 
 
-def shown(value: Any) -> str:
+def preview(value: Any) -> str:
     """A value as it would stand in the file, cut where it is long."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:60]}..."
@@ -81,7 +81,7 @@ def last_line(text: str) -> str:
     return text.strip().rpartition("\n")[2]
 
 
-def status_of(error: BaseException) -> int:
+def exit_status(error: BaseException) -> int:
     """The exit status that an exception stands for."""
     if isinstance(error, (UserError, PermissionError)):
         return EXIT_USER

@@ -1,7 +1,4 @@
-"""Files: written whole or not at all; JSON, JSON lines and checkpoints read with one-line errors.
-
-Nothing here imports torch until a checkpoint is written or read, so tools that only look at folders start at once.
-"""
+"""Files: written whole or not at all; JSON and JSON lines read with one-line errors."""
 
 from __future__ import annotations
 
@@ -13,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from model.errors import UserError, first_sentence
+from .errors import UserError
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, moved over it when the block ends well, so that no reader sees half a file."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(handle)
@@ -33,11 +30,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def with_part(text: str, begin: str, end: str, part: str) -> str:
+def replace_section(text: str, begin: str, end: str, part: str) -> str:
     """A text in which a part, made by a program, stands in a paragraph of its own between two marks."""
     before, _, rest = text.partition(begin)
     _, _, after = rest.partition(end)
@@ -100,46 +97,3 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return rows
-
-
-def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write tensors and plain values so that a reader never sees half a file."""
-    import torch
-
-    with replacing(path) as temporary:
-        torch.save(content, temporary)
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU without running any code from it.
-
-    Beside tensors and plain values, NumPy's float64 numbers and command-line arguments are read: published teachers
-    come with the state of their optimizer, whose learning rate is such a number, and with the arguments of their run.
-
-    Raises:
-        UserError: The file is missing, cut short, or holds more than that.
-    """
-    import argparse
-    import pickle
-
-    import numpy as np
-    import torch
-
-    number = np.float64(0).__reduce__()[0]  # what a pickled number is made with again
-    allowed: list[Any] = [
-        *((number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),  # NumPy 1's name, and NumPy 2's
-        *(np.dtype, np.dtypes.Float64DType, argparse.Namespace),
-    ]
-    try:
-        with torch.serialization.safe_globals(allowed):
-            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except pickle.UnpicklingError:
-        raise UserError(f"{path}: holds more than tensors and plain values, or is no checkpoint: not loaded") from None
-    except Exception as error:  # a broken file makes the reader raise almost anything
-        reason = first_sentence(error)
-        raise UserError(f"{path}: cannot be read, it may be cut short ({reason})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds a {type(content).__name__}, not a checkpoint")
-    return content

@@ -42,7 +42,7 @@ class _TerminalHandler(logging.Handler):
         tqdm.write(self.format(record), file=sys.stderr)
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Seconds as a person says them: "45 s", "12 min", "1 h 32 min"."""
     if seconds < 100:
         return f"{seconds:.0f} s"
@@ -50,7 +50,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def size_of(num_bytes: int) -> str:
+def format_bytes(num_bytes: int) -> str:
     """Bytes as a person says them: "512 B", "1.6 GB"; a GB is 10^9 bytes."""
     for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if num_bytes >= factor:

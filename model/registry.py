@@ -18,8 +18,8 @@ from typing import Any, Generic, TypeVar, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from model.errors import OptionError, nearest, shown, wrong_value
-from model.types import ScheduleOptions, SplitOptions, TermOptions
+from .errors import OptionError, describe_pydantic_error, did_you_mean, preview
+from .types import ScheduleOptions, SplitOptions, TermOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 Common = TypeVar("Common")
@@ -77,7 +77,7 @@ class Registry(Generic[Common]):
         if name not in self._functions:
             known = [*self.names(), *(f"{prefix}/..." for prefix in self.families())]
             raise OptionError(
-                "name", f"no {self.kind} is named {shown(name)}{nearest(name, known)}; known: {', '.join(known)}"
+                "name", f"no {self.kind} is named {preview(name)}{did_you_mean(name, known)}; known: {', '.join(known)}"
             )
         return self._functions[name]
 
@@ -100,7 +100,9 @@ class Registry(Generic[Common]):
         for key in options:
             if key not in allowed:
                 listed = f"{name} has {', '.join(allowed)}" if allowed else f"{name} has no options"
-                raise OptionError(key, f"unknown option of {self.kind} {name}{nearest(key, list(allowed))}; {listed}")
+                raise OptionError(
+                    key, f"unknown option of {self.kind} {name}{did_you_mean(key, list(allowed))}; {listed}"
+                )
         resolved = {}
         for key, parameter in allowed.items():
             if key in options:
@@ -165,7 +167,7 @@ def _checked(key: str, value: Any, annotation: Any) -> Any:
     try:
         return adapter.validate_json(json.dumps(value))  # as JSON, whose arrays may be tuples
     except ValidationError as error:
-        raise OptionError(key, wrong_value({**error.errors()[0], "input": value})) from error
+        raise OptionError(key, describe_pydantic_error({**error.errors()[0], "input": value})) from error
 
 
 NETS: Registry[None] = Registry("network")

@@ -8,21 +8,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+if TYPE_CHECKING:  # searches and reports read these types, and never load torch
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
 
-IntegersT = TypeVar("IntegersT", NDArray[np.integer], Tensor)
+IntegersT = TypeVar("IntegersT", "NDArray[np.integer]", "Tensor")
 
 Split = Literal["train", "val", "test"]
 Part = Literal["logits", "embedding", "maps", "preacts", "exits", "stem"]  # the fields of Output
 # What a loss reads of its teacher: probabilities are logits up to a constant, the classifier is `Setting`'s.
 Need = Literal["probabilities", "classifier", Part]
 # A row an image, whatever the network: such answers can be kept, and given by several networks together.
-ROWS: frozenset[Need] = frozenset({"probabilities", "logits", "embedding"})
+PER_IMAGE_NEEDS: frozenset[Need] = frozenset({"probabilities", "logits", "embedding"})
 
 
 class Output(NamedTuple):
@@ -45,7 +46,7 @@ class Batch(NamedTuple):
     view: Tensor  # (N,) int64, which augmentation of the sample this is
 
 
-class Share(NamedTuple):
+class Shard(NamedTuple):
     """What one of several processes takes of every batch: the images at `rank`, `rank + size`, ..."""
 
     rank: int = 0
@@ -59,7 +60,7 @@ class Share(NamedTuple):
         return slice(start + self.rank, stop, self.size)
 
 
-WHOLE = Share()
+UNSHARDED = Shard()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +134,7 @@ class TermOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class LossContext:
     """What a loss term may know of its run before the first step.
 
     Args:
@@ -184,7 +185,7 @@ class Views:
     num_images: int
     per_image: int
     meaning: dict[str, Any]
-    endless: bool
+    unbounded: bool
 
     @property
     def num_rows(self) -> int:
@@ -206,13 +207,15 @@ class Pipeline(Protocol):
     def steps_per_epoch(self, batch_size: int) -> int:
         """Number of batches that one epoch of `train_batches` gives."""
 
-    def train_batches(self, epoch: int, batch_size: int, first_step: int = 0, share: Share = WHOLE) -> Iterator[Batch]:
+    def train_batches(
+        self, epoch: int, batch_size: int, first_step: int = 0, shard: Shard = UNSHARDED
+    ) -> Iterator[Batch]:
         """Shuffled, augmented batches: order f(seed, epoch), views f(seed, epoch, index), from `first_step` on.
 
         `share` is what is given of each of them; it has no influence on their number.
         """
 
-    def eval_batches(self, split: Split, batch_size: int, share: Share = WHOLE) -> Iterator[Batch]:
+    def eval_batches(self, split: Split, batch_size: int, shard: Shard = UNSHARDED) -> Iterator[Batch]:
         """All samples of the split in the data set's order, not augmented; or a share of them, in as large batches."""
 
     def views(self, num_epochs: int) -> Views:
@@ -235,11 +238,11 @@ class Teacher(Protocol):
     """What the trainer asks."""
 
     @property
-    def num_asked(self) -> int:
+    def num_queries(self) -> int:
         """Images that it was asked about so far."""
 
     @property
-    def num_run(self) -> int:
+    def num_forwards(self) -> int:
         """Images that a network was run on for that; of several networks the sum."""
 
     def __call__(self, batch: Batch) -> Output: ...
@@ -247,7 +250,7 @@ class Teacher(Protocol):
     def prepare(self, data: Pipeline, epoch: int) -> Iterator[float]:
         """Do ahead of an epoch what can be done; gives the share that is done, in [0, 1], now and then."""
 
-    def seconds_to_come(self, batch: Batch) -> float:
+    def seconds_remaining(self, batch: Batch) -> float:
         """About how much longer a run takes than its calls on a batch that has been asked about before."""
 
 

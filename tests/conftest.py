@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.build.runtime import Place
+from model.build.runtime import Runtime
 from model.cli import run_script
 from model.config.folder import Folder
 from model.evaluation import latency
@@ -97,8 +97,8 @@ def make_folder(tiny_data: Path) -> MakeFolder:
 
 
 @pytest.fixture(scope="session")
-def place(tiny_data: Path) -> Place:
-    return Place(device=torch.device("cpu"), data_dir=tiny_data.parent)
+def place(tiny_data: Path) -> Runtime:
+    return Runtime(device=torch.device("cpu"), data_dir=tiny_data.parent)
 
 
 @pytest.fixture

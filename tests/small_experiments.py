@@ -20,7 +20,7 @@ from model.config.folder import Folder
 from model.data.cifar10_mini import unpack
 from model.files import read_json
 from model.home import ROOT
-from model.search.executors.base import End, Handle, Job
+from model.search.executors.base import Job, JobEnd, JobHandle
 
 if TYPE_CHECKING:
     from tests.conftest import Call
@@ -104,7 +104,7 @@ class InThisProcess:
     """An engine that calls train.py's main where another starts a process, which takes seconds to import torch."""
 
     def __init__(self) -> None:
-        self._ended: dict[Handle, int] = {}
+        self._ended: dict[JobHandle, int] = {}
 
     @classmethod
     def for_runs(cls, num_runs: int, **_: Any) -> InThisProcess:
@@ -118,22 +118,22 @@ class InThisProcess:
     def has_room(self) -> bool:
         return not self._ended
 
-    def submit(self, job: Job) -> Handle:
+    def submit(self, job: Job) -> JobHandle:
         with pytest.MonkeyPatch.context() as patched, job.log.open("a") as output:
             patched.setattr(sys, "argv", [*job.whole_command()[1:]])
             with redirect_stdout(output), redirect_stderr(output), pytest.raises(SystemExit) as ended:
                 run_script(train.main)
-        handle = Handle(str(job.folder))
+        handle = JobHandle(str(job.folder))
         self._ended[handle] = int(ended.value.code or 0)
         return handle
 
-    def attach(self, job: Job) -> Handle | None:
+    def attach(self, job: Job) -> JobHandle | None:
         return None
 
-    def poll(self, handle: Handle) -> End | None:
-        return End(self._ended.pop(handle))
+    def poll(self, handle: JobHandle) -> JobEnd | None:
+        return JobEnd(self._ended.pop(handle))
 
-    def stop(self, handle: Handle) -> None:
+    def stop(self, handle: JobHandle) -> None:
         raise AssertionError("the run has ended")
 
     kill = stop

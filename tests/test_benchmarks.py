@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.loops import Workshop
-from model.build.runtime import Place
+from model.build.runtime import Runtime
 
 
 @pytest.mark.parametrize("cache", [False, True])
-def test_a_run_with_a_teacher_takes_a_step(cache: bool, tmp_path: Path, place: Place) -> None:
+def test_a_run_with_a_teacher_takes_a_step(cache: bool, tmp_path: Path, place: Runtime) -> None:
     workshop = Workshop(tmp_path, place)
     trainer = workshop.trainer(teacher=workshop.teacher("cnn", cache=cache))
     trainer.train_step(workshop.batch)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from model.build.data import build_source
-from model.build.runtime import Place
+from model.build.runtime import Runtime
 from model.build.teacher import build_untrained_teacher
 from model.build.trainer import build_trainer
 from model.commands.dry_run import stand_in
@@ -22,7 +22,7 @@ from model.config.generations import first_generation
 from model.config.params import Params, load_params
 from model.files import read_json
 from model.home import ROOT
-from model.search.plan import Check, make_plan
+from model.search.plan import CheckParams, make_plan
 
 EXPERIMENTS = ROOT / "experiments"
 NUM_IMAGES = 2  # enough for batch norm, few enough for the largest networks
@@ -50,13 +50,13 @@ SEARCHES = [name for name, folder in FOLDERS.items() if (folder.path / "search.j
 
 
 @pytest.fixture
-def nowhere(tmp_path: Path) -> Place:
+def nowhere(tmp_path: Path) -> Runtime:
     """A place without data, so that none can be read."""
-    return Place(device=torch.device("cpu"), data_dir=tmp_path)
+    return Runtime(device=torch.device("cpu"), data_dir=tmp_path)
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_an_experiment_takes_a_step(name: str, nowhere: Place) -> None:
+def test_an_experiment_takes_a_step(name: str, nowhere: Runtime) -> None:
     folder = FOLDERS[name]
     params = check_params(load_params(folder.path), folder.params, nowhere)
     if params.generations:
@@ -77,7 +77,7 @@ def test_an_experiment_takes_a_step(name: str, nowhere: Place) -> None:
     assert missing == [] or name in FIRST_STAGES
 
 
-def some(check: Check) -> Check:
+def some(check: CheckParams) -> CheckParams:
     """Check each part of params that has not been met yet, and every tenth run: searches may have hundreds of runs."""
     met: set[str] = set()
     numbers = itertools.count()
@@ -92,7 +92,7 @@ def some(check: Check) -> Check:
 
 
 @pytest.mark.parametrize("name", SEARCHES)
-def test_runs_of_a_search_can_be_trained(name: str, nowhere: Place) -> None:
+def test_runs_of_a_search_can_be_trained(name: str, nowhere: Runtime) -> None:
     plan = make_plan(FOLDERS[name].path, check=some(partial(check_params, place=nowhere)), restart=True)
 
     assert plan.to_do == plan.runs

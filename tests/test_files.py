@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from model.cli import run_script
-from model.errors import OptionError, RunFailed, Stopped, UserError, nearest
-from model.files import load_checkpoint, read_json, read_jsonl, replacing, save_checkpoint, write_json, write_jsonl
-from model.logs import duration, log, logging_to
+from model.errors import OptionError, RunFailed, Stopped, UserError, did_you_mean
+from model.files import atomic_write, read_json, read_jsonl, write_json, write_jsonl
+from model.logs import format_duration, log, logging_to
+from model.training.checkpoint import load_checkpoint, save_checkpoint
 
 # Files --------------------------------------------------------------------------------------------------------------
 
@@ -25,7 +26,7 @@ def test_failing_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> N
     write_json(path, {"accuracy": 0.5})
 
     def fail() -> None:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text('{"accur')
             raise RuntimeError("the disk is full")
 
@@ -38,7 +39,7 @@ def test_failing_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> N
 def test_file_is_the_old_one_until_the_new_one_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "metrics.json"
     write_json(path, 1)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("2")
         assert read_json(path) == 1
     assert read_json(path) == 2
@@ -236,7 +237,7 @@ def test_log_without_a_file_goes_to_the_terminal_alone(tmp_path: Path, capsys: p
     ],
 )
 def test_durations_read_as_a_person_says_them(seconds: float, said: str) -> None:
-    assert duration(seconds) == said
+    assert format_duration(seconds) == said
 
 
 @pytest.mark.parametrize(
@@ -262,5 +263,5 @@ def test_scripts_end_in_one_line_and_a_status(
 
 
 def test_near_names_are_suggested_and_far_ones_are_not() -> None:
-    assert nearest("temprature", ["alpha", "temperature"]) == ', did you mean "temperature"?'
-    assert nearest("xyz", ["alpha", "temperature"]) == ""
+    assert did_you_mean("temprature", ["alpha", "temperature"]) == ', did you mean "temperature"?'
+    assert did_you_mean("xyz", ["alpha", "temperature"]) == ""

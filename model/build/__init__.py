@@ -3,7 +3,4 @@
 Importing this package registers every network, loss, data set, optimizer and schedule.
 """
 
-import model.data
-import model.losses
-import model.nets
-import model.training  # noqa: F401
+from .. import data, losses, nets, training

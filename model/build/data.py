@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from model.build.runtime import Place
-from model.config.params import Params
-from model.errors import under
-from model.registry import DATASETS
-from model.types import DataSource, SplitOptions
+from ..config.params import Params
+from ..errors import option_scope
+from ..registry import DATASETS
+from ..types import DataSource, SplitOptions
+from .runtime import Runtime
 
 
-def build_source(params: Params, place: Place) -> DataSource:
-    with under("dataset"):
+def build_source(params: Params, place: Runtime) -> DataSource:
+    with option_scope("dataset"):
         source: DataSource = DATASETS.build(params.dataset.name, place.data_dir, **params.dataset.options)
     return source
 
 
 def split_options(params: Params) -> SplitOptions:
-    with under("dataset"):
+    with option_scope("dataset"):
         return DATASETS.common_options(params.dataset.name, params.dataset.options)

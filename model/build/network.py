@@ -10,12 +10,12 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from model.build.data import build_source
-from model.build.runtime import Place
-from model.config.params import Params
-from model.errors import under
-from model.nets.construct import name_of_classifier, named, without_fetching
-from model.types import DataSource, Output
+from ..config.params import Params
+from ..errors import option_scope
+from ..nets.construct import classifier_name, construct, without_pretrained
+from ..types import DataSource, Output
+from .data import build_source
+from .runtime import Runtime
 
 
 def build_student(params: Params, source: DataSource) -> nn.Module:
@@ -31,7 +31,7 @@ def build_student(params: Params, source: DataSource) -> nn.Module:
 
 def build_network(params: Params, source: DataSource) -> nn.Module:
     """The same network for its shapes alone, or for weights that are loaded into it: none are fetched."""
-    return _network(params, source, without_fetching(params.student.options))
+    return _network(params, source, without_pretrained(params.student.options))
 
 
 def _network(params: Params, source: DataSource, options: dict[str, Any]) -> nn.Module:
@@ -40,13 +40,15 @@ def _network(params: Params, source: DataSource, options: dict[str, Any]) -> nn.
 
 def _student(name: str, options: dict[str, Any], num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
     channels, height, _ = image_shape
-    with under("student"):
-        return named(name, num_classes=num_classes, in_channels=channels, image_size=height, options=options)
+    with option_scope("student"):
+        return construct(name, num_classes=num_classes, in_channels=channels, image_size=height, options=options)
 
 
-def shapes_of(params: Params, place: Place, num_images: int) -> Output:
+def shapes_of(params: Params, place: Runtime, num_images: int) -> Output:
     """What a folder's network says of so many images: shapes only, nothing is allocated and nothing drawn."""
-    return _shapes_of(params, build_source(params, place), without_fetching(params.student.options), num_images, False)
+    return _shapes_of(
+        params, build_source(params, place), without_pretrained(params.student.options), num_images, False
+    )
 
 
 def shapes_in_training(params: Params, source: DataSource, num_images: int) -> Output:
@@ -75,7 +77,7 @@ def _shapes_said(
     return said
 
 
-def classifier_of(params: Params, place: Place, state: dict[str, Any] | None = None) -> nn.Linear | None:
+def classifier_of(params: Params, place: Runtime, state: dict[str, Any] | None = None) -> nn.Linear | None:
     """The layer that makes the logits of a folder's network, frozen; None where no linear layer makes them.
 
     Args:
@@ -84,7 +86,7 @@ def classifier_of(params: Params, place: Place, state: dict[str, Any] | None = N
     source = build_source(params, place)
     with torch.device("meta"):
         net = build_network(params, source).eval()
-        name = name_of_classifier(net, torch.empty(2, *source.image_shape))
+        name = classifier_name(net, torch.empty(2, *source.image_shape))
     if name is None:
         return None
     classifier = cast(nn.Linear, net.get_submodule(name)).to_empty(device="cpu")
@@ -95,7 +97,7 @@ def classifier_of(params: Params, place: Place, state: dict[str, Any] | None = N
     return classifier.requires_grad_(False)
 
 
-def joined(taught: Sequence[Output]) -> Output | None:
+def concat_embeddings(taught: Sequence[Output]) -> Output | None:
     """What several teachers say together: the embeddings side by side; None where there is none."""
     if len(taught) < 2:
         return taught[0] if taught else None

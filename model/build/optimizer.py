@@ -8,14 +8,14 @@ from typing import cast
 import torch
 from torch import nn
 
-from model.config.params import Params
-from model.errors import under
-from model.registry import OPTIMIZERS, SCHEDULES
-from model.training.schedules import Schedule, warmed_up
+from ..config.params import Params
+from ..errors import option_scope
+from ..registry import OPTIMIZERS, SCHEDULES
+from ..training.schedules import Schedule, warmed_up
 
 
 def build_optimizer(params: Params, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-    with under("optimizer"):
+    with option_scope("optimizer"):
         return cast(
             torch.optim.Optimizer, OPTIMIZERS.build(params.optimizer.name, parameters, **params.optimizer.options)
         )
@@ -23,6 +23,6 @@ def build_optimizer(params: Params, parameters: Sequence[nn.Parameter]) -> torch
 
 def build_schedule(params: Params) -> Schedule:
     name, options = params.schedule.name, params.schedule.options
-    with under("schedule"):
+    with option_scope("schedule"):
         schedule: Schedule = SCHEDULES.build(name, params.num_epochs, **options)
         return warmed_up(schedule, SCHEDULES.common_options(name, options))

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from model.build.objective import build_objective
-from model.config.folder import Folder
-from model.config.params import Component, Params, load_params
-from model.config.references import find_folder
-from model.errors import OptionError, UserError, nearest, shown, under
-from model.registry import DATASETS, LOSSES, NETS, OPTIMIZERS, SCHEDULES, Registry
+from ..config.folder import Folder
+from ..config.params import Component, Params, load_params
+from ..config.references import find_folder
+from ..errors import OptionError, UserError, did_you_mean, option_scope, preview
+from ..registry import DATASETS, LOSSES, NETS, OPTIMIZERS, SCHEDULES, Registry
 
 
 def resolve_params(params: Params, path: Path) -> Params:
@@ -43,7 +42,7 @@ def params_of(folder: Folder) -> Params:
 
 
 def _resolved(key: str, registry: Registry[Any], component: Component) -> Component:
-    with under(key):
+    with option_scope(key):
         return Component(name=component.name, **registry.resolve(component.name, component.options))
 
 
@@ -58,8 +57,10 @@ def _with_teacher(student: Component, params: Params, path: Path) -> Component:
 def _resolve_term(name: str, options: dict[str, Any]) -> dict[str, Any]:
     if name not in LOSSES.names():
         known = ", ".join(LOSSES.names())
-        raise OptionError("loss", f"no loss is named {shown(name)}{nearest(name, LOSSES.names())}; known: {known}")
-    with under(f"loss.{name}"):
+        raise OptionError(
+            "loss", f"no loss is named {preview(name)}{did_you_mean(name, LOSSES.names())}; known: {known}"
+        )
+    with option_scope(f"loss.{name}"):
         return LOSSES.resolve(name, options)
 
 
@@ -73,10 +74,3 @@ def teacher_folders(params: Params, path: Path) -> list[Folder]:
 def init_folder(params: Params, path: Path) -> Folder | None:
     """The folder whose weights the run starts from, found; None where it starts from fresh ones."""
     return None if params.init is None else Folder(find_folder(params.init.model_dir, path.parent, key="init"))
-
-
-def needed_folders(params: Params, path: Path) -> list[Folder]:
-    """The folders that must be trained before this one: its teachers, where a term asks them, and where it starts."""
-    teachers = teacher_folders(params, path) if build_objective(params).needs else []
-    init = init_folder(params, path)
-    return teachers if init is None else [*teachers, init]

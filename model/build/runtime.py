@@ -7,20 +7,20 @@ from pathlib import Path
 
 import torch
 
-from model.errors import UserError, first_sentence
-from model.training.distributed import ALONE, World
+from ..errors import UserError, first_sentence
+from ..training.distributed import SINGLE_PROCESS, World
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class Runtime:
     """Where a run computes, in how many processes, and where its data lie; not part of the experiment."""
 
     device: torch.device
     data_dir: Path
-    world: World = ALONE
+    world: World = SINGLE_PROCESS
 
 
-def find_device(name: str, world: World = ALONE) -> torch.device:
+def find_device(name: str, world: World = SINGLE_PROCESS) -> torch.device:
     """The device of `--device`: auto, cpu, cuda or cuda:1; each of several processes on a machine has a GPU of its own.
 
     Raises:

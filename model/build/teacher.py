@@ -9,37 +9,37 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from model.build.data import build_source, split_options
-from model.build.network import build_network
-from model.build.objective import build_objective
-from model.build.resolve import params_of, teacher_folders
-from model.build.runtime import Place
-from model.build.weights import digest, load_weights, normalisation_of, weights_of
-from model.config.folder import Folder
-from model.config.params import Params
-from model.files import load_checkpoint
-from model.logs import log, size_of
-from model.teachers.cached import SAMPLE, CachedTeacher, open_cache, wanted_rows
-from model.teachers.encoding import Coding, Half, TopK
-from model.teachers.ensemble import MEANS, EnsembleTeacher
-from model.teachers.live import LiveTeacher
-from model.training.precision import resolve_precision
-from model.types import ROWS, DataSource, Need, Normalisation, Part, Pipeline, Teacher
+from ..config.folder import Folder
+from ..config.params import Params
+from ..logs import format_bytes, log
+from ..teachers.cached import SAMPLE, CachedTeacher, open_cache, wanted_rows
+from ..teachers.encoding import Encoding, Float16Encoding, TopKEncoding
+from ..teachers.ensemble import COMBINE, EnsembleTeacher
+from ..teachers.live import LiveTeacher
+from ..training.checkpoint import load_checkpoint
+from ..training.precision import resolve_precision
+from ..types import PER_IMAGE_NEEDS, DataSource, Need, Normalisation, Part, Pipeline, Teacher
+from .data import build_source, split_options
+from .network import build_network
+from .objective import build_objective
+from .resolve import params_of, teacher_folders
+from .runtime import Runtime
+from .weights import load_weights, normalisation_of, state_dict_of, weights_digest
 
 TOP_K = 16  # probabilities kept where views have no end, as a file of all logits would be too large
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained:
+class TrainedTeacher:
     """A teacher's weights as they were read."""
 
     folder: Folder
     path: Path
     content: dict[str, Any]
-    digest: str
+    weights_digest: str
 
 
-def read_teachers(params: Params, path: Path) -> list[Trained]:
+def read_teachers(params: Params, path: Path) -> list[TrainedTeacher]:
     """The weights of the folders that teach; none where no loss term needs them.
 
     Raises:
@@ -51,12 +51,16 @@ def read_teachers(params: Params, path: Path) -> list[Trained]:
     for folder in teacher_folders(params, path):
         file = folder.checkpoint(params.teacher.weights)
         content = load_checkpoint(file)
-        trained.append(Trained(folder=folder, path=file, content=content, digest=digest(weights_of(content, file))))
+        trained.append(
+            TrainedTeacher(
+                folder=folder, path=file, content=content, weights_digest=weights_digest(state_dict_of(content, file))
+            )
+        )
     return trained
 
 
 def build_teacher(
-    trained: Sequence[Trained], params: Params, source: DataSource, data: Pipeline, place: Place
+    trained: Sequence[TrainedTeacher], params: Params, source: DataSource, data: Pipeline, place: Runtime
 ) -> Teacher | None:
     """What teaches a run: the trained networks, with their answers kept where that is possible and wanted.
 
@@ -84,7 +88,7 @@ def has_seen_val(teacher: Folder, params: Params, data: Pipeline) -> bool:
 
 
 def build_untrained_teacher(
-    params: Params, path: Path, source: DataSource, data: Pipeline, place: Place, scratch: Path
+    params: Params, path: Path, source: DataSource, data: Pipeline, place: Runtime, scratch: Path
 ) -> Teacher | None:
     """A teacher of the same shape as the trained one, for a dry run; its answers are kept in `scratch`."""
     if params.teacher is None or not build_objective(params).needs:
@@ -103,28 +107,32 @@ def build_untrained_teacher(
 def has_cache(params: Params, data: Pipeline) -> bool:
     """Whether a run keeps what its teachers say."""
     assert params.teacher is not None
-    wanted = not data.views(params.num_epochs).endless if params.teacher.cache is None else params.teacher.cache
+    wanted = not data.views(params.num_epochs).unbounded if params.teacher.cache is None else params.teacher.cache
     return wanted and not _of_no_rows(params)
 
 
 def _of_no_rows(params: Params) -> set[Need]:
     """What is read of the answers and cannot be kept."""
-    return set(build_objective(params).needs - ROWS - {"classifier"})  # which is of the network, and no answer
+    return set(
+        build_objective(params).needs - PER_IMAGE_NEEDS - {"classifier"}
+    )  # which is of the network, and no answer
 
 
 def _together(members: Sequence[Teacher], params: Params) -> Teacher | None:
     if len(members) > 1:
         assert params.teacher is not None
-        return EnsembleTeacher(members, MEANS[params.teacher.combine])
+        return EnsembleTeacher(members, COMBINE[params.teacher.combine])
     return members[0] if members else None
 
 
-def _live(net: nn.Module, trained_on: Normalisation, params: Params, source: DataSource, place: Place) -> LiveTeacher:
+def _live(net: nn.Module, trained_on: Normalisation, params: Params, source: DataSource, place: Runtime) -> LiveTeacher:
     dtype = resolve_precision(params.precision, place.device)
     return LiveTeacher(net, trained_on=trained_on, fed_with=source.normalisation, dtype=dtype, device=place.device)
 
 
-def _build_member(trained: Trained, params: Params, source: DataSource, data: Pipeline, place: Place) -> Teacher:
+def _build_member(
+    trained: TrainedTeacher, params: Params, source: DataSource, data: Pipeline, place: Runtime
+) -> Teacher:
     assert params.teacher is not None
     theirs = params_of(trained.folder)
     their_source = build_source(theirs, place)
@@ -138,7 +146,7 @@ def _build_member(trained: Trained, params: Params, source: DataSource, data: Pi
         return live
     about = {
         "weights": params.teacher.weights,
-        "digest": trained.digest,
+        "digest": trained.weights_digest,
         "network": theirs.student.model_dump(),
         "trained_on": asdict(live.trained_on),
     }
@@ -155,7 +163,7 @@ def _build_member(trained: Trained, params: Params, source: DataSource, data: Pi
 
 
 def _with_cache(
-    live: LiveTeacher, folder: Folder, about: dict[str, Any], params: Params, data: Pipeline, place: Place
+    live: LiveTeacher, folder: Folder, about: dict[str, Any], params: Params, data: Pipeline, place: Runtime
 ) -> CachedTeacher:
     views = data.views(params.num_epochs)
     about |= {
@@ -168,11 +176,11 @@ def _with_cache(
     index, view = drawn[0]
     said = live(data.training_batch(index[:SAMPLE], view[:SAMPLE]))
     needs = build_objective(params).needs
-    codings: dict[Part, Coding] = {}
+    codings: dict[Part, Encoding] = {}
     if needs & {"logits", "probabilities"}:
-        codings["logits"] = _coding_of_logits(said.logits, folder, params, endless=views.endless)
+        codings["logits"] = _coding_of_logits(said.logits, folder, params, unbounded=views.unbounded)
     if "embedding" in needs:
-        codings["embedding"] = Half(said.embedding.shape[1])
+        codings["embedding"] = Float16Encoding(said.embedding.shape[1])
     return open_cache(
         live,
         folder.cache,
@@ -185,13 +193,13 @@ def _with_cache(
     )
 
 
-def _coding_of_logits(sample_NK: Tensor, folder: Folder, params: Params, *, endless: bool) -> Coding:
+def _coding_of_logits(sample_NK: Tensor, folder: Folder, params: Params, *, unbounded: bool) -> Encoding:
     assert params.teacher is not None
     num_classes, top_k = sample_NK.shape[1], params.teacher.cache_top_k
-    k = top_k or (TOP_K if endless else num_classes)
+    k = top_k or (TOP_K if unbounded else num_classes)
     if k >= num_classes or "logits" in build_objective(params).needs:
-        return Half(num_classes)
-    coding = TopK(k, num_classes)
+        return Float16Encoding(num_classes)
+    coding = TopKEncoding(k, num_classes)
     mass = coding.mass(coding.encode(sample_NK)).mean().item()
     log.info("teacher %s: the %d largest probabilities are kept, %.2f %% of the mass", folder.name, k, 100 * mass)
     return coding
@@ -205,5 +213,5 @@ def _summary(cached: CachedTeacher, num_checked: int) -> str:
     checked = f" ({num_checked} of them computed again: the same)" if num_checked else ""
     return (
         f"{there:,} of the {len(cached.wanted):,} answers that this run needs are kept{checked}; "
-        f"{Folder(place).name} has {size_of(size)} when it is full"
+        f"{Folder(place).name} has {format_bytes(size)} when it is full"
     )

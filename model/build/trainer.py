@@ -7,20 +7,20 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from model.build.data import split_options
-from model.build.network import build_network, build_student
-from model.build.objective import begin, build_objective, prepare_objective
-from model.build.optimizer import build_optimizer, build_schedule
-from model.build.runtime import Place
-from model.build.weights import describe
-from model.config.folder import Folder
-from model.config.params import Params
-from model.errors import UserError
-from model.evaluation.cost import Cost, cost
-from model.evaluation.metrics import metrics_of, predictions
-from model.training.precision import placed, resolve_precision
-from model.training.trainer import Trainer
-from model.types import DataSource, Pipeline, Split, Teacher
+from ..config.folder import Folder
+from ..config.params import Params
+from ..errors import UserError
+from ..evaluation.cost import Cost, cost
+from ..evaluation.metrics import metrics_of, predictions
+from ..training.precision import resolve_precision, to_device
+from ..training.trainer import Trainer
+from ..types import DataSource, Pipeline, Split, Teacher
+from .data import split_options
+from .network import build_network, build_student
+from .objective import begin, build_objective, prepare_objective
+from .optimizer import build_optimizer, build_schedule
+from .runtime import Runtime
+from .weights import describe
 
 EVAL_BATCH_SIZE = 1000
 
@@ -28,7 +28,7 @@ EVAL_BATCH_SIZE = 1000
 def build_trainer(
     folder: Folder,
     params: Params,
-    place: Place,
+    place: Runtime,
     source: DataSource,
     data: Pipeline,
     teacher: Teacher | None,
@@ -38,19 +38,19 @@ def build_trainer(
     """Everything that a run needs, at step 0."""
     device, dtype, world = place.device, resolve_precision(params.precision, place.device), place.world
     torch.manual_seed(params.seed)
-    student = world.synchronised(placed(build_student(params, source), device))
+    student = world.convert_sync_batchnorm(to_device(build_student(params, source), device))
     objective = build_objective(params)
     prepare_objective(objective, params, folder.params, data, place)
     begin(objective, student, folder.params)
     objective.to(device)
-    for loss in objective.of_a_share():
-        world.synchronised(loss)
+    for loss in objective.per_shard_terms():
+        world.convert_sync_batchnorm(loss)
     parameters = [p for module in (student, objective) for p in module.parameters() if p.requires_grad]
 
     def evaluate(net: nn.Module, split: Split) -> dict[str, float]:
-        batches = data.eval_batches(split, EVAL_BATCH_SIZE, world.share)
+        batches = data.eval_batches(split, EVAL_BATCH_SIZE, world.shard)
         said = predictions(net, batches, dtype=dtype, device=device)
-        return metrics_of(said.gathered(lambda rows: world.gathered(rows, data.size(split))))
+        return metrics_of(said.gather(lambda rows: world.all_gather(rows, data.size(split))))
 
     return Trainer(
         student=student,
@@ -80,7 +80,7 @@ def cost_of(params: Params, source: DataSource) -> Cost:
         return cost(build_network(params, source), source.image_shape)
 
 
-def open_data(params: Params, folder: Folder, source: DataSource, place: Place) -> Pipeline:
+def open_data(params: Params, folder: Folder, source: DataSource, place: Runtime) -> Pipeline:
     options = split_options(params)
     try:
         return source.open(options, seed=params.seed, device=place.device)

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.config.params import Params
-from model.errors import UserError
-from model.types import DataSource, Normalisation
+from ..config.params import Params
+from ..errors import UserError
+from ..types import DataSource, Normalisation
 
 WEIGHTS_KEYS = ("state_dict", "model")  # of a checkpoint, with the state dict below
 
 
-def digest(state: dict[str, Tensor]) -> str:
+def weights_digest(state: dict[str, Tensor]) -> str:
     """SHA-256 over names, types, shapes and values of a state dict, in order of the names."""
     total = hashlib.sha256()
     for name in sorted(state):
@@ -54,7 +54,7 @@ def load_weights(net: nn.Module, content: dict[str, Any], path: Path) -> None:
     net.load_state_dict(fitting_weights(net, content, path))
 
 
-def weights_of(content: dict[str, Any], path: Path) -> dict[str, Any]:
+def state_dict_of(content: dict[str, Any], path: Path) -> dict[str, Any]:
     """A checkpoint's state dict, without the prefix that DataParallel puts before every name.
 
     It stands under `state_dict`, or under `model` as in RepDistiller's files, or is the whole file.
@@ -72,7 +72,7 @@ def weights_of(content: dict[str, Any], path: Path) -> dict[str, Any]:
     return dict(state)
 
 
-def load_terms(objective: nn.Module, content: dict[str, Any], path: Path) -> None:
+def load_term_states(objective: nn.Module, content: dict[str, Any], path: Path) -> None:
     """Let terms go on from what terms of the same name had learned, where a checkpoint holds that.
 
     Raises:
@@ -105,7 +105,7 @@ def fitting_weights(net: nn.Module, content: dict[str, Any], path: Path) -> dict
     Raises:
         UserError: A name is missing or too many, or a shape differs; the first of them is named.
     """
-    state, own = weights_of(content, path), net.state_dict()
+    state, own = state_dict_of(content, path), net.state_dict()
     state |= {name: own[name] for name in own if name not in state and name.endswith(".num_batches_tracked")}
     if problem := misfit(own, state):
         raise UserError(f"{path}: {problem}")

@@ -13,25 +13,25 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.build.data import build_source, split_options
-from model.build.objective import build_objective, prepare_objective
-from model.build.resolve import init_folder, params_of, teacher_folders
-from model.build.runtime import Place
-from model.build.teacher import build_untrained_teacher, has_cache, has_seen_val
-from model.build.trainer import build_trainer, cost_of, open_data
-from model.commands.preflight import check_folder, check_params
-from model.commands.provenance import peak_memory
-from model.commands.train import missing_folders
-from model.config.folder import Folder
-from model.config.generations import first_generation
-from model.config.params import Params
-from model.data.memory import Arrays, Augmentation, MemoryPipeline
-from model.logs import duration, size_of
-from model.training.trainer import Trainer
-from model.types import DataSource, Pipeline, SplitOptions
+from ..build.data import build_source, split_options
+from ..build.objective import build_objective, prepare_objective
+from ..build.resolve import init_folder, params_of, teacher_folders
+from ..build.runtime import Runtime
+from ..build.teacher import build_untrained_teacher, has_cache, has_seen_val
+from ..build.trainer import build_trainer, cost_of, open_data
+from ..config.folder import Folder
+from ..config.generations import first_generation
+from ..config.params import Params
+from ..data.memory import Arrays, Augmentation, MemoryPipeline
+from ..logs import format_bytes, format_duration
+from ..training.trainer import Trainer
+from ..types import DataSource, Pipeline, SplitOptions
+from .preflight import check_folder, check_params
+from .provenance import peak_memory
+from .train import missing_folders
 
 
-def dry_run(folder: Folder, place: Place) -> str:
+def dry_run(folder: Folder, place: Runtime) -> str:
     """What `train.py` would do with this folder, several lines.
 
     Raises:
@@ -44,7 +44,7 @@ def dry_run(folder: Folder, place: Place) -> str:
     return _told(folder, params, place)
 
 
-def estimate_seconds(params: Params, path: Path, place: Place, *, threads: int) -> float | None:
+def estimate_seconds(params: Params, path: Path, place: Runtime, *, threads: int) -> float | None:
     """About how long a run takes, from a few of its steps; None where its data is not here, or it has generations.
 
     Args:
@@ -64,7 +64,7 @@ def estimate_seconds(params: Params, path: Path, place: Place, *, threads: int) 
         return trainer.estimate_seconds(next(iter(data.train_batches(0, params.batch_size))))
 
 
-def _told(folder: Folder, params: Params, place: Place) -> str:
+def _told(folder: Folder, params: Params, place: Runtime) -> str:
     source = build_source(params, place)
     ready = source.is_ready()
     data = (
@@ -93,28 +93,29 @@ def _told(folder: Folder, params: Params, place: Place) -> str:
         f"data      {_sizes(data) if ready else 'not here yet: fetched first; random images stand in for it now'}",
         f"one batch loss {loss:.4f} ({', '.join(f'{name} {value:.4f}' for name, value in terms.items())})",
         f"forward   {macs:,} multiply-accumulates an image, teacher and loss terms included",
-        f"memory    {size_of(memory)} at most in a few steps on {place.device.type}",
+        f"memory    {format_bytes(memory)} at most in a few steps on {place.device.type}",
     ]
     if ready:
         lines += [
             f"steps     {trainer.num_epochs} epochs of {trainer.steps_per_epoch}, {trainer.total_steps} in all",
-            f"time      about {duration(seconds)} on {place.device.type}, {str(trainer.dtype).removeprefix('torch.')}",
+            f"time      about {format_duration(seconds)} on {place.device.type}, "
+            f"{str(trainer.dtype).removeprefix('torch.')}",
         ]
     for each, estimate in first:
-        about = f", about {duration(estimate)}" if ready else ""
+        about = f", about {format_duration(estimate)}" if ready else ""
         lines.append(f"first     {each.name} is trained{about}")
     return "\n".join([*lines, "", "Nothing was written."])
 
 
 @contextmanager
-def _untrained(folder: Folder, params: Params, source: DataSource, data: Pipeline, place: Place) -> Iterator[Trainer]:
+def _untrained(folder: Folder, params: Params, source: DataSource, data: Pipeline, place: Runtime) -> Iterator[Trainer]:
     """The folder's trainer with a teacher that knows nothing, whose answers are kept while the block lasts."""
     with tempfile.TemporaryDirectory() as scratch:
         teacher = build_untrained_teacher(params, folder.params, source, data, place, Path(scratch))
         yield build_trainer(folder, params, place, source, data, teacher)
 
 
-def _teacher_lines(trainer: Trainer, params: Params, folder: Folder, place: Place) -> list[str]:
+def _teacher_lines(trainer: Trainer, params: Params, folder: Folder, place: Runtime) -> list[str]:
     teachers = teacher_folders(params, folder.params)
     if trainer.teacher is None:
         return [f"teacher   {teacher.name} is named, but no loss term uses it" for teacher in teachers]
@@ -137,7 +138,7 @@ def _init_lines(params: Params, folder: Folder) -> list[str]:
     return [f"init      the {params.init.weights} weights of {init.name}, {init.state()}"]
 
 
-def _term_lines(params: Params, folder: Folder, data: Pipeline, place: Place) -> list[str]:
+def _term_lines(params: Params, folder: Folder, data: Pipeline, place: Runtime) -> list[str]:
     """Which features the loss terms compare, and which parameters they add."""
     objective = build_objective(params)
     setting = prepare_objective(objective, params, folder.params, data, place)
@@ -164,7 +165,7 @@ def _to_train(params: Params, folder: Folder) -> list[Folder]:
     return found
 
 
-def _estimate(folder: Folder, place: Place, data: Pipeline) -> float:
+def _estimate(folder: Folder, place: Runtime, data: Pipeline) -> float:
     """Seconds that a teacher's training takes about; timed on the student's images where its own are not here."""
     params = params_of(folder)
     source = build_source(params, place)
@@ -177,7 +178,7 @@ def _sizes(data: Pipeline) -> str:
     return ", ".join(f"{data.size(split):,} {split}" for split in ("train", "val", "test"))
 
 
-def stand_in(source: DataSource, num_images: int, place: Place, *, strong_view: bool = False) -> MemoryPipeline:
+def stand_in(source: DataSource, num_images: int, place: Runtime, *, strong_view: bool = False) -> MemoryPipeline:
     """Random images in the place of a data set that is not here yet."""
     channels, height, width = source.image_shape
     images = np.random.default_rng(0).integers(0, 256, (num_images, height, width, channels), np.uint8)

@@ -9,33 +9,34 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from model.build.data import build_source
-from model.build.network import build_network
-from model.build.resolve import params_of
-from model.build.runtime import Place
-from model.build.trainer import EVAL_BATCH_SIZE, cost_of, open_data
-from model.build.weights import load_weights
-from model.config.folder import Folder
-from model.config.generations import generation_folders
-from model.config.params import load_params
-from model.errors import UserError
-from model.evaluation.metrics import (
+from ..build.data import build_source
+from ..build.network import build_network
+from ..build.resolve import params_of
+from ..build.runtime import Runtime
+from ..build.trainer import EVAL_BATCH_SIZE, cost_of, open_data
+from ..build.weights import load_weights
+from ..config.folder import Folder
+from ..config.generations import generation_folders
+from ..config.params import load_params
+from ..errors import UserError
+from ..evaluation.metrics import (
     Predictions,
     accuracy,
     confusion,
     metrics_of,
     predictions,
 )
-from model.evaluation.summary import markdown, per_class
-from model.files import load_checkpoint, replacing, write_json, write_text
-from model.teachers.ensemble import MEANS, MeanOf
-from model.training.malloc import keep_freed_memory
-from model.training.precision import placed, resolve_precision
-from model.types import Split
+from ..evaluation.summary import markdown, per_class
+from ..files import atomic_write, write_json, write_text
+from ..teachers.ensemble import COMBINE, CombineName
+from ..training.checkpoint import load_checkpoint
+from ..training.malloc import keep_freed_memory
+from ..training.precision import resolve_precision, to_device
+from ..types import Split
 
 
 def evaluate_folder(
-    folder: Folder, place: Place, *, split: Split, restore_file: str, temperature: float, ensemble: MeanOf
+    folder: Folder, place: Runtime, *, split: Split, restore_file: str, temperature: float, ensemble: CombineName
 ) -> str:
     """Write a folder's evaluation under its evaluation/, and tell it: a page of Markdown.
 
@@ -56,7 +57,7 @@ def evaluate_folder(
     return _run(folder, place, split, restore_file, temperature)
 
 
-def said_by(folder: Folder, place: Place, split: Split, weights: Path, content: dict[str, Any]) -> Predictions:
+def said_by(folder: Folder, place: Runtime, split: Split, weights: Path, content: dict[str, Any]) -> Predictions:
     """What a run's network says of a split with the content of a weights file.
 
     Raises:
@@ -64,7 +65,7 @@ def said_by(folder: Folder, place: Place, split: Split, weights: Path, content: 
     """
     params = params_of(folder)
     source = build_source(params, place)
-    net = placed(build_network(params, source), place.device)
+    net = to_device(build_network(params, source), place.device)
     load_weights(net, content, weights)
     data = open_data(params, folder, source, place)
     if not data.size(split):
@@ -73,7 +74,7 @@ def said_by(folder: Folder, place: Place, split: Split, weights: Path, content: 
     return predictions(net, data.eval_batches(split, EVAL_BATCH_SIZE), dtype=dtype, device=place.device)
 
 
-def _run(folder: Folder, place: Place, split: Split, restore_file: str, temperature: float) -> str:
+def _run(folder: Folder, place: Runtime, split: Split, restore_file: str, temperature: float) -> str:
     own = restore_file in ("best", "last")
     weights = folder.checkpoint(restore_file) if own else Path(restore_file)  # type: ignore[arg-type]
     content = load_checkpoint(weights)
@@ -96,7 +97,7 @@ def _run(folder: Folder, place: Place, split: Split, restore_file: str, temperat
             csv.writer(file).writerows(
                 [name, *row] for name, row in zip(class_names, confusion_KK.tolist(), strict=True)
             )
-        with replacing(path.with_suffix(".npz")) as temporary, temporary.open("wb") as file:
+        with atomic_write(path.with_suffix(".npz")) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays(said, temperature))  # type: ignore[arg-type]
     except OSError as error:
         raise UserError(f"{folder.evaluation}: cannot write here ({error.strerror})") from None
@@ -117,7 +118,7 @@ def arrays(said: Predictions, temperature: float) -> dict[str, np.ndarray]:
 
 
 def _generations(
-    folder: Folder, children: list[Folder], place: Place, split: Split, restore_file: str, ensemble: MeanOf
+    folder: Folder, children: list[Folder], place: Runtime, split: Split, restore_file: str, ensemble: CombineName
 ) -> str:
     if restore_file not in ("best", "last"):
         raise UserError(f"--restore_file of {folder.name}, which holds generations, must be best or last")
@@ -127,7 +128,7 @@ def _generations(
     ]
     alone = [metrics_of(each) for each in said]
     together = [
-        accuracy(MEANS[ensemble]([each.logits.double() for each in said[: count + 1]]), said[0].labels)
+        accuracy(COMBINE[ensemble]([each.logits.double() for each in said[: count + 1]]), said[0].labels)
         for count in range(len(said))
     ]
     rows = [

@@ -8,22 +8,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from model.build.data import build_source, split_options
-from model.build.network import build_network, classifier_of, joined, shapes_in_training, shapes_of
-from model.build.objective import build_objective
-from model.build.optimizer import build_optimizer, build_schedule
-from model.build.resolve import init_folder, params_of, resolve_params, teacher_folders
-from model.build.runtime import Place
-from model.build.weights import fitting_weights
-from model.config.folder import Folder, Weights
-from model.config.generations import first_generation
-from model.config.params import Params, load_params
-from model.errors import OptionError, UserError, first_sentence
-from model.files import load_checkpoint
-from model.types import ROWS, Batch, DataSource, Output, Setting
+from ..build.data import build_source, split_options
+from ..build.network import build_network, classifier_of, concat_embeddings, shapes_in_training, shapes_of
+from ..build.objective import build_objective
+from ..build.optimizer import build_optimizer, build_schedule
+from ..build.resolve import init_folder, params_of, resolve_params, teacher_folders
+from ..build.runtime import Runtime
+from ..build.weights import fitting_weights
+from ..config.folder import Folder, Weights
+from ..config.generations import first_generation
+from ..config.params import Params, load_params
+from ..errors import OptionError, UserError, first_sentence
+from ..training.checkpoint import load_checkpoint
+from ..types import PER_IMAGE_NEEDS, Batch, DataSource, LossContext, Output
 
 
-def check_folder(folder: Folder, place: Place) -> Params:
+def check_folder(folder: Folder, place: Runtime) -> Params:
     """The folder's resolved params, checked together with its teachers, trained ones and those that will be.
 
     Raises:
@@ -41,7 +41,7 @@ def check_folder(folder: Folder, place: Place) -> Params:
     return params
 
 
-def _check_trained(folder: Folder, weights: Weights, place: Place) -> None:
+def _check_trained(folder: Folder, weights: Weights, place: Runtime) -> None:
     """A folder that another one needs: its weights, or that it can be trained."""
     if folder.is_trained():
         check_weights(folder, weights, place)
@@ -49,7 +49,7 @@ def _check_trained(folder: Folder, weights: Weights, place: Place) -> None:
         check_folder(folder, place)
 
 
-def check_params(params: Params, path: Path, place: Place) -> Params:
+def check_params(params: Params, path: Path, place: Runtime) -> Params:
     """Resolve an experiment and try out all that can be tried without data, its teachers' folders included.
 
     Args:
@@ -78,7 +78,7 @@ def check_params(params: Params, path: Path, place: Place) -> Params:
                 reading = ", ".join(name for name, needs in objective.needs_of.items() if "logits" in needs)
                 raise OptionError("teacher.cache_top_k", f"the loss {reading} reads all logits: leave this out")
             folders = teacher_folders(resolved, path)
-            comparing = [name for name, needs in objective.needs_of.items() if needs - ROWS]
+            comparing = [name for name, needs in objective.needs_of.items() if needs - PER_IMAGE_NEEDS]
             if comparing and len(folders) > 1:
                 raise OptionError(
                     "teacher", f"the loss {', '.join(comparing)} compares with one network: name one folder"
@@ -87,14 +87,14 @@ def check_params(params: Params, path: Path, place: Place) -> Params:
                 taught.append(_check_teacher(folder, source, path, place, num_images=len(said.logits)))
             if "classifier" in objective.needs:
                 classifier = classifier_of(params_of(folders[0]), place)
-        _try_losses(resolved, said, joined(taught), classifier)
+        _try_losses(resolved, said, concat_embeddings(taught), classifier)
         _check_init(resolved, path, place)
     except OptionError as error:
         raise UserError(f"{path}: {error}") from None
     return resolved
 
 
-def _try_parts(params: Params, place: Place) -> tuple[Output, DataSource]:
+def _try_parts(params: Params, place: Runtime) -> tuple[Output, DataSource]:
     """Build all that can be built without data and teachers; what the student says of some images, shapes only."""
     source = build_source(params, place)
     split_options(params)
@@ -104,7 +104,7 @@ def _try_parts(params: Params, place: Place) -> tuple[Output, DataSource]:
     return said, source
 
 
-def _check_generations(params: Params, path: Path, place: Place) -> None:
+def _check_generations(params: Params, path: Path, place: Runtime) -> None:
     """The first generation, and a later one, whose teacher is the same network and need not be there yet."""
     if params.init is not None:
         raise UserError(f"{path}: init: every generation begins with fresh weights: leave this out")
@@ -139,7 +139,9 @@ def _try_losses(params: Params, said: Output, taught: Output | None, classifier:
     batch = Batch(torch.zeros(num_images, 1, 1, 1), index_N, index_N, index_N)
     objective = build_objective(params)
     labels_M = torch.arange(2 * num_classes) % num_classes  # two images of each class, as none has been read yet
-    objective.prepare(Setting(student=said, teacher=taught, labels=labels_M, seed=params.seed, classifier=classifier))
+    objective.prepare(
+        LossContext(student=said, teacher=taught, labels=labels_M, seed=params.seed, classifier=classifier)
+    )
     for name, loss in objective.losses.items():
         try:
             loss(_zeros(said), None if taught is None else _zeros(taught), batch)
@@ -156,7 +158,7 @@ def _zeros(said: Output) -> Output:
     return Output(logits, embedding, maps, preacts, exits, stem)
 
 
-def _check_teacher(folder: Folder, source: DataSource, path: Path, place: Place, *, num_images: int) -> Output:
+def _check_teacher(folder: Folder, source: DataSource, path: Path, place: Runtime, *, num_images: int) -> Output:
     """What a teacher says of some images, shapes only."""
     params = params_of(folder)
     if params.generations:
@@ -179,7 +181,7 @@ def _check_teacher(folder: Folder, source: DataSource, path: Path, place: Place,
         raise UserError(f"{folder.params}: {error}") from None
 
 
-def _check_init(params: Params, path: Path, place: Place) -> None:
+def _check_init(params: Params, path: Path, place: Runtime) -> None:
     """The folder that a run starts from has the same network."""
     folder = init_folder(params, path)
     if folder is None:
@@ -206,7 +208,7 @@ def _refuse_cycles(folder: Folder, above: list[Path], *, key: str = "teacher") -
         _refuse_cycles(needed, chain, key=key)
 
 
-def check_weights(folder: Folder, weights: Weights, place: Place) -> dict[str, Any]:
+def check_weights(folder: Folder, weights: Weights, place: Runtime) -> dict[str, Any]:
     """The content of a folder's weights file, found to be whole and to fit its network.
 
     Raises:

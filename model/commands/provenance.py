@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from model.home import ROOT
+from ..home import ROOT
 
 
 def provenance(device: torch.device, dtype: torch.dtype, processes: int) -> dict[str, Any]:

@@ -6,14 +6,14 @@ import shutil
 from contextlib import suppress
 from typing import Any
 
-from model.build.resolve import resolve_params
-from model.build.runtime import Place
-from model.commands.preflight import check_weights
-from model.config.dotted import differences
-from model.config.folder import Folder
-from model.config.params import Params, parse_params
-from model.errors import UserError
-from model.files import read_json
+from ..build.resolve import resolve_params
+from ..build.runtime import Runtime
+from ..config.dotted import differences
+from ..config.folder import Folder
+from ..config.params import Params, parse_params
+from ..errors import UserError
+from ..files import read_json
+from .preflight import check_weights
 
 WRITTEN_BY_A_RUN = (
     "params_resolved.json",
@@ -63,7 +63,7 @@ def remove_leftovers(folder: Folder) -> None:
             path.unlink()
 
 
-def earlier_state(folder: Folder, steps_per_epoch: int, place: Place) -> dict[str, Any] | None:
+def earlier_state(folder: Folder, steps_per_epoch: int, place: Runtime) -> dict[str, Any] | None:
     """last.pth.tar, found to be this run's; None where there is none.
 
     Raises:

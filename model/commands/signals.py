@@ -10,10 +10,10 @@ from types import FrameType
 
 import torch
 
-from model.config.folder import Folder
-from model.errors import RunFailed, Stopped, UserError
-from model.logs import log
-from model.training.distributed import is_loss
+from ..config.folder import Folder
+from ..errors import RunFailed, Stopped, UserError
+from ..logs import log
+from ..training.distributed import is_peer_lost
 
 
 @contextmanager
@@ -45,7 +45,7 @@ def trouble_in_one_line(folder: Folder) -> Iterator[None]:
     except (OSError, torch.OutOfMemoryError) as error:
         raise RunFailed(f"{folder.name}: {str(error).splitlines()[0]}") from error
     except RuntimeError as error:
-        if not is_loss(error):
+        if not is_peer_lost(error):
             raise
         raise RunFailed(f"{folder.name}: another process of the run has ended") from error
 

@@ -10,35 +10,37 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from model.build.data import build_source
-from model.build.network import build_student
-from model.build.resolve import init_folder, needed_folders
-from model.build.runtime import Place
-from model.build.teacher import Trained, build_teacher, read_teachers
-from model.build.trainer import build_trainer, cost_of, open_data
-from model.build.weights import digest, load_terms, load_weights, weights_of
-from model.commands.preflight import check_folder
-from model.commands.provenance import peak_memory, provenance
-from model.commands.resume import earlier_state, refuse_changed_params, remove_leftovers, remove_run
-from model.commands.signals import StopSignals, recording_the_end, trouble_in_one_line
-from model.config.folder import Folder
-from model.config.generations import prepare_generations
-from model.config.params import Params
-from model.errors import Stopped, UserError
-from model.evaluation.latency import latency
-from model.files import load_checkpoint, read_json, write_json
-from model.logs import duration, log, logging_to
-from model.training.distributed import World
-from model.training.malloc import keep_freed_memory
-from model.training.precision import resolve_precision
-from model.training.trainer import Trainer
-from model.types import DataSource, Pipeline
+from ..build.data import build_source
+from ..build.network import build_student
+from ..build.objective import needed_folders
+from ..build.resolve import init_folder
+from ..build.runtime import Runtime
+from ..build.teacher import TrainedTeacher, build_teacher, read_teachers
+from ..build.trainer import build_trainer, cost_of, open_data
+from ..build.weights import load_term_states, load_weights, state_dict_of, weights_digest
+from ..config.folder import Folder
+from ..config.generations import prepare_generations
+from ..config.params import Params
+from ..errors import Stopped, UserError
+from ..evaluation.latency import latency
+from ..files import read_json, write_json
+from ..logs import format_duration, log, logging_to
+from ..training.checkpoint import load_checkpoint
+from ..training.distributed import World
+from ..training.malloc import keep_freed_memory
+from ..training.precision import resolve_precision
+from ..training.trainer import Trainer
+from ..types import DataSource, Pipeline
+from .preflight import check_folder
+from .provenance import peak_memory, provenance
+from .resume import earlier_state, refuse_changed_params, remove_leftovers, remove_run
+from .signals import StopSignals, recording_the_end, trouble_in_one_line
 
 COMPILING_PAYS_AFTER = 300.0  # seconds of training, as compiling takes about one minute
 
 
 def train_folder(
-    folder: Folder, place: Place, *, restart: bool = False, train_teachers: bool = True, wait: bool = False
+    folder: Folder, place: Runtime, *, restart: bool = False, train_teachers: bool = True, wait: bool = False
 ) -> None:
     """Bring a folder's run to its end, whatever state it is in.
 
@@ -54,33 +56,35 @@ def train_folder(
     """
     keep_freed_memory()
     world = place.world
-    params = world.first(lambda: check_folder(folder, place))
+    params = world.on_rank_zero(lambda: check_folder(folder, place))
     if params.generations:
         train_generations(folder, params, place, restart=restart, train_teachers=train_teachers, wait=wait)
         return
     if not train_teachers:
-        world.first(lambda: require_trained(params, folder))
+        world.on_rank_zero(lambda: require_trained(params, folder))
     stopping, lock = StopSignals(together=world.size > 1), held(folder, world, wait=wait)
     with stopping as signals, lock, trouble_in_one_line(folder):
         with logging_to(None):  # the folder's files stay as they are, the log too, until all is found to be right
-            task = "train anew" if restart else world.first(lambda: task_in(folder, params))
+            task = "train anew" if restart else world.on_rank_zero(lambda: task_in(folder, params))
             if task == "nothing":
                 return
-            source = world.each(lambda: build_source(params, place))
-            data = world.each(lambda: open_data(params, folder, source, place))
+            source = world.on_all_ranks(lambda: build_source(params, place))
+            data = world.on_all_ranks(lambda: open_data(params, folder, source, place))
             refuse_small_shares(params, folder, source, data, place)
             state = None
             if task == "train":
-                state = world.first(lambda: earlier_state(folder, data.steps_per_epoch(params.batch_size), place))
-        world.first(lambda: begin(folder, params, source, place, anew=task == "train anew"))
+                state = world.on_rank_zero(
+                    lambda: earlier_state(folder, data.steps_per_epoch(params.batch_size), place)
+                )
+        world.on_rank_zero(lambda: begin(folder, params, source, place, anew=task == "train anew"))
         with recording(folder, world):
             train_missing(params, folder, place)
-            teachers = world.each(lambda: read_teachers(params, folder.params))
-            world.first(lambda: note_teachers(teachers, folder))
-            teacher = world.each(lambda: build_teacher(teachers, params, source, data, place))
+            teachers = world.on_all_ranks(lambda: read_teachers(params, folder.params))
+            world.on_rank_zero(lambda: note_teachers(teachers, folder))
+            teacher = world.on_all_ranks(lambda: build_teacher(teachers, params, source, data, place))
             trainer = build_trainer(folder, params, place, source, data, teacher, should_stop=lambda: signals.received)
             if state is None:
-                world.each(lambda: start_from_init(trainer, params))
+                world.on_all_ranks(lambda: start_from_init(trainer, params))
             run(trainer, place, state, signals, params.compile)
 
 
@@ -101,7 +105,7 @@ def task_in(folder: Folder, params: Params) -> Literal["nothing", "train", "trai
     return "train anew"
 
 
-def begin(folder: Folder, params: Params, source: DataSource, place: Place, *, anew: bool) -> None:
+def begin(folder: Folder, params: Params, source: DataSource, place: Runtime, *, anew: bool) -> None:
     """Make a folder that of a run that is under way, `anew` without what an earlier one has left."""
     if anew:
         remove_run(folder)
@@ -116,14 +120,14 @@ def begin(folder: Folder, params: Params, source: DataSource, place: Place, *, a
 def held(folder: Folder, world: World, *, wait: bool) -> Iterator[None]:
     """The folder's lock, which the first process holds for all; as `Folder.locked`."""
     with ExitStack() as stack:
-        world.first(lambda: stack.enter_context(folder.locked(wait=wait)))
+        world.on_rank_zero(lambda: stack.enter_context(folder.locked(wait=wait)))
         yield
 
 
 @contextmanager
 def recording(folder: Folder, world: World) -> Iterator[None]:
     """The folder's log, and in run.json how the block ended: both by the first process."""
-    if not world.is_first:
+    if not world.is_rank_zero:
         yield
         return
     with logging_to(folder.log), recording_the_end(folder):
@@ -131,24 +135,24 @@ def recording(folder: Folder, world: World) -> Iterator[None]:
 
 
 def train_generations(
-    folder: Folder, params: Params, place: Place, *, restart: bool, train_teachers: bool, wait: bool
+    folder: Folder, params: Params, place: Runtime, *, restart: bool, train_teachers: bool, wait: bool
 ) -> None:
     """Bring all generations of a folder to their end, one after another."""
     world = place.world
     with held(folder, world, wait=wait), trouble_in_one_line(folder):
-        children = world.first(lambda: begin_generations(folder, params, place, restart=restart))
+        children = world.on_rank_zero(lambda: begin_generations(folder, params, place, restart=restart))
         if not children:
             return
         with recording(folder, world):
             for number, child in enumerate(children):
-                world.first(partial(folder.update_run, generation=number, progress=number / len(children)))
+                world.on_rank_zero(partial(folder.update_run, generation=number, progress=number / len(children)))
                 log.info("%s: generation %d of %d", folder.name, number, len(children))
                 train_folder(child, place, train_teachers=train_teachers)
                 log.info("%s: %s", child.name, summary(child))
-            world.first(lambda: folder.update_run(state="finished", progress=1.0))
+            world.on_rank_zero(lambda: folder.update_run(state="finished", progress=1.0))
 
 
-def begin_generations(folder: Folder, params: Params, place: Place, *, restart: bool) -> list[Folder]:
+def begin_generations(folder: Folder, params: Params, place: Runtime, *, restart: bool) -> list[Folder]:
     """The folders of all generations, made ready; none where they are finished."""
     children = prepare_generations(folder)
     if restart:
@@ -165,7 +169,7 @@ def begin_generations(folder: Folder, params: Params, place: Place, *, restart: 
 
 def run(
     trainer: Trainer,
-    place: Place,
+    place: Runtime,
     state: dict[str, Any] | None,
     signals: StopSignals,
     compiling: bool | Literal["auto"],
@@ -175,9 +179,9 @@ def run(
     if state is not None:
         trainer.load(state)
         log.info("%s: going on at step %d of %d", folder.name, trainer.step, trainer.total_steps)
-    batch = next(iter(trainer.data.train_batches(0, trainer.batch_size, share=world.share)))
+    batch = next(iter(trainer.data.train_batches(0, trainer.batch_size, shard=world.shard)))
     estimate = trainer.estimate_seconds(batch)
-    seconds = world.first(lambda: estimate)
+    seconds = world.on_rank_zero(lambda: estimate)
     log.info("%s: %s", folder.name, plan(trainer, seconds))
     pays = world.size == 1 and pays_to_compile(seconds, trainer.device)  # nobody has tried it in several processes
     if pays if compiling == "auto" else compiling:
@@ -200,12 +204,12 @@ def counting_answers(trainer: Trainer) -> Iterator[None]:
     if teacher is None:
         yield
         return
-    asked, run, began = teacher.num_asked, teacher.num_run, trainer.step
+    asked, run, began = teacher.num_queries, teacher.num_forwards, trainer.step
 
     def tell() -> None:
-        here = torch.tensor([teacher.num_asked - asked, teacher.num_run - run])
-        asked_here, run_here = world.summed(here).tolist()
-        world.first(lambda: add_answers(folder, asked_here, run_here, going_on=began > 0))
+        here = torch.tensor([teacher.num_queries - asked, teacher.num_forwards - run])
+        asked_here, run_here = world.all_reduce_sum(here).tolist()
+        world.on_rank_zero(lambda: add_answers(folder, asked_here, run_here, going_on=began > 0))
 
     try:
         yield
@@ -226,7 +230,7 @@ def add_answers(folder: Folder, asked: int, run: int, *, going_on: bool) -> None
     folder.update_run(teacher_images=images)
 
 
-def refuse_small_shares(params: Params, folder: Folder, source: DataSource, data: Pipeline, place: Place) -> None:
+def refuse_small_shares(params: Params, folder: Folder, source: DataSource, data: Pipeline, place: Runtime) -> None:
     """Every process must have something of every batch.
 
     Raises:
@@ -253,22 +257,22 @@ def refuse_small_shares(params: Params, folder: Folder, source: DataSource, data
         )
 
 
-def finish(folder: Folder, trainer: Trainer, place: Place) -> None:
+def finish(folder: Folder, trainer: Trainer, place: Runtime) -> None:
     """Read the test split, once, with the best and the last weights."""
     world = trainer.world
     last = trainer.evaluate(trainer.student, "test") | {"epoch": trainer.num_epochs}
     trainer.check_finite({"test_loss": last["loss"]})
     trainer.write(folder.metrics("test", "last"), last)
-    best = world.first(lambda: load_checkpoint(folder.checkpoint("best")))
+    best = world.on_rank_zero(lambda: load_checkpoint(folder.checkpoint("best")))
     trainer.student.load_state_dict(best["state_dict"])
     trainer.write(folder.metrics("test", "best"), trainer.evaluate(trainer.student, "test") | {"epoch": best["epoch"]})
     shape = trainer.describe["image_shape"]
     told = {
-        "weights_digest": digest(best["state_dict"]),
+        "weights_digest": weights_digest(best["state_dict"]),
         "peak_memory_bytes": peak_memory(place.device),
         "latency_ms": round(latency(trainer.student, shape, dtype=trainer.dtype, device=place.device), 4),
     }
-    world.first(lambda: folder.update_run(state="finished", **told))
+    world.on_rank_zero(lambda: folder.update_run(state="finished", **told))
     log.info("%s is finished: %s", folder.name, summary(folder))
 
 
@@ -287,8 +291,8 @@ def require_trained(params: Params, folder: Folder) -> None:
         )
 
 
-def train_missing(params: Params, folder: Folder, place: Place) -> None:
-    for needed in place.world.first(lambda: missing_folders(params, folder)):
+def train_missing(params: Params, folder: Folder, place: Runtime) -> None:
+    for needed in place.world.on_rank_zero(lambda: missing_folders(params, folder)):
         what = f"its {role(needed, params, folder)} {needed.name}"
         log.info("%s: %s is not trained, it is trained first", folder.name, what)
         train_folder(needed, place, wait=True)
@@ -313,13 +317,13 @@ def start_from_init(trainer: Trainer, params: Params) -> None:
     path = init.checkpoint(params.init.weights)
     content = load_checkpoint(path)
     load_weights(trainer.student, content, path)
-    load_terms(trainer.objective, content, path)
-    if trainer.world.is_first:
-        folder.update_run(init={init.name: digest(weights_of(content, path))})
+    load_term_states(trainer.objective, content, path)
+    if trainer.world.is_rank_zero:
+        folder.update_run(init={init.name: weights_digest(state_dict_of(content, path))})
     log.info("%s: starts from the %s weights of %s", folder.name, params.init.weights, init.name)
 
 
-def note_teachers(teachers: Sequence[Trained], folder: Folder) -> None:
+def note_teachers(teachers: Sequence[TrainedTeacher], folder: Folder) -> None:
     """Keep in run.json which weights teach; a run that goes on must have those that it began with.
 
     Raises:
@@ -327,7 +331,7 @@ def note_teachers(teachers: Sequence[Trained], folder: Folder) -> None:
     """
     if not teachers:
         return
-    now = {teacher.folder.name: teacher.digest for teacher in teachers}
+    now = {teacher.folder.name: teacher.weights_digest for teacher in teachers}
     before = folder.read_run().get("teacher", {})
     changed = [name for name in now if before.get(name, now[name]) != now[name]]
     if changed and folder.checkpoint("last").exists():
@@ -348,7 +352,7 @@ def plan(trainer: Trainer, seconds: float) -> str:
     return (
         f"{trainer.num_epochs} {epochs} of {trainer.steps_per_epoch} steps, batch size {trainer.batch_size}, "
         f"{str(trainer.dtype).removeprefix('torch.')} on {trainer.device.type}{processes}: "
-        f"about {duration(seconds)} left"
+        f"about {format_duration(seconds)} left"
     )
 
 

@@ -6,20 +6,20 @@ import copy
 import json
 from typing import Any
 
-from model.config.params import PARAMS_FILE, Params
-from model.errors import OptionError, nearest
+from ..errors import OptionError, did_you_mean
+from .params import PARAMS_FILE, Params
 
 # Keys that say how a run is done, not what it computes: they may change between stopping and going on.
-FREE_TO_CHANGE = ("description", "checkpoint_minutes")
+NON_RESULT_KEYS = ("description", "checkpoint_minutes")
 
 
-def leaves(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Every value of a nested object under its dotted path: {"loss.kd.alpha": 0.9, ...}; lists are values."""
     found: dict[str, Any] = {}
     for key, child in value.items():
         path = f"{prefix}{key}"
         if isinstance(child, dict) and child:
-            found |= leaves(child, f"{path}.")
+            found |= flatten(child, f"{path}.")
         else:
             found[path] = child
     return found
@@ -27,11 +27,11 @@ def leaves(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What differs between two params objects and matters for the result, one text a value."""
-    old, new = leaves(before), leaves(now)
+    old, new = flatten(before), flatten(now)
     return [
         f"{key} was {json.dumps(old.get(key))}, is {json.dumps(new.get(key))}"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and key not in FREE_TO_CHANGE
+        if old.get(key) != new.get(key) and key not in NON_RESULT_KEYS
     ]
 
 
@@ -53,7 +53,7 @@ def full_path(params: dict[str, Any], name: str) -> str:
     if ending:
         raise OptionError(name, f"stands for several values: {', '.join(ending)}; write one of these")
     known = sorted({path.rpartition(".")[2] for path in paths} | paths.keys() | set(Params.model_fields))
-    raise OptionError(name, f"no value of {PARAMS_FILE} has this name{nearest(name, known)}")
+    raise OptionError(name, f"no value of {PARAMS_FILE} has this name{did_you_mean(name, known)}")
 
 
 def value_of(params: dict[str, Any], name: str) -> Any:

@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 import filelock
 
-from model.config.params import PARAMS_FILE
-from model.errors import UserError
-from model.files import read_json, read_jsonl, write_json
-from model.home import ROOT
-from model.logs import log
+from ..errors import UserError
+from ..files import read_json, read_jsonl, write_json
+from ..home import ROOT
+from ..logs import log
+from .params import PARAMS_FILE
 
 Weights = Literal["best", "last"]
 State = Literal["new", "running", "stopped", "failed", "finished", "killed", "pruned"]

@@ -13,11 +13,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from model.config.folder import Folder
-from model.config.params import Params, load_params
-from model.config.references import one_level_deeper
-from model.errors import UserError
-from model.files import read_json, write_text
+from ..errors import UserError
+from ..files import read_json, write_text
+from .folder import Folder
+from .params import Params, load_params
+from .references import one_level_deeper
 
 
 def generation_folders(folder: Folder, params: Params) -> list[Folder]:

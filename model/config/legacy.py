@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from model.errors import OptionError, nearest
+from ..errors import OptionError, did_you_mean
 
 OURS = ("dataset", "student", "loss", "optimizer", "schedule")
 
@@ -93,12 +93,14 @@ def _parse(raw: dict[str, Any]) -> Flat:
     key, came = str(first["loc"][0]), first["input"]
     if first["type"] == "extra_forbidden":
         known = list(Flat.model_fields)
-        raise OptionError(key, f"unknown key{nearest(key, known)}; a file with model_version has {', '.join(known)}")
+        raise OptionError(
+            key, f"unknown key{did_you_mean(key, known)}; a file with model_version has {', '.join(known)}"
+        )
     if first["type"] == "missing":
         raise OptionError(key, "this key is needed")
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
     choices = get_args(Flat.model_fields[key].annotation) if first["type"] == "literal_error" else ()
-    raise OptionError(key, f"{message}, got {came!r}{nearest(str(came), choices)}")
+    raise OptionError(key, f"{message}, got {came!r}{did_you_mean(str(came), choices)}")
 
 
 def _cnn(flat: Flat) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from model.config.legacy import is_flat, nested_from_flat
-from model.config.references import _nearest_folder
-from model.errors import OptionError, UserError, nearest, shown, wrong_value
-from model.files import read_json
+from ..errors import OptionError, UserError, describe_pydantic_error, did_you_mean, preview
+from ..files import read_json
+from .legacy import is_flat, nested_from_flat
+from .references import _nearest_folder
 
 PARAMS_FILE = "params.json"
 
@@ -145,7 +145,7 @@ def load_params(model_dir: Path) -> Params:
 def parse_params(raw: Any, path: Path) -> Params:
     """Check a parsed params.json; `path` is named in messages."""
     if not isinstance(raw, dict):
-        raise UserError(f"{path}: must be a JSON object, got {shown(raw)}")
+        raise UserError(f"{path}: must be a JSON object, got {preview(raw)}")
     try:
         return Params.model_validate(nested_from_flat(raw) if is_flat(raw) else raw)
     except ValidationError as error:
@@ -171,10 +171,10 @@ def _first(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         parts: dict[Any, type[Strict]] = {"teacher": Teacher, "init": Init}
         known = list(parts.get(first["loc"][0], Params).model_fields)
-        return f"{key}: unknown key{nearest(str(first['loc'][-1]), known)}; known: {', '.join(known)}{more}"
+        return f"{key}: unknown key{did_you_mean(str(first['loc'][-1]), known)}; known: {', '.join(known)}{more}"
     if first["type"] == "missing":
         return f"{key}: this key is needed{more}"
     if first["type"] == "model_type":
         expected = EXPECTED[first["ctx"]["class_name"]]
-        return f"{key}: should be {expected}, got {shown(first['input'])}{more}"
-    return f"{key}: {wrong_value(first)}{more}"
+        return f"{key}: should be {expected}, got {preview(first['input'])}{more}"
+    return f"{key}: {describe_pydantic_error(first)}{more}"

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from model.errors import OptionError, nearest, shown
-from model.home import ROOT
+from ..errors import OptionError, did_you_mean, preview
+from ..home import ROOT
 
 
 def _nearest_folder(*paths: Path) -> str:
     parents = {path.parent for path in paths if path.parent.is_dir()}
-    return nearest(paths[0].name, {entry.name for parent in parents for entry in parent.iterdir() if entry.is_dir()})
+    return did_you_mean(
+        paths[0].name, {entry.name for parent in parents for entry in parent.iterdir() if entry.is_dir()}
+    )
 
 
 def find_folder(name: str, relative_to: Path, *, key: str = "teacher") -> Path:
@@ -24,7 +26,7 @@ def find_folder(name: str, relative_to: Path, *, key: str = "teacher") -> Path:
         if (base / name).is_dir():
             return (base / name).resolve()
     near = _nearest_folder(ROOT / name, relative_to / name)
-    raise OptionError(key, f"no folder {shown(name)} under {ROOT} or {relative_to}{near}")
+    raise OptionError(key, f"no folder {preview(name)} under {ROOT} or {relative_to}{near}")
 
 
 def one_level_deeper(raw: dict[str, Any], parent_dir: Path) -> dict[str, Any]:

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.data.memory import Arrays, Augmentation, MemoryPipeline
-from model.data.paths import located
-from model.errors import OptionError
-from model.registry import DATASETS
-from model.types import Normalisation, SplitOptions
+from ..errors import OptionError
+from ..registry import DATASETS
+from ..types import Normalisation, SplitOptions
+from .memory import Arrays, Augmentation, MemoryPipeline
+from .paths import find_data
 
 CHUNK = 1000  # images whose pixels are counted at once
 
@@ -35,7 +35,7 @@ def arrays(data_dir: Path, *, path: str, pad: int = 4, flip: bool = True) -> Arr
     """
     if pad < 0:
         raise ValueError(f"pad must be 0 or more, got {pad}")
-    file = located(path, data_dir)
+    file = find_data(path, data_dir)
     if not zipfile.is_zipfile(file):
         raise OptionError("path", f"{file} is no .npz file")
     try:

@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.data.split import Indices, batch_bounds, split_indices
-from model.randomness import ORDER, STRONG, permutation, random_bits
-from model.types import Normalisation, Split, SplitOptions
+from ..randomness import ORDER, STRONG, permutation, random_bits
+from ..types import Normalisation, Split, SplitOptions
+from .split import Indices, batch_bounds, split_indices
 
 CROP, OPERATIONS, MIDDLE, SIDE = range(4)  # what is drawn for a strong view
 
 
-class IndexedPipeline(ABC):
+class BasePipeline(ABC):
     """Which samples each split has, on which device; see `model.types.Pipeline`.
 
     A pipeline says which views it has: `_weak_views`, `_strong_views` and `_are_strong`.
@@ -103,17 +103,17 @@ class IndexedPipeline(ABC):
         side_N = np.full(len(index), self.cutout)
         strong = np.flatnonzero(self._are_strong(view))
         if len(strong):
-            from model.data.randaugment import NUM_CHOICES, rand_augmented
+            from .randaugment import NUM_CHOICES, rand_augment
 
             draw = partial(self._draw, STRONG, index=index[strong], view=view[strong])
             here = torch.from_numpy(strong).to(self.device)
-            pixels_NHWC[here] = rand_augmented(pixels_NHWC[here], draw(OPERATIONS, below=NUM_CHOICES))
+            pixels_NHWC[here] = rand_augment(pixels_NHWC[here], draw(OPERATIONS, below=NUM_CHOICES))
             middle_N[strong] = draw(MIDDLE, below=H * W)
             side_N[strong] = draw(SIDE, below=min(H, W) // 2 + 1)
         images = self.normalised(pixels_NHWC)
         if not side_N.any():
             return images
-        return blanked(images, *(torch.from_numpy(each).to(self.device) for each in (middle_N, side_N)))
+        return cut_out(images, *(torch.from_numpy(each).to(self.device) for each in (middle_N, side_N)))
 
     def normalised(self, pixels_NHWC: Tensor) -> Tensor:
         """Pixels of any type to (N, C, H, W) float32; the memory stays channels-last, as convolutions like it."""
@@ -123,7 +123,7 @@ class IndexedPipeline(ABC):
         return rows_NHR.view(N, H, W, C).permute(0, 3, 1, 2)
 
 
-def blanked(images_NCHW: Tensor, middle_N: Tensor, side_N: Tensor) -> Tensor:
+def cut_out(images_NCHW: Tensor, middle_N: Tensor, side_N: Tensor) -> Tensor:
     """The images with a square set to 0, the mean of all pixels; what lies beyond the border is not blanked.
 
     Sec. 3.2 of DeVries and Taylor: the middle may be any pixel, so squares at the border are smaller.

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from model.data.memory import Arrays, Augmentation, MemorySource
-from model.data.store import Source, Store, official, shapes
-from model.logs import log
-from model.registry import DATASETS
-from model.types import Normalisation
+from ..logs import log
+from ..registry import DATASETS
+from ..types import Normalisation
+from .memory import Arrays, Augmentation, MemorySource
+from .store import Source, Store, official, shapes
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR10_NORMALISATION = Normalisation(

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.data.cifar import CIFAR10_CLASSES, CIFAR10_NORMALISATION, CROP_AND_FLIP, cifar10
-from model.data.memory import Arrays, MemorySource
-from model.data.store import sha256
-from model.errors import UserError
-from model.registry import DATASETS
+from ..errors import UserError
+from ..registry import DATASETS
+from .cifar import CIFAR10_CLASSES, CIFAR10_NORMALISATION, CROP_AND_FLIP, cifar10
+from .memory import Arrays, MemorySource
+from .store import sha256
 
 FOLDER = Path(__file__).with_suffix("")
 TRAIN_PER_CLASS, TEST_PER_CLASS = 500, 100
@@ -31,7 +31,7 @@ DIGESTS = {
 
 
 @DATASETS.register
-def cifar10_mini(data_dir: Path) -> MemorySource:  # noqa: ARG001 - it needs no data_dir, but every data set is given one
+def cifar10_mini(data_dir: Path) -> MemorySource:
     """A tenth of CIFAR-10, embedded: 5,000 training and 1,000 test images, ready without a network."""
     return MemorySource(
         class_names=CIFAR10_CLASSES,

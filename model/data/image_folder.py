@@ -20,16 +20,16 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from model.data.base import IndexedPipeline
-from model.data.paths import located
-from model.data.split import Indices
-from model.errors import OptionError, UserError
-from model.randomness import CUTOUT
-from model.registry import DATASETS
-from model.types import WHOLE, Batch, Normalisation, Share, Split, SplitOptions, Views
+from ..errors import OptionError, UserError
+from ..randomness import CUTOUT
+from ..registry import DATASETS
+from ..types import UNSHARDED, Batch, Normalisation, Shard, Split, SplitOptions, Views
+from .base import BasePipeline
+from .paths import find_data
+from .split import Indices
 
 if TYPE_CHECKING:
-    from model.data.image_reader import BatchReader
+    from .image_reader import BatchReader
 
 CENTRE = -1  # the view that is not augmented
 IMAGENET_NORMALISATION = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -52,7 +52,7 @@ def folder(data_dir: Path, *, path: str, image_size: int = 224, num_workers: int
         raise ValueError(f"image_size must be positive, got {image_size}")
     if num_workers < 0:
         raise ValueError(f"num_workers must be 0 or more, got {num_workers}")
-    root = located(path, data_dir)
+    root = find_data(path, data_dir)
     train, test = root / "train", root / ("test" if (root / "test").is_dir() else "val")
     class_names = _subfolders(train)
     if unknown := sorted(set(_subfolders(test)) - set(class_names)):
@@ -94,7 +94,7 @@ class FolderSource:
         return FolderPipeline(self, options, seed=seed, device=device)
 
 
-class FolderPipeline(IndexedPipeline):
+class FolderPipeline(BasePipeline):
     """Batches of image files, read by worker processes; see `model.types.Pipeline`.
 
     A training view is the number of its epoch, which with the run's seed and the index gives the seed of crop and flip:
@@ -103,13 +103,13 @@ class FolderPipeline(IndexedPipeline):
     """
 
     def __init__(self, source: FolderSource, options: SplitOptions, *, seed: int, device: torch.device) -> None:
-        from model.data.image_reader import BatchReader, listed
+        from .image_reader import BatchReader, list_images
 
         if options.alternating_flip:
             raise ValueError("alternating_flip is for data sets in memory: it must be false for folder")
         self.augment, self.num_workers = options.augment, source.num_workers
-        train_files, train_labels = listed(source.train, source.class_names)
-        test_files, test_labels = listed(source.test, source.class_names)
+        train_files, train_labels = list_images(source.train, source.class_names)
+        test_files, test_labels = list_images(source.test, source.class_names)
         if missing := sorted(set(range(len(source.class_names))) - set(train_labels.tolist())):
             raise UserError(f"{source.train / source.class_names[missing[0]]} has no images")
         if not test_files:
@@ -122,13 +122,15 @@ class FolderPipeline(IndexedPipeline):
         self._readers: dict[Split, BatchReader] = {"train": training[0], "val": training[0], "test": testing[0]}
         self._labels = {"train": training[1], "val": training[1], "test": testing[1]}
 
-    def train_batches(self, epoch: int, batch_size: int, first_step: int = 0, share: Share = WHOLE) -> Iterator[Batch]:
+    def train_batches(
+        self, epoch: int, batch_size: int, first_step: int = 0, shard: Shard = UNSHARDED
+    ) -> Iterator[Batch]:
         index, view, bounds = self._training_rows(epoch, batch_size)
-        parts = [share.between(start, stop) for start, stop in pairwise(bounds)]
+        parts = [shard.between(start, stop) for start, stop in pairwise(bounds)]
         return self._batches("train", index, view, parts[first_step:])
 
-    def eval_batches(self, split: Split, batch_size: int, share: Share = WHOLE) -> Iterator[Batch]:
-        indices = share.of(self.indices[split])
+    def eval_batches(self, split: Split, batch_size: int, shard: Shard = UNSHARDED) -> Iterator[Batch]:
+        indices = shard.of(self.indices[split])
         parts = [slice(start, start + batch_size) for start in range(0, len(indices), batch_size)]
         return self._batches(split, indices, np.full(len(indices), CENTRE), parts)
 
@@ -141,7 +143,7 @@ class FolderPipeline(IndexedPipeline):
         if self.views_shown == 2:
             meaning["strong_views"] = True
         per_image = num_epochs * self.views_shown if self.augment else 1
-        return Views(num_images=self.num_images, per_image=per_image, meaning=meaning, endless=self.augment)
+        return Views(num_images=self.num_images, per_image=per_image, meaning=meaning, unbounded=self.augment)
 
     def training_batch(self, index: Indices, view: Indices) -> Batch:
         seen = view if self.augment else np.full(len(index), CENTRE)

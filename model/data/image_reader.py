@@ -20,12 +20,12 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 from tqdm import tqdm
 
-from model.randomness import VIEW, random_bits
+from ..randomness import VIEW, random_bits
 
 BROKEN_IMAGE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises
 
 
-def listed(folder: Path, class_names: tuple[str, ...]) -> tuple[list[str], NDArray[np.int64]]:
+def list_images(folder: Path, class_names: tuple[str, ...]) -> tuple[list[str], NDArray[np.int64]]:
     """Files and labels below the classes' folders, in the order of their names."""
     samples = []
     for label, name in enumerate(tqdm(class_names, desc=f"listing {folder}", unit="class", leave=False)):

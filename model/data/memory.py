@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.data.base import CROP, IndexedPipeline
-from model.data.split import Indices
-from model.randomness import FLIP, STRONG, VIEW, random_bits
-from model.types import WHOLE, Batch, Normalisation, Share, Split, SplitOptions, Views
+from ..randomness import FLIP, STRONG, VIEW, random_bits
+from ..types import UNSHARDED, Batch, Normalisation, Shard, Split, SplitOptions, Views
+from .base import CROP, BasePipeline
+from .split import Indices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ class MemorySource:
         return MemoryPipeline(self.load(), options, self.normalisation, augmentation, seed=seed, device=device)
 
 
-class MemoryPipeline(IndexedPipeline):
+class MemoryPipeline(BasePipeline):
     """Batches of a data set in memory; see `model.types.Pipeline`."""
 
     def __init__(
@@ -113,14 +113,16 @@ class MemoryPipeline(IndexedPipeline):
         self._images = {"train": training[0], "val": training[0], "test": testing[0]}
         self._labels = {"train": training[1], "val": training[1], "test": testing[1]}
 
-    def train_batches(self, epoch: int, batch_size: int, first_step: int = 0, share: Share = WHOLE) -> Iterator[Batch]:
+    def train_batches(
+        self, epoch: int, batch_size: int, first_step: int = 0, shard: Shard = UNSHARDED
+    ) -> Iterator[Batch]:
         index, view, bounds = self._training_rows(epoch, batch_size)
         for start, stop in list(pairwise(bounds))[first_step:]:
-            here = share.between(start, stop)
+            here = shard.between(start, stop)
             yield self.training_batch(index[here], view[here])
 
-    def eval_batches(self, split: Split, batch_size: int, share: Share = WHOLE) -> Iterator[Batch]:
-        indices = _tensor(share.of(self.indices[split]), self.device)
+    def eval_batches(self, split: Split, batch_size: int, shard: Shard = UNSHARDED) -> Iterator[Batch]:
+        indices = _tensor(shard.of(self.indices[split]), self.device)
         for start in range(0, len(indices), batch_size):
             index_N = indices[start : start + batch_size]
             images = self.normalised(self._images[split].index_select(0, index_N))
@@ -137,7 +139,7 @@ class MemoryPipeline(IndexedPipeline):
             num_images=self.num_images,
             per_image=self._num_views + (num_epochs if self.views_shown == 2 else 0),
             meaning=meaning,
-            endless=self.cutout > 0 or self.views_shown > 1,  # or finite, but so many that runs share few
+            unbounded=self.cutout > 0 or self.views_shown > 1,  # or finite, but so many that runs share few
         )
 
     def training_batch(self, index: Indices, view: Indices) -> Batch:

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from model.data.memory import Arrays, Augmentation, MemorySource
-from model.data.store import Source, Store, official, shapes
-from model.registry import DATASETS
-from model.types import Normalisation
+from ..registry import DATASETS
+from ..types import Normalisation
+from .memory import Arrays, Augmentation, MemorySource
+from .store import Source, Store, official, shapes
 
 MNIST_DIGESTS = {
     "train_images": "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from model.errors import OptionError, nearest
-from model.home import ROOT
+from ..errors import OptionError, did_you_mean
+from ..home import ROOT
 
 
-def located(path: str, data_dir: Path) -> Path:
+def find_data(path: str, data_dir: Path) -> Path:
     """An absolute path as it is; any other relative to the data folder, then to the repository's root.
 
     Raises:
@@ -19,5 +19,5 @@ def located(path: str, data_dir: Path) -> Path:
         if candidate.exists():
             return candidate
     parents = [candidate.parent for candidate in candidates if candidate.parent.is_dir()]
-    hint = nearest(Path(path).name, {entry.name for parent in parents for entry in parent.iterdir()})
+    hint = did_you_mean(Path(path).name, {entry.name for parent in parents for entry in parent.iterdir()})
     raise OptionError("path", f'no "{path}" under {data_dir} or {ROOT}{hint}')

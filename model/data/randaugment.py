@@ -70,7 +70,7 @@ def operations(height: int, width: int) -> list[tuple[Transform, Transform]]:
 NUM_CHOICES = (2 * len(operations(1, 1))) ** NUM_ROUNDS
 
 
-def rand_augmented(images_NHWC: Tensor, choice_N: NDArray[np.integer]) -> Tensor:
+def rand_augment(images_NHWC: Tensor, choice_N: NDArray[np.integer]) -> Tensor:
     """RandAugment(2, 10), of uint8 images of 1 or 3 channels.
 
     Args:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from model.randomness import SPLIT, permutation
-from model.types import SplitOptions
+from ..randomness import SPLIT, permutation
+from ..types import SplitOptions
 
 Indices = NDArray[np.integer]
 

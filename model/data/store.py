@@ -25,10 +25,10 @@ import filelock
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from model.data.memory import Arrays
-from model.errors import UserError
-from model.files import replacing
-from model.logs import log
+from ..errors import UserError
+from ..files import atomic_write
+from ..logs import log
+from .memory import Arrays
 
 # What an unreachable site, a broken archive or a failing tool raises: the next source is tried.
 FETCH_ERRORS = (
@@ -91,7 +91,7 @@ class Store:
         arrays = self._fetched()
         log.info("writing %s", self.folder)
         for name, array in vars(arrays).items():
-            with _writable(self.folder), replacing(self._path(name)) as temporary, temporary.open("wb") as file:
+            with _writable(self.folder), atomic_write(self._path(name)) as temporary, temporary.open("wb") as file:
                 np.save(file, array)
 
     def _fetched(self) -> Arrays:

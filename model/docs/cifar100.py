@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from tabulate import tabulate
 
-from model.files import read_json, with_part, write_text
-from model.home import ROOT
-from model.report.published import PUBLISHED_FILE, read_published
+from ..files import read_json, replace_section, write_text
+from ..home import ROOT
+from ..report.published import PUBLISHED_FILE, read_published
 
 PAGE = ROOT / "docs" / "cifar100.md"
 
@@ -46,7 +46,7 @@ def _table(pairs: list[str], teachers: dict[str, float]) -> str:
 
 def page(text: str) -> str:
     """The page's text with the tables as the file has them."""
-    return with_part(text, BEGIN, END, tables())
+    return replace_section(text, BEGIN, END, tables())
 
 
 if __name__ == "__main__":

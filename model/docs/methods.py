@@ -17,14 +17,14 @@ from typing import cast
 import torch
 from torch import nn
 
-import model.build  # noqa: F401  importing it fills the registries
-from model.docs.params_schema import arguments
-from model.files import read_json, write_text
-from model.home import ROOT
-from model.losses.base import DistillLoss
-from model.registry import LOSSES, NETS
-from model.report.published import Published, read_published
-from model.types import Output, Setting
+from .. import build  # fills the registries
+from ..files import read_json, write_text
+from ..home import ROOT
+from ..losses.base import DistillLoss
+from ..registry import LOSSES, NETS
+from ..report.published import PublishedResult, read_published
+from ..types import LossContext, Output
+from .params_schema import arguments
 
 METHODS_FILE = ROOT / "docs" / "methods.md"
 COSTS_FILE = ROOT / "benchmarks" / "losses.json"
@@ -93,7 +93,7 @@ def published(name: str) -> list[str]:
     return [*(_item(row, losses.get(row.method)) for row in rows), ""] if rows else []
 
 
-def _item(row: Published, loss: dict[str, dict[str, object]] | None) -> str:
+def _item(row: PublishedResult, loss: dict[str, dict[str, object]] | None) -> str:
     settings = f"`{json.dumps(loss)}`" if loss else "in two stages"
     accuracies = ", ".join(f"{pair.replace('-', ' ')} {percent:.2f}" for pair, percent in row.accuracies.items())
     return f"- Published by {row.source}, here {settings}: {accuracies}"
@@ -111,7 +111,7 @@ def added(name: str) -> tuple[int, int]:
     loss = cast(DistillLoss, LOSSES.build(name))
     student, teacher = shapes(STUDENT), shapes(TEACHER)
     classifier, labels_M = classifier_for(teacher), torch.arange(50_000) % 100
-    loss.prepare(Setting(student=student, teacher=teacher, labels=labels_M, seed=0, classifier=classifier))
+    loss.prepare(LossContext(student=student, teacher=teacher, labels=labels_M, seed=0, classifier=classifier))
     trained = sum(parameter.numel() for parameter in loss.parameters())
     return trained, sum(tensor.numel() for tensor in loss.state_dict().values()) - trained
 

@@ -16,12 +16,12 @@ from typing import NamedTuple
 import torch
 from tabulate import tabulate
 
-import model.nets  # noqa: F401  importing it fills the registry
-from model.evaluation.cost import Cost, cost
-from model.files import with_part, write_text
-from model.home import ROOT
-from model.registry import NETS
-from model.types import Output
+from .. import nets  # fills the registry
+from ..evaluation.cost import Cost, cost
+from ..files import replace_section, write_text
+from ..home import ROOT
+from ..registry import NETS
+from ..types import Output
 
 PAGE = ROOT / "docs" / "networks.md"
 BEGIN, END = "<!-- made by python -m model.docs.networks -->\n", "<!-- to here -->\n"
@@ -76,7 +76,7 @@ def origin(file: str) -> str:
 
 def page(text: str) -> str:
     """The page's text with the table as the code gives it."""
-    return with_part(text, BEGIN, END, table())
+    return replace_section(text, BEGIN, END, table())
 
 
 if __name__ == "__main__":

@@ -15,11 +15,11 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-import model.build  # noqa: F401  importing it fills the registries
-from model.config.params import Init, Params, Teacher
-from model.files import write_text
-from model.home import ROOT
-from model.registry import DATASETS, LOSSES, NETS, OPTIMIZERS, SCHEDULES, Registry
+from .. import build  # fills the registries
+from ..config.params import Init, Params, Teacher
+from ..files import write_text
+from ..home import ROOT
+from ..registry import DATASETS, LOSSES, NETS, OPTIMIZERS, SCHEDULES, Registry
 
 OBVIOUS = ("additionalProperties", True)
 SCHEMA_FILE = ROOT / "docs" / "params.schema.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from model.training.precision import autocast
+from ..training.precision import autocast
 
 LATENCY_SECONDS = 0.1  # of measuring
 

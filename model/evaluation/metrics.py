@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.teachers.ensemble import mean_of_probabilities
-from model.training.precision import autocast
-from model.types import Batch, Output
+from ..teachers.ensemble import mean_of_probabilities
+from ..training.precision import autocast
+from ..types import Batch, Output
 
 
 class Predictions(NamedTuple):
@@ -22,7 +22,7 @@ class Predictions(NamedTuple):
     index: Tensor  # type: ignore[assignment]  # (N,) the samples' places in the data set
     exits: tuple[Tensor, ...] = ()  # (N, K) float32, early exits, shallow to deep
 
-    def gathered(self, gather: Callable[[Tensor], Tensor]) -> Predictions:
+    def gather(self, gather: Callable[[Tensor], Tensor]) -> Predictions:
         """What all processes have said, where `gather` makes of a process's rows those of all."""
         logits, labels, index = (gather(rows) for rows in (self.logits, self.labels, self.index))
         return Predictions(logits, labels, index, tuple(gather(rows) for rows in self.exits))

@@ -8,7 +8,7 @@ from typing import Any
 from tabulate import tabulate
 from torch import Tensor
 
-from model.evaluation.cost import Cost
+from .cost import Cost
 
 
 def per_class(confusion_KK: Tensor, class_names: Sequence[str]) -> list[dict[str, Any]]:

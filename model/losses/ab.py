@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.losses.base import DistillLoss
-from model.losses.fitnet import regressor
-from model.losses.maps import Layers, Pair, before_relu, chosen
-from model.registry import LOSSES
-from model.types import Batch, Output, Setting, TermOptions
+from ..registry import LOSSES
+from ..types import Batch, LossContext, Output, TermOptions
+from .base import DistillLoss
+from .fitnet import regressor
+from .maps import Layers, Pair, before_relu, select_pairs
 
 
 @LOSSES.register("ab")
@@ -44,14 +44,14 @@ class ActivationBoundaries(DistillLoss):
         self.layers, self.margin = layers, margin
         self.connectors = nn.ModuleList()
 
-    def prepare(self, setting: Setting) -> None:
+    def prepare(self, setting: LossContext) -> None:
         assert setting.teacher is not None
         self.connectors.extend(connector(*pair) for pair in self.pairs(setting.student, setting.teacher))
 
     def pairs(self, student: Output, teacher: Output) -> list[Pair]:
-        return chosen(before_relu(student, "student"), before_relu(teacher, "teacher"), self.layers)
+        return select_pairs(before_relu(student, "student"), before_relu(teacher, "teacher"), self.layers)
 
-    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:  # noqa: ARG002
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         stages = zip(self.connectors, self.pairs(student, teacher), strict=True)
         distances = [self._distance(connect(one), other) for connect, (one, other) in stages]
         return torch.stack([each / 2**behind for behind, each in enumerate(reversed(distances))]).sum()

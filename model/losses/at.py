@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.losses.base import DistillLoss
-from model.losses.maps import Layers, Pair, paired
-from model.registry import LOSSES
-from model.types import Batch, Output, TermOptions
+from ..registry import LOSSES
+from ..types import Batch, Output, TermOptions
+from .base import DistillLoss
+from .maps import Layers, Pair, paired
 
 
 @LOSSES.register("at")
@@ -40,7 +40,7 @@ class AttentionTransfer(DistillLoss):
     def pairs(self, student: Output, teacher: Output) -> list[Pair]:
         return paired(student.maps, teacher.maps, self.layers)
 
-    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:  # noqa: ARG002
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         return torch.stack([distance(*pair) for pair in self.pairs(student, teacher)]).sum()
 
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-from model.types import Batch, Need, Output, Part, Setting, TermOptions
+from ..types import Batch, LossContext, Need, Output, Part, TermOptions
 
 
 class DistillLoss(nn.Module, ABC):
@@ -27,11 +27,11 @@ class DistillLoss(nn.Module, ABC):
     """
 
     needs: frozenset[Need] = frozenset({"logits"})
-    whole_batch: frozenset[Part] = frozenset()
+    global_batch: frozenset[Part] = frozenset()
     published: TermOptions = TermOptions()
     epoch: float = 0.0
 
-    def prepare(self, setting: Setting) -> None:
+    def prepare(self, setting: LossContext) -> None:
         """Make what depends on the networks and the data; called once, before the first step.
 
         Raises:
@@ -45,7 +45,7 @@ class DistillLoss(nn.Module, ABC):
             ValueError: It is not a network that this term can be used for.
         """
 
-    def pairs(self, student: Output, teacher: Output) -> list[tuple[Tensor, Tensor]]:  # noqa: ARG002
+    def pairs(self, student: Output, teacher: Output) -> list[tuple[Tensor, Tensor]]:
         """The features that it compares, the student's and the teacher's; empty where it compares whole answers.
 
         Raises:

@@ -16,10 +16,10 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.losses.base import DistillLoss
-from model.losses.relations import directions, of_several
-from model.registry import LOSSES
-from model.types import Batch, Output, Part, TermOptions
+from ..registry import LOSSES
+from ..types import Batch, Output, Part, TermOptions
+from .base import DistillLoss
+from .relations import l2_normalize, require_batch
 
 
 @LOSSES.register("cc")
@@ -32,7 +32,7 @@ class CorrelationCongruence(DistillLoss):
     """
 
     needs = frozenset({"embedding"})
-    whole_batch: frozenset[Part] = frozenset({"embedding"})
+    global_batch: frozenset[Part] = frozenset({"embedding"})
     published = TermOptions(weight=100.0)
 
     def __init__(self, *, gamma: float = 0.4, order: int = 2) -> None:
@@ -43,12 +43,12 @@ class CorrelationCongruence(DistillLoss):
             raise ValueError(f"order must be 1 or more, got {order}")
         self.factors = [math.exp(-2 * gamma) * (2 * gamma) ** p / math.factorial(p) for p in range(order + 1)]
 
-    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:  # noqa: ARG002
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         return F.mse_loss(self.kernel(student.embedding), self.kernel(teacher.embedding))
 
     def kernel(self, embedding_ND: Tensor) -> Tensor:
         """Of each two images: (N, D) to (N, N)."""
-        direction_ND = directions(of_several(embedding_ND))
+        direction_ND = l2_normalize(require_batch(embedding_ND))
         cosine_NN = direction_ND @ direction_ND.T
         kernel_NN = cosine_NN.new_zeros(cosine_NN.shape)
         for factor in reversed(self.factors):

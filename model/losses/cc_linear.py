@@ -13,10 +13,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from model.losses.base import DistillLoss
-from model.losses.relations import of_several
-from model.registry import LOSSES
-from model.types import Batch, Output, Part, Setting, TermOptions
+from ..registry import LOSSES
+from ..types import Batch, LossContext, Output, Part, TermOptions
+from .base import DistillLoss
+from .relations import require_batch
 
 
 @LOSSES.register("cc_linear")
@@ -28,7 +28,7 @@ class LinearCorrelationCongruence(DistillLoss):
     """
 
     needs = frozenset({"embedding"})
-    whole_batch: frozenset[Part] = frozenset({"embedding"})
+    global_batch: frozenset[Part] = frozenset({"embedding"})
     published = TermOptions(weight=0.02)
 
     def __init__(self, *, embedding_size: int = 128) -> None:
@@ -37,12 +37,12 @@ class LinearCorrelationCongruence(DistillLoss):
             raise ValueError(f"embedding_size must be 1 or more, got {embedding_size}")
         self.embedding_size = embedding_size
 
-    def prepare(self, setting: Setting) -> None:
+    def prepare(self, setting: LossContext) -> None:
         assert setting.teacher is not None
         self.project_student = nn.Linear(setting.student.embedding.shape[1], self.embedding_size)
         self.project_teacher = nn.Linear(setting.teacher.embedding.shape[1], self.embedding_size)
 
-    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:  # noqa: ARG002
-        student_NE = self.project_student(of_several(student.embedding))
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        student_NE = self.project_student(require_batch(student.embedding))
         delta_NE = torch.sub(student_NE, self.project_teacher(teacher.embedding)).abs()
         return (delta_NE[:-1] * delta_NE[1:]).sum(dim=1).mean()

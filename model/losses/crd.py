@@ -24,11 +24,11 @@ import math
 import torch
 from torch import Tensor, nn
 
-from model.losses.base import DistillLoss
-from model.losses.relations import directions
-from model.randomness import NEGATIVE, random_bits_there
-from model.registry import LOSSES
-from model.types import Batch, Output, Part, Setting, TermOptions
+from ..randomness import NEGATIVE, random_bits_there
+from ..registry import LOSSES
+from ..types import Batch, LossContext, Output, Part, TermOptions
+from .base import DistillLoss
+from .relations import l2_normalize
 
 EPSILON = 1e-7
 
@@ -45,7 +45,7 @@ class ContrastiveRepresentationDistillation(DistillLoss):
     """
 
     needs = frozenset({"embedding"})
-    whole_batch: frozenset[Part] = frozenset({"embedding"})
+    global_batch: frozenset[Part] = frozenset({"embedding"})
     published = TermOptions(weight=0.8)
 
     # Made in `prepare`: banks (M, E), their Z; the used images by class, and where in them each class lies (K).
@@ -76,7 +76,7 @@ class ContrastiveRepresentationDistillation(DistillLoss):
         self.num_negatives, self.temperature = num_negatives, temperature
         self.momentum, self.embedding_size = momentum, embedding_size
 
-    def prepare(self, setting: Setting) -> None:
+    def prepare(self, setting: LossContext) -> None:
         assert setting.teacher is not None
         self.seed = setting.seed
         self.project_student = nn.Linear(setting.student.embedding.shape[1], self.embedding_size)
@@ -103,8 +103,8 @@ class ContrastiveRepresentationDistillation(DistillLoss):
             self.register_buffer(name, tensor, persistent=False)
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        student_NE = directions(self.project_student(student.embedding))
-        teacher_NE = directions(self.project_teacher(teacher.embedding))
+        student_NE = l2_normalize(self.project_student(student.embedding))
+        teacher_NE = l2_normalize(self.project_teacher(teacher.embedding))
         chosen_NX = torch.cat([batch.index[:, None], self.negatives(batch)], dim=1)  # the positive first
         student_NX = self._scores(student_NE, self.teacher_bank, chosen_NX)
         teacher_NX = self._scores(teacher_NE, self.student_bank, chosen_NX)
@@ -143,4 +143,4 @@ class ContrastiveRepresentationDistillation(DistillLoss):
     def _seen(self, bank_ME: Tensor, embedding_NE: Tensor, index_N: Tensor) -> Tensor:
         """A new bank, as the old one is in the graph, with the rows of these images moved towards what they are now."""
         old_NE, now_NE = bank_ME[index_N], embedding_NE.detach()
-        return bank_ME.index_copy(0, index_N, directions(self.momentum * old_NE + (1 - self.momentum) * now_NE))
+        return bank_ME.index_copy(0, index_N, l2_normalize(self.momentum * old_NE + (1 - self.momentum) * now_NE))

@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.losses.base import DistillLoss
-from model.registry import LOSSES
-from model.types import Batch, Output, Part
+from ..registry import LOSSES
+from ..types import Batch, Output, Part
+from .base import DistillLoss
 
 
 @LOSSES.register("cwtm")
@@ -19,7 +19,7 @@ class ConfidenceWeightedByTeacherMax(DistillLoss):
     """Cross-entropy with the labels, weighted by the teacher's largest probability; a batch's weights sum to 1."""
 
     needs = frozenset({"probabilities"})
-    whole_batch: frozenset[Part] = frozenset({"logits"})
+    global_batch: frozenset[Part] = frozenset({"logits"})
 
     def __init__(self) -> None:
         super().__init__()

@@ -13,9 +13,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from model.losses.base import DistillLoss
-from model.registry import LOSSES
-from model.types import Batch, Output, Part
+from ..registry import LOSSES
+from ..types import Batch, Output, Part
+from .base import DistillLoss
 
 
 @LOSSES.register("dist")
@@ -29,7 +29,7 @@ class DistillationFromAStrongerTeacher(DistillLoss):
     """
 
     needs = frozenset({"probabilities"})
-    whole_batch: frozenset[Part] = frozenset({"logits"})
+    global_batch: frozenset[Part] = frozenset({"logits"})
 
     def __init__(self, *, beta: float = 2.0, gamma: float = 2.0, temperature: float = 4.0) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class DistillationFromAStrongerTeacher(DistillLoss):
             raise ValueError(f"temperature must be positive, got {temperature}")
         self.beta, self.gamma, self.temperature = beta, gamma, temperature
 
-    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:  # noqa: ARG002
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         p_student_NK = (student.logits / self.temperature).softmax(dim=1)
         p_teacher_NK = (teacher.logits / self.temperature).softmax(dim=1)
         inter = 1 - correlation(p_student_NK, p_teacher_NK).mean()

@@ -16,10 +16,10 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.losses.base import DistillLoss
-from model.losses.probabilities import kl, one_against_rest, others, standardized
-from model.registry import LOSSES
-from model.types import Batch, Output, TermOptions
+from ..registry import LOSSES
+from ..types import Batch, Output, TermOptions
+from .base import DistillLoss
+from .probabilities import kl, non_target_logits, standardized, target_against_rest
 
 
 @LOSSES.register("dkd")
@@ -50,10 +50,10 @@ class DecoupledKnowledgeDistillation(DistillLoss):
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         student_NK, teacher_NK = self._softened(student.logits), self._softened(teacher.logits)
-        label_N = kl(one_against_rest(teacher_NK, batch.labels), one_against_rest(student_NK, batch.labels))
+        label_N = kl(target_against_rest(teacher_NK, batch.labels), target_against_rest(student_NK, batch.labels))
         rest_N = kl(
-            F.log_softmax(others(teacher_NK, batch.labels), dim=1),
-            F.log_softmax(others(student_NK, batch.labels), dim=1),
+            F.log_softmax(non_target_logits(teacher_NK, batch.labels), dim=1),
+            F.log_softmax(non_target_logits(student_NK, batch.labels), dim=1),
         )
         return self.temperature**2 * (self.alpha * label_N + self.beta * rest_N).mean()
 

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.losses.base import DistillLoss
-from model.registry import LOSSES
-from model.types import Batch, Output
+from ..registry import LOSSES
+from ..types import Batch, Output
+from .base import DistillLoss
 
 
 @LOSSES.register("dkpp")
@@ -25,7 +25,7 @@ class DarkKnowledgeWithPermutedPredictions(DistillLoss):
     def __init__(self) -> None:
         super().__init__()
 
-    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:  # noqa: ARG002
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         target_NK = permuted(teacher.logits.softmax(dim=1))
         return -(target_NK * F.log_softmax(student.logits, dim=1)).sum(dim=1).mean()
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.losses.base import DistillLoss
-from model.registry import LOSSES
-from model.types import Batch, Output
+from ..registry import LOSSES
+from ..types import Batch, Output
+from .base import DistillLoss
 
 
 @LOSSES.register("embedding_mse")
@@ -28,7 +28,7 @@ class EmbeddingRegression(DistillLoss):
     def pairs(self, student: Output, teacher: Output) -> list[tuple[Tensor, Tensor]]:
         return [(student.embedding, teacher.embedding)]
 
-    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:  # noqa: ARG002
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         width, teachers = student.embedding.shape[1], teacher.embedding.shape[1]
         if width != teachers:
             raise ValueError(

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.losses.base import DistillLoss
-from model.losses.maps import Layers, Pair, chosen
-from model.registry import LOSSES
-from model.types import Batch, Output, Setting, TermOptions
+from ..registry import LOSSES
+from ..types import Batch, LossContext, Output, TermOptions
+from .base import DistillLoss
+from .maps import Layers, Pair, select_pairs
 
 
 @LOSSES.register("fitnet")
@@ -31,19 +31,19 @@ class FitNet(DistillLoss):
     needs = frozenset({"maps"})
     published = TermOptions(weight=100.0)
 
-    def __init__(self, *, layers: Layers = [2], relu: bool = True) -> None:  # noqa: B006  never changed
+    def __init__(self, *, layers: Layers = [2], relu: bool = True) -> None:
         super().__init__()
         self.layers, self.relu = layers, relu
         self.regressors = nn.ModuleList()
 
-    def prepare(self, setting: Setting) -> None:
+    def prepare(self, setting: LossContext) -> None:
         assert setting.teacher is not None
         self.regressors.extend(regressor(*pair) for pair in self.pairs(setting.student, setting.teacher))
 
     def pairs(self, student: Output, teacher: Output) -> list[Pair]:
-        return chosen(student.maps, teacher.maps, self.layers)
+        return select_pairs(student.maps, teacher.maps, self.layers)
 
-    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:  # noqa: ARG002
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         pairs = self.pairs(student, teacher)
         return torch.stack([self._distance(*each) for each in zip(self.regressors, pairs, strict=True)]).sum()
 

@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.losses.base import DistillLoss
-from model.losses.maps import Layers, Pair, chosen, in_float32, of_one_size
-from model.registry import LOSSES
-from model.types import Batch, Output
+from ..registry import LOSSES
+from ..types import Batch, Output
+from .base import DistillLoss
+from .maps import Layers, Pair, in_float32, match_size, select_pairs
 
 POOLS: dict[str, Any] = {"average": F.adaptive_avg_pool2d, "max": F.adaptive_max_pool2d}
 
@@ -56,7 +56,7 @@ class FlowOfSolutionProcedure(DistillLoss):
         self.layers, self.stem, self.pool, self.over_pairs = layers, stem, POOLS[pool], over_pairs
 
     def pairs(self, student: Output, teacher: Output) -> list[Pair]:
-        pairs = chosen(student.maps, teacher.maps, self.layers)
+        pairs = select_pairs(student.maps, teacher.maps, self.layers)
         if self.stem and student.stem is not None and teacher.stem is not None:
             pairs = [(in_float32(student.stem), in_float32(teacher.stem)), *pairs]
         if len(pairs) < 2:
@@ -69,14 +69,14 @@ class FlowOfSolutionProcedure(DistillLoss):
             )
         return pairs
 
-    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:  # noqa: ARG002
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         features, teachers = zip(*self.pairs(student, teacher), strict=True)
         flows = zip(self.flows(features), self.flows(teachers), strict=True)
         distances = torch.stack([F.mse_loss(*both) for both in flows])
         return distances.sum() if self.over_pairs == "sum" else distances.mean()
 
     def flows(self, features: Sequence[Tensor]) -> list[Tensor]:
-        return [flow(*of_one_size(first, second, self.pool)) for first, second in pairwise(features)]
+        return [flow(*match_size(first, second, self.pool)) for first, second in pairwise(features)]
 
 
 def flow(first_NCHW: Tensor, second_NDHW: Tensor) -> Tensor:

@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.losses.base import DistillLoss
-from model.losses.maps import Layers, Pair, chosen, of_one_size
-from model.registry import LOSSES
-from model.types import Batch, Output, Setting
+from ..registry import LOSSES
+from ..types import Batch, LossContext, Output
+from .base import DistillLoss
+from .maps import Layers, Pair, match_size, select_pairs
 
 
 @LOSSES.register("ft")
@@ -59,7 +59,7 @@ class FactorTransfer(DistillLoss):
         self.paraphrase_rate, self.normalised = paraphrase_rate, NORMALISED[normalised]
         self.paraphrasers, self.decoders, self.translators = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
 
-    def prepare(self, setting: Setting) -> None:
+    def prepare(self, setting: LossContext) -> None:
         assert setting.teacher is not None
         for student_NCHW, teacher_NCHW in self.pairs(setting.student, setting.teacher):
             width, teachers = student_NCHW.shape[1], teacher_NCHW.shape[1]
@@ -77,10 +77,10 @@ class FactorTransfer(DistillLoss):
 
     def pairs(self, student: Output, teacher: Output) -> list[Pair]:
         if self.layers is None:
-            return chosen(student.maps[-1:], teacher.maps[-1:])
-        return chosen(student.maps, teacher.maps, self.layers)
+            return select_pairs(student.maps[-1:], teacher.maps[-1:])
+        return select_pairs(student.maps, teacher.maps, self.layers)
 
-    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:  # noqa: ARG002
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         parts = []
         modules = zip(self.paraphrasers, self.decoders, self.translators, strict=True)
         for (paraphrase, restore, translate), (one, other) in zip(modules, self.pairs(student, teacher), strict=True):
@@ -92,7 +92,7 @@ class FactorTransfer(DistillLoss):
         return torch.stack(parts).sum()
 
     def _distance(self, student_NFHW: Tensor, teacher_NFHW: Tensor) -> Tensor:
-        student_NFHW, teacher_NFHW = of_one_size(student_NFHW, teacher_NFHW)
+        student_NFHW, teacher_NFHW = match_size(student_NFHW, teacher_NFHW)
         return F.l1_loss(self.normalised(student_NFHW), self.normalised(teacher_NFHW))
 
 

@@ -14,10 +14,10 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.losses.base import DistillLoss
-from model.losses.probabilities import standardized
-from model.registry import LOSSES
-from model.types import Batch, Output
+from ..registry import LOSSES
+from ..types import Batch, Output
+from .base import DistillLoss
+from .probabilities import standardized
 
 
 @LOSSES.register("kd")

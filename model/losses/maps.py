@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.types import Output
+from ..types import Output
 
 Layers = list[int] | list[tuple[int, int]]  # numbers of stages from 1, the same on both sides or (student's, teacher's)
 Pair = tuple[Tensor, Tensor]
@@ -18,10 +18,10 @@ Pair = tuple[Tensor, Tensor]
 
 def paired(student: Sequence[Tensor], teacher: Sequence[Tensor], layers: Layers | None = None) -> list[Pair]:
     """As `chosen`, with maps of equal height and width: of a pair that differs, the larger is averaged down."""
-    return [of_one_size(*pair) for pair in chosen(student, teacher, layers)]
+    return [match_size(*pair) for pair in select_pairs(student, teacher, layers)]
 
 
-def chosen(student: Sequence[Tensor], teacher: Sequence[Tensor], layers: Layers | None = None) -> list[Pair]:
+def select_pairs(student: Sequence[Tensor], teacher: Sequence[Tensor], layers: Layers | None = None) -> list[Pair]:
     """Pairs of maps (N, C, H, W), shallow to deep, in float32 at least.
 
     Without `layers`, as many maps on both sides are paired in order. Otherwise those of equal height and width are, the
@@ -55,7 +55,7 @@ def deepest(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Pair:
     return in_float32(student[-1]), in_float32(teacher[-1])
 
 
-def crossed(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[Pair]:
+def all_pairs(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[Pair]:
     """Every map of the student with each of the teacher's in turn, in float32 at least.
 
     Raises:
@@ -76,7 +76,7 @@ def before_relu(output: Output, side: str) -> tuple[Tensor, ...]:
     return output.preacts
 
 
-def of_one_size(
+def match_size(
     one_NCHW: Tensor, other_NCHW: Tensor, pool: Callable[..., Tensor] = F.adaptive_avg_pool2d
 ) -> tuple[Tensor, Tensor]:
     """The larger map pooled, without `pool` averaged, down to the height and width of the smaller one."""

@@ -23,10 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.losses.base import DistillLoss
-from model.losses.probabilities import kl
-from model.registry import LOSSES
-from model.types import Batch, Output, Part, Setting
+from ..registry import LOSSES
+from ..types import Batch, LossContext, Output, Part
+from .base import DistillLoss
+from .probabilities import kl
 
 
 @LOSSES.register("mlkd")
@@ -40,13 +40,13 @@ class MultiLevelLogitDistillation(DistillLoss):
     """
 
     needs = frozenset({"probabilities"})
-    whole_batch: frozenset[Part] = frozenset({"logits"})
+    global_batch: frozenset[Part] = frozenset({"logits"})
 
     def __init__(
         self,
         *,
         alpha: float = 0.9,
-        temperatures: list[float] = [2.0, 3.0, 4.0, 5.0, 6.0],  # noqa: B006  never changed
+        temperatures: list[float] = [2.0, 3.0, 4.0, 5.0, 6.0],
         unsure_half: bool = True,
     ) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class MultiLevelLogitDistillation(DistillLoss):
         self.alpha, self.temperatures, self.unsure_half = alpha, temperatures, unsure_half
         self.views_shown = 1
 
-    def prepare(self, setting: Setting) -> None:
+    def prepare(self, setting: LossContext) -> None:
         self.views_shown = setting.views_shown
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.losses.base import DistillLoss
-from model.losses.probabilities import kl
-from model.registry import LOSSES
-from model.types import Batch, Output
+from ..registry import LOSSES
+from ..types import Batch, Output
+from .base import DistillLoss
+from .probabilities import kl
 
 
 @LOSSES.register("mutual")
@@ -40,7 +40,7 @@ class MutualLearning(DistillLoss):
             raise ValueError(f"temperature must be positive, got {temperature}")
         self.others_weight, self.temperature = others_weight, temperature
 
-    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:  # noqa: ARG002
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         if not student.exits:
             raise ValueError('the loss mutual needs several networks, as the student "peers"')
         logits = [peer.logits for peer in (student, *student.exits)]

@@ -14,10 +14,10 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.losses.base import DistillLoss
-from model.losses.probabilities import of_class, others
-from model.registry import LOSSES
-from model.types import Batch, Output
+from ..registry import LOSSES
+from ..types import Batch, Output
+from .base import DistillLoss
+from .probabilities import non_target_logits, target_values
 
 
 @LOSSES.register("nkd")
@@ -40,9 +40,9 @@ class NormalizedKnowledgeDistillation(DistillLoss):
         self.gamma, self.temperature = gamma, temperature
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        p_teacher_N = of_class(teacher.logits.softmax(dim=1), batch.labels)
-        label_N = -p_teacher_N * of_class(F.log_softmax(student.logits, dim=1), batch.labels)
-        q_teacher_NR = (others(teacher.logits, batch.labels) / self.temperature).softmax(dim=1)
-        log_q_student_NR = F.log_softmax(others(student.logits, batch.labels) / self.temperature, dim=1)
+        p_teacher_N = target_values(teacher.logits.softmax(dim=1), batch.labels)
+        label_N = -p_teacher_N * target_values(F.log_softmax(student.logits, dim=1), batch.labels)
+        q_teacher_NR = (non_target_logits(teacher.logits, batch.labels) / self.temperature).softmax(dim=1)
+        log_q_student_NR = F.log_softmax(non_target_logits(student.logits, batch.labels) / self.temperature, dim=1)
         rest_N = -(q_teacher_NR * log_q_student_NR).sum(dim=1)
         return (label_N + self.gamma * self.temperature**2 * rest_N).mean()

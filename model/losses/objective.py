@@ -9,9 +9,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from model.errors import OptionError, under
-from model.losses.base import DistillLoss
-from model.types import Batch, Need, Output, Part, Setting, TermOptions
+from ..errors import OptionError, option_scope
+from ..types import Batch, LossContext, Need, Output, Part, TermOptions
+from .base import DistillLoss
 
 
 class Objective(nn.Module):
@@ -47,15 +47,15 @@ class Objective(nn.Module):
         return frozenset().union(*self.needs_of.values())
 
     @property
-    def whole_batch(self) -> frozenset[Part]:
+    def global_batch(self) -> frozenset[Part]:
         """The parts of outputs that terms need of a whole batch, as they compare its images."""
-        return frozenset().union(*(cast(DistillLoss, loss).whole_batch for loss in self.losses.values()))
+        return frozenset().union(*(cast(DistillLoss, loss).global_batch for loss in self.losses.values()))
 
-    def of_a_share(self) -> list[nn.Module]:
+    def per_shard_terms(self) -> list[nn.Module]:
         """The terms that are given a share of the batch where there are several processes."""
-        return [loss for loss in self.losses.values() if not cast(DistillLoss, loss).whole_batch]
+        return [loss for loss in self.losses.values() if not cast(DistillLoss, loss).global_batch]
 
-    def prepare(self, setting: Setting) -> None:
+    def prepare(self, setting: LossContext) -> None:
         """Let every term make what depends on the networks and the data; once, before the first step.
 
         Raises:
@@ -75,7 +75,7 @@ class Objective(nn.Module):
             with _told_of(name):
                 cast(DistillLoss, loss).begin(student)
 
-    def pairs(self, setting: Setting) -> dict[str, list[tuple[Tensor, Tensor]]]:
+    def pairs(self, setting: LossContext) -> dict[str, list[tuple[Tensor, Tensor]]]:
         """The features that each term compares, the student's and the teacher's; terms without such are left out."""
         if setting.teacher is None:
             return {}
@@ -114,7 +114,7 @@ class Objective(nn.Module):
             for name, loss in self.losses.items():
                 term = cast(DistillLoss, loss)
                 term.epoch = epoch
-                values[name] = term(*(everywhere if term.whole_batch else here))
+                values[name] = term(*(everywhere if term.global_batch else here))
             factors = {name: self._factor(name, epoch) for name in values}
             total = sum(
                 (factors[name] * value for name, value in values.items()), torch.zeros(()).to(batch.labels.device)
@@ -129,7 +129,7 @@ class Objective(nn.Module):
 @contextmanager
 def _told_of(name: str) -> Iterator[None]:
     """Name the term in what it refuses."""
-    with under(f"loss.{name}"):
+    with option_scope(f"loss.{name}"):
         try:
             yield
         except ValueError as error:

@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.losses.base import DistillLoss
-from model.losses.maps import in_float32
-from model.registry import LOSSES
-from model.types import Batch, Output, Setting
+from ..registry import LOSSES
+from ..types import Batch, LossContext, Output
+from .base import DistillLoss
+from .maps import in_float32
 
 
 @LOSSES.register("ofa")
@@ -41,7 +41,7 @@ class OneForAll(DistillLoss):
         self.gamma, self.layers = gamma, layers
         self.branches = nn.ModuleList()
 
-    def prepare(self, setting: Setting) -> None:
+    def prepare(self, setting: LossContext) -> None:
         assert setting.teacher is not None
         maps, num_classes = setting.student.maps, setting.student.logits.shape[1]
         width = max(setting.student.embedding.shape[1], setting.teacher.embedding.shape[1])

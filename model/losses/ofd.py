@@ -17,10 +17,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from model.losses.base import DistillLoss
-from model.losses.maps import Layers, Pair, before_relu, paired
-from model.registry import LOSSES
-from model.types import Batch, Output, Part, Setting, TermOptions
+from ..registry import LOSSES
+from ..types import Batch, LossContext, Output, Part, TermOptions
+from .base import DistillLoss
+from .maps import Layers, Pair, before_relu, paired
 
 
 @LOSSES.register("ofd")
@@ -32,7 +32,7 @@ class OverhaulOfFeatureDistillation(DistillLoss):
     """
 
     needs = frozenset({"preacts"})
-    whole_batch: frozenset[Part] = frozenset({"preacts"})  # margins are of all images so far
+    global_batch: frozenset[Part] = frozenset({"preacts"})  # margins are of all images so far
     published = TermOptions(weight=1e-3)
 
     def __init__(self, *, layers: Layers | None = None) -> None:
@@ -41,7 +41,7 @@ class OverhaulOfFeatureDistillation(DistillLoss):
         self.connectors = nn.ModuleList()
         self.margins = nn.ModuleList()
 
-    def prepare(self, setting: Setting) -> None:
+    def prepare(self, setting: LossContext) -> None:
         assert setting.teacher is not None
         for student_NCHW, teacher_NCHW in self.pairs(setting.student, setting.teacher):
             self.connectors.append(connector(student_NCHW.shape[1], teacher_NCHW.shape[1]))
@@ -50,7 +50,7 @@ class OverhaulOfFeatureDistillation(DistillLoss):
     def pairs(self, student: Output, teacher: Output) -> list[Pair]:
         return paired(before_relu(student, "student"), before_relu(teacher, "teacher"), self.layers)
 
-    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:  # noqa: ARG002
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         stages = zip(self.connectors, self.margins, self.pairs(student, teacher), strict=True)
         distances = [partial_distance(connect(one), margin(other)) for connect, margin, (one, other) in stages]
         return torch.stack([each / 2**behind for behind, each in enumerate(reversed(distances))]).sum()

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from model.losses.base import DistillLoss
-from model.losses.relations import directions, of_several
-from model.registry import LOSSES
-from model.types import Batch, Output, Part, TermOptions
+from ..registry import LOSSES
+from ..types import Batch, Output, Part, TermOptions
+from .base import DistillLoss
+from .relations import l2_normalize, require_batch
 
 EPSILON = 1e-7
 
@@ -26,19 +26,19 @@ class ProbabilisticKnowledgeTransfer(DistillLoss):
     """Divergence of the batch's neighbourhoods, by cosines of embeddings; uses no labels."""
 
     needs = frozenset({"embedding"})
-    whole_batch: frozenset[Part] = frozenset({"embedding"})
+    global_batch: frozenset[Part] = frozenset({"embedding"})
     published = TermOptions(weight=30000.0)
 
     def __init__(self) -> None:
         super().__init__()
 
-    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:  # noqa: ARG002
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         p_student_NN, p_teacher_NN = neighbours(student.embedding), neighbours(teacher.embedding)
         return (p_teacher_NN * ((p_teacher_NN + EPSILON) / (p_student_NN + EPSILON)).log()).mean()
 
 
 def neighbours(embedding_ND: Tensor) -> Tensor:
     """How likely each image is a neighbour of the row's: (N, D) to (N, N), rows sum to 1."""
-    direction_ND = directions(of_several(embedding_ND))
+    direction_ND = l2_normalize(require_batch(embedding_ND))
     similarity_NN = (direction_ND @ direction_ND.T + 1) / 2
     return similarity_NN / similarity_NN.sum(dim=1, keepdim=True)

@@ -12,22 +12,22 @@ def kl(log_p_teacher_NK: Tensor, log_p_student_NK: Tensor) -> Tensor:
     return F.kl_div(log_p_student_NK, log_p_teacher_NK, log_target=True, reduction="none").sum(dim=1)
 
 
-def of_class(log_p_NK: Tensor, class_N: Tensor) -> Tensor:
+def target_values(log_p_NK: Tensor, class_N: Tensor) -> Tensor:
     """Each image's value of its class: (N, K) to (N,)."""
     return log_p_NK.gather(1, class_N[:, None]).squeeze(1)
 
 
-def others(logits_NK: Tensor, class_N: Tensor) -> Tensor:
+def non_target_logits(logits_NK: Tensor, class_N: Tensor) -> Tensor:
     """The logits without each image's class: (N, K) to (N, K - 1)."""
     column_R = torch.arange(logits_NK.shape[1] - 1, device=logits_NK.device)
     return logits_NK.gather(1, column_R + (column_R >= class_N[:, None]))
 
 
-def one_against_rest(logits_NK: Tensor, class_N: Tensor) -> Tensor:
+def target_against_rest(logits_NK: Tensor, class_N: Tensor) -> Tensor:
     """Log-probabilities of each image's class and of all others together: (N, K) to (N, 2)."""
     # Not 1 - p, which is 0 where the network is sure.
-    rest_N = others(logits_NK, class_N).logsumexp(dim=1)
-    return F.log_softmax(torch.stack([of_class(logits_NK, class_N), rest_N], dim=1), dim=1)
+    rest_N = non_target_logits(logits_NK, class_N).logsumexp(dim=1)
+    return F.log_softmax(torch.stack([target_values(logits_NK, class_N), rest_N], dim=1), dim=1)
 
 
 def standardized(logits_NK: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def of_several(rows: Tensor) -> Tensor:
+def require_batch(rows: Tensor) -> Tensor:
     """The rows, found to be more than one.
 
     Raises:
@@ -17,7 +17,7 @@ def of_several(rows: Tensor) -> Tensor:
     return rows
 
 
-def directions(vectors: Tensor) -> Tensor:
+def l2_normalize(vectors: Tensor) -> Tensor:
     """Vectors, the last dimension, at unit length.
 
     A vector of zeros has no direction: it stays, and gets no gradient, where a bound on the length alone would make

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.losses.base import DistillLoss
-from model.losses.maps import Layers, Pair, before_relu, chosen
-from model.registry import LOSSES
-from model.types import Batch, Output, Setting, TermOptions
+from ..registry import LOSSES
+from ..types import Batch, LossContext, Output, TermOptions
+from .base import DistillLoss
+from .maps import Layers, Pair, before_relu, select_pairs
 
 MOST_CHANNELS = 512  # of the fused maps
 
@@ -39,7 +39,7 @@ class KnowledgeReview(DistillLoss):
         self.layers = layers
         self.fusions = nn.ModuleList()  # shallow to deep
 
-    def prepare(self, setting: Setting) -> None:
+    def prepare(self, setting: LossContext) -> None:
         assert setting.teacher is not None
         pairs = self.pairs(setting.student, setting.teacher)
         channels = min(MOST_CHANNELS, setting.student.embedding.shape[1])
@@ -48,10 +48,10 @@ class KnowledgeReview(DistillLoss):
             self.fusions.append(Fusion(in_channels, channels, out_channels, gated=level < len(pairs)))
 
     def pairs(self, student: Output, teacher: Output) -> list[Pair]:
-        pairs = chosen(student.maps, before_relu(teacher, "teacher"), self.layers)
+        pairs = select_pairs(student.maps, before_relu(teacher, "teacher"), self.layers)
         return [*pairs, (student.embedding[:, :, None, None], teacher.embedding[:, :, None, None])]
 
-    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:  # noqa: ARG002
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         if len(student.embedding) < 2:
             raise ValueError("there must be two images in a batch at least, got 1")
         levels = list(zip(self.fusions, self.pairs(student, teacher), strict=True))

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.losses.base import DistillLoss
-from model.losses.relations import directions, of_several
-from model.registry import LOSSES
-from model.types import Batch, Output, Part
+from ..registry import LOSSES
+from ..types import Batch, Output, Part
+from .base import DistillLoss
+from .relations import l2_normalize, require_batch
 
 
 @LOSSES.register("rkd")
@@ -31,7 +31,7 @@ class RelationalKnowledgeDistillation(DistillLoss):
     """
 
     needs = frozenset({"embedding"})
-    whole_batch: frozenset[Part] = frozenset({"embedding"})
+    global_batch: frozenset[Part] = frozenset({"embedding"})
 
     def __init__(self, *, distance_weight: float = 25.0, angle_weight: float = 50.0) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class RelationalKnowledgeDistillation(DistillLoss):
                 raise ValueError(f"{name} must be 0 or more, got {value}")
         self.distance_weight, self.angle_weight = distance_weight, angle_weight
 
-    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:  # noqa: ARG002
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         student_NND, teacher_NND = differences(student.embedding), differences(teacher.embedding)
         distance = F.smooth_l1_loss(relative_distances(student_NND), relative_distances(teacher_NND))
         angle = F.smooth_l1_loss(cosines(student_NND), cosines(teacher_NND))
@@ -49,7 +49,7 @@ class RelationalKnowledgeDistillation(DistillLoss):
 
 def differences(embedding_ND: Tensor) -> Tensor:
     """From each image to each other: (N, D) to (N, N, D)."""
-    return of_several(embedding_ND)[None] - embedding_ND[:, None]
+    return require_batch(embedding_ND)[None] - embedding_ND[:, None]
 
 
 def relative_distances(apart_NND: Tensor) -> Tensor:
@@ -62,5 +62,5 @@ def relative_distances(apart_NND: Tensor) -> Tensor:
 
 def cosines(apart_NND: Tensor) -> Tensor:
     """Of the angle at each image between each two others: (N, N, N)."""
-    direction_NND = directions(apart_NND)
+    direction_NND = l2_normalize(apart_NND)
     return direction_NND @ direction_NND.transpose(1, 2)

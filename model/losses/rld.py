@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.losses.base import DistillLoss
-from model.losses.probabilities import kl, of_class, one_against_rest
-from model.registry import LOSSES
-from model.types import Batch, Output, TermOptions
+from ..registry import LOSSES
+from ..types import Batch, Output, TermOptions
+from .base import DistillLoss
+from .probabilities import kl, target_against_rest, target_values
 
 
 @LOSSES.register("rld")
@@ -54,10 +54,10 @@ class RefinedLogitDistillation(DistillLoss):
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         confidence_N = kl(
-            one_against_rest(teacher.logits / self.confidence_temperature, teacher.logits.argmax(dim=1)),
-            one_against_rest(student.logits / self.confidence_temperature, batch.labels),
+            target_against_rest(teacher.logits / self.confidence_temperature, teacher.logits.argmax(dim=1)),
+            target_against_rest(student.logits / self.confidence_temperature, batch.labels),
         )
-        left_out_NK = teacher.logits >= of_class(teacher.logits, batch.labels)[:, None]
+        left_out_NK = teacher.logits >= target_values(teacher.logits, batch.labels)[:, None]
         below_N = kl(self._without(left_out_NK, teacher.logits), self._without(left_out_NK, student.logits))
         return (
             self.alpha * self.confidence_temperature**2 * confidence_N + self.beta * self.temperature**2 * below_N

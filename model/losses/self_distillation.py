@@ -14,9 +14,9 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.losses.base import DistillLoss
-from model.registry import LOSSES
-from model.types import Batch, Output
+from ..registry import LOSSES
+from ..types import Batch, Output
+from .base import DistillLoss
 
 
 @LOSSES.register("self_distillation")
@@ -52,9 +52,9 @@ class SelfDistillation(DistillLoss):
         self.alpha, self.temperature, self.beta = alpha, temperature, beta
         self.feature_reduction, self.divergence = feature_reduction, divergence
         if feature_reduction == "sum":
-            self.whole_batch = frozenset({"logits", "embedding", "exits"})
+            self.global_batch = frozenset({"logits", "embedding", "exits"})
 
-    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:  # noqa: ARG002
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         if not student.exits:
             raise ValueError("the loss self_distillation needs a network with early exits, as multi_exit_resnet18")
         last_NK, last_ND = student.logits.detach(), student.embedding.detach()

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.losses.base import DistillLoss
-from model.losses.maps import Pair, crossed, in_float32, of_one_size
-from model.registry import LOSSES
-from model.types import Batch, Output, Part, Setting, TermOptions
+from ..registry import LOSSES
+from ..types import Batch, LossContext, Output, Part, TermOptions
+from .base import DistillLoss
+from .maps import Pair, all_pairs, in_float32, match_size
 
 
 @LOSSES.register("semckd")
@@ -26,7 +26,7 @@ class SemanticCalibration(DistillLoss):
     """Squared distances of each map of the student and all of the teacher, weighed by attention; uses no labels."""
 
     needs = frozenset({"maps"})
-    whole_batch: frozenset[Part] = frozenset({"maps"})
+    global_batch: frozenset[Part] = frozenset({"maps"})
     published = TermOptions(weight=400.0)
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class SemanticCalibration(DistillLoss):
         self.batch_size = 0
         self.queries, self.keys, self.projectors = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
 
-    def prepare(self, setting: Setting) -> None:
+    def prepare(self, setting: LossContext) -> None:
         assert setting.teacher is not None
         self.batch_size = len(setting.student.logits)
         self.queries.extend(embedder(self.batch_size) for _ in setting.student.maps)
@@ -43,9 +43,9 @@ class SemanticCalibration(DistillLoss):
             self.projectors.append(projector(student_NCHW.shape[1], teacher_NCHW.shape[1]))
 
     def pairs(self, student: Output, teacher: Output) -> list[Pair]:
-        return [of_one_size(*pair) for pair in crossed(student.maps, teacher.maps)]
+        return [match_size(*pair) for pair in all_pairs(student.maps, teacher.maps)]
 
-    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:  # noqa: ARG002
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         pairs = zip(self.projectors, self.pairs(student, teacher), strict=True)
         distances = [(project(one) - other).square().mean(dim=(1, 2, 3)) for project, (one, other) in pairs]
         attention_NST = self.attention(student, teacher)

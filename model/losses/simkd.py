@@ -12,10 +12,10 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.losses.base import DistillLoss
-from model.losses.maps import Pair, before_relu, in_float32, of_one_size
-from model.registry import LOSSES
-from model.types import Batch, Output, Setting
+from ..registry import LOSSES
+from ..types import Batch, LossContext, Output
+from .base import DistillLoss
+from .maps import Pair, before_relu, in_float32, match_size
 
 
 @LOSSES.register("simkd")
@@ -28,7 +28,7 @@ class ReusedTeacherClassifier(DistillLoss):
     def __init__(self) -> None:
         super().__init__()
 
-    def prepare(self, setting: Setting) -> None:
+    def prepare(self, setting: LossContext) -> None:
         assert setting.teacher is not None
         ((_, teacher_NCHW),) = self.pairs(setting.student, setting.teacher)
         width = setting.teacher.embedding.shape[1]
@@ -49,6 +49,6 @@ class ReusedTeacherClassifier(DistillLoss):
             raise ValueError("the student's last map has not the teacher's channels: it must be the network \"simkd\"")
         return [(in_float32(student.maps[-1]), in_float32(teacher_NCHW))]
 
-    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:  # noqa: ARG002
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         (pair,) = self.pairs(student, teacher)
-        return F.mse_loss(*of_one_size(*pair))
+        return F.mse_loss(*match_size(*pair))

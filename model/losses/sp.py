@@ -11,11 +11,11 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.losses.base import DistillLoss
-from model.losses.maps import deepest
-from model.losses.relations import directions, of_several
-from model.registry import LOSSES
-from model.types import Batch, Output, Part, TermOptions
+from ..registry import LOSSES
+from ..types import Batch, Output, Part, TermOptions
+from .base import DistillLoss
+from .maps import deepest
+from .relations import l2_normalize, require_batch
 
 
 @LOSSES.register("sp")
@@ -23,18 +23,18 @@ class SimilarityPreserving(DistillLoss):
     """Mean squared distance between the similarities of the batch's images, by the last maps; uses no labels."""
 
     needs = frozenset({"maps"})
-    whole_batch: frozenset[Part] = frozenset({"maps"})
+    global_batch: frozenset[Part] = frozenset({"maps"})
     published = TermOptions(weight=3000.0)
 
     def __init__(self) -> None:
         super().__init__()
 
-    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:  # noqa: ARG002
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         student_NCHW, teacher_NCHW = deepest(student.maps, teacher.maps)
         return F.mse_loss(similarities(student_NCHW), similarities(teacher_NCHW))
 
 
 def similarities(map_NCHW: Tensor) -> Tensor:
     """Scalar products of the images' maps, each row at unit length: (N, C, H, W) to (N, N)."""
-    flat_ND = of_several(map_NCHW).flatten(1)
-    return directions(flat_ND @ flat_ND.T)
+    flat_ND = require_batch(map_NCHW).flatten(1)
+    return l2_normalize(flat_ND @ flat_ND.T)

@@ -13,10 +13,10 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.losses.base import DistillLoss
-from model.losses.relations import of_several
-from model.registry import LOSSES
-from model.types import Batch, Output, Part, Setting, TermOptions
+from ..registry import LOSSES
+from ..types import Batch, LossContext, Output, Part, TermOptions
+from .base import DistillLoss
+from .relations import require_batch
 
 
 @LOSSES.register("srd")
@@ -28,7 +28,7 @@ class SimpleRecipeDistillation(DistillLoss):
     """
 
     needs = frozenset({"embedding"})
-    whole_batch: frozenset[Part] = frozenset({"embedding"})
+    global_batch: frozenset[Part] = frozenset({"embedding"})
     published = TermOptions(weight=2.0)
 
     def __init__(self, *, exponent: float = 4.0) -> None:
@@ -37,15 +37,15 @@ class SimpleRecipeDistillation(DistillLoss):
             raise ValueError(f"exponent must be 1 or more, got {exponent}")
         self.exponent = exponent
 
-    def prepare(self, setting: Setting) -> None:
+    def prepare(self, setting: LossContext) -> None:
         assert setting.teacher is not None
         self.projector = nn.Linear(setting.student.embedding.shape[1], setting.teacher.embedding.shape[1])
 
-    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:  # noqa: ARG002
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         distance_ND = normalised(self.projector(student.embedding)) - normalised(teacher.embedding)
         return distance_ND.abs().pow(self.exponent).sum().log()
 
 
 def normalised(embedding_ND: Tensor) -> Tensor:
     """Each dimension with mean 0 and variance 1 over the batch."""
-    return F.batch_norm(of_several(embedding_ND), None, None, training=True, eps=1e-4)
+    return F.batch_norm(require_batch(embedding_ND), None, None, training=True, eps=1e-4)

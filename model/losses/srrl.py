@@ -16,11 +16,11 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.losses.base import DistillLoss
-from model.losses.maps import in_float32
-from model.losses.relations import of_several
-from model.registry import LOSSES
-from model.types import Batch, Output, Setting
+from ..registry import LOSSES
+from ..types import Batch, LossContext, Output
+from .base import DistillLoss
+from .maps import in_float32
+from .relations import require_batch
 
 
 @LOSSES.register("srrl")
@@ -51,7 +51,7 @@ class SoftmaxRegression(DistillLoss):
             raise ValueError(f"logit_weight must be 0 or more, got {logit_weight}")
         self.connects, self.feature_weight, self.logit_weight = connects, feature_weight, logit_weight
 
-    def prepare(self, setting: Setting) -> None:
+    def prepare(self, setting: LossContext) -> None:
         assert setting.teacher is not None
         if setting.classifier is None:
             raise ValueError("the teacher's logits are not what a linear layer makes of its embedding")
@@ -63,7 +63,7 @@ class SoftmaxRegression(DistillLoss):
             given = None if tensor is None else tensor.detach()
             self.register_buffer(f"classifier_{name}", given, persistent=False)
 
-    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:  # noqa: ARG002
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         guess_ND = self.connector(self._feature(student)).mean(dim=(2, 3))
         features = F.mse_loss(guess_ND, teacher.embedding)
         logits = F.mse_loss(F.linear(guess_ND, self.classifier_weight, self.classifier_bias), teacher.logits)
@@ -72,7 +72,7 @@ class SoftmaxRegression(DistillLoss):
     def _feature(self, student: Output) -> Tensor:
         """(N, C, H, W), where 1 x 1 is all that an embedding has."""
         if self.connects == "embedding":
-            return of_several(student.embedding)[:, :, None, None]
+            return require_batch(student.embedding)[:, :, None, None]
         if not student.maps:
             raise ValueError("the student gives no maps to compare")
         return in_float32(student.maps[-1])

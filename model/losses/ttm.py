@@ -12,10 +12,10 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.losses.base import DistillLoss
-from model.losses.probabilities import kl
-from model.registry import LOSSES
-from model.types import Batch, Output, TermOptions
+from ..registry import LOSSES
+from ..types import Batch, Output, TermOptions
+from .base import DistillLoss
+from .probabilities import kl
 
 
 @LOSSES.register("ttm")
@@ -35,7 +35,7 @@ class TransformedTeacherMatching(DistillLoss):
             raise ValueError(f"gamma must be positive, got {gamma}")
         self.gamma = gamma
 
-    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:  # noqa: ARG002
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         return self.divergence(student, teacher).mean()
 
     def divergence(self, student: Output, teacher: Output) -> Tensor:

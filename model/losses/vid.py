@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.losses.base import DistillLoss
-from model.losses.maps import Layers, Pair, paired
-from model.registry import LOSSES
-from model.types import Batch, Output, Setting
+from ..registry import LOSSES
+from ..types import Batch, LossContext, Output
+from .base import DistillLoss
+from .maps import Layers, Pair, paired
 
 
 @LOSSES.register("vid")
@@ -48,7 +48,7 @@ class VariationalInformationDistillation(DistillLoss):
         self.regressors = nn.ModuleList()
         self.raw_variances = nn.ParameterList()  # a_c of the formula
 
-    def prepare(self, setting: Setting) -> None:
+    def prepare(self, setting: LossContext) -> None:
         assert setting.teacher is not None
         raw = inverse_softplus(self.initial_variance - self.least_variance)
         for student_NCHW, teacher_NCHW in self.pairs(setting.student, setting.teacher):
@@ -59,7 +59,7 @@ class VariationalInformationDistillation(DistillLoss):
     def pairs(self, student: Output, teacher: Output) -> list[Pair]:
         return paired(student.maps, teacher.maps, self.layers)
 
-    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:  # noqa: ARG002
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         stages = zip(self.regressors, self.raw_variances, self.pairs(student, teacher), strict=True)
         return torch.stack([self._surprise(guess(one), other, raw) for guess, raw, (one, other) in stages]).sum()
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.losses.base import DistillLoss
-from model.registry import LOSSES
-from model.types import Batch, Output, TermOptions
+from ..registry import LOSSES
+from ..types import Batch, Output, TermOptions
+from .base import DistillLoss
 
 
 @LOSSES.register("wsld")

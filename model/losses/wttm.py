@@ -12,9 +12,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.losses.ttm import TransformedTeacherMatching
-from model.registry import LOSSES
-from model.types import Batch, Output, TermOptions
+from ..registry import LOSSES
+from ..types import Batch, Output, TermOptions
+from .ttm import TransformedTeacherMatching
 
 
 @LOSSES.register("wttm")
@@ -30,6 +30,6 @@ class WeightedTransformedTeacherMatching(TransformedTeacherMatching):
     def __init__(self, *, gamma: float = 0.2) -> None:
         super().__init__(gamma=gamma)
 
-    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:  # noqa: ARG002
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         sum_N = (self.gamma * F.log_softmax(teacher.logits, dim=1)).exp().sum(dim=1)
         return (sum_N * self.divergence(student, teacher)).mean()

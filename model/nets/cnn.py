@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.registry import NETS
-from model.types import Output
+from ..registry import NETS
+from ..types import Output
 
 
 @NETS.register("cnn")

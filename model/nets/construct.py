@@ -9,11 +9,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from model.errors import shown, under
-from model.registry import NETS
+from ..errors import option_scope, preview
+from ..registry import NETS
 
 
-def named(name: str, *, num_classes: int, in_channels: int, image_size: int, options: dict[str, Any]) -> nn.Module:
+def construct(name: str, *, num_classes: int, in_channels: int, image_size: int, options: dict[str, Any]) -> nn.Module:
     """A fresh network.
 
     Raises:
@@ -25,7 +25,9 @@ def named(name: str, *, num_classes: int, in_channels: int, image_size: int, opt
     return cast(nn.Module, NETS.build(name, *supplied, **options))
 
 
-def inner(key: str, network: Mapping[str, Any], *, num_classes: int, in_channels: int, image_size: int) -> nn.Module:
+def construct_inner(
+    key: str, network: Mapping[str, Any], *, num_classes: int, in_channels: int, image_size: int
+) -> nn.Module:
     """A network that is part of another one, written as a student is: {"name": "resnet20"}.
 
     Args:
@@ -36,22 +38,22 @@ def inner(key: str, network: Mapping[str, Any], *, num_classes: int, in_channels
         ValueError: It has no name.
     """
     if not isinstance(network.get("name"), str):
-        raise ValueError(f'{key} should be an object with "name", got {shown(network)}')
+        raise ValueError(f'{key} should be an object with "name", got {preview(network)}')
     options = {option: value for option, value in network.items() if option != "name"}
-    with under(key):
-        return named(
+    with option_scope(key):
+        return construct(
             network["name"], num_classes=num_classes, in_channels=in_channels, image_size=image_size, options=options
         )
 
 
-def without_fetching(value: Any) -> Any:
+def without_pretrained(value: Any) -> Any:
     """Options, those of networks within a network included, with nothing pretrained."""
     if isinstance(value, dict):
-        return {key: False if key == "pretrained" else without_fetching(each) for key, each in value.items()}
-    return [without_fetching(each) for each in value] if isinstance(value, list) else value
+        return {key: False if key == "pretrained" else without_pretrained(each) for key, each in value.items()}
+    return [without_pretrained(each) for each in value] if isinstance(value, list) else value
 
 
-def name_of_classifier(net: nn.Module, images_NCHW: Tensor) -> str | None:
+def classifier_name(net: nn.Module, images_NCHW: Tensor) -> str | None:
     """The linear layer whose result the logits are; None where it is something else.
 
     Args:

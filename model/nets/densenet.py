@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.registry import NETS
-from model.types import Output
+from ..registry import NETS
+from ..types import Output
 
 
 class DenseNet(nn.Module):

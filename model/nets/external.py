@@ -20,9 +20,9 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from model.errors import OptionError, Stopped, first_sentence, nearest
-from model.registry import NETS
-from model.types import Output
+from ..errors import OptionError, Stopped, did_you_mean, first_sentence
+from ..registry import NETS
+from ..types import Output
 
 # torchvision's networks that are built for one image size, and those that have more classifiers in training.
 OF_ONE_SIZE: dict[str, Callable[[int], dict[str, Any]]] = {
@@ -56,7 +56,7 @@ def of_torchvision(
     else:
         net = _built(lambda: _torchvision_net(name, num_classes=num_classes, **options))
         _fit_first_convolution(net, in_channels)
-    return telling(net, points)
+    return adapt(net, points)
 
 
 @NETS.register_family("timm")
@@ -84,12 +84,12 @@ def of_timm(
         net = _fetched(f"timm/{name}", lambda: timm.create_model(name, pretrained=True, **options))
     else:
         net = _built(lambda: timm.create_model(name, **options))
-    return telling(net, _points_of_timm(name))
+    return adapt(net, _points_of_timm(name))
 
 
 def _refuse_unknown(family: str, name: str, known: Sequence[str]) -> None:
     if name not in known:
-        near = nearest(f"{family}/{name}", [f"{family}/{each}" for each in known])
+        near = did_you_mean(f"{family}/{name}", [f"{family}/{each}" for each in known])
         raise OptionError("name", f'{family} has no classifier named "{name}"{near}')
 
 
@@ -172,20 +172,20 @@ class Stage(NamedTuple):
         return output.permute(0, 3, 1, 2)
 
 
-class Points(NamedTuple):
+class FeaturePoints(NamedTuple):
     """Where a network is looked into."""
 
     classifier: str
     stages: tuple[Stage, ...]  # shallow to deep
 
 
-class Telling(nn.Module):
+class OutputAdapter(nn.Module):
     """Stands before a network's own class and turns its logits into an Output.
 
     Its hooks are methods, so that the hooks of a copy are the copy's.
     """
 
-    points: Points
+    points: FeaturePoints
     seen: dict[str, Tensor]  # by the name of the module; empty between calls
 
     def forward(self, images_NCHW: Tensor) -> Output:
@@ -205,10 +205,10 @@ class Telling(nn.Module):
         self.seen[name] = output
 
 
-def telling(net: nn.Module, points: Points) -> nn.Module:
+def adapt(net: nn.Module, points: FeaturePoints) -> nn.Module:
     """The network itself, which from now on returns an Output; it is not wrapped, so that weights keep their names."""
-    net.__class__ = type(type(net).__name__, (Telling, type(net)), {})
-    told = cast(Telling, net)
+    net.__class__ = type(type(net).__name__, (OutputAdapter, type(net)), {})
+    told = cast(OutputAdapter, net)
     told.points, told.seen = points, {}
     told.get_submodule(points.classifier).register_forward_pre_hook(partial(told.see_given, points.classifier))
     for stage in points.stages:
@@ -220,13 +220,13 @@ def telling(net: nn.Module, points: Points) -> nn.Module:
 
 
 @cache
-def _points_of_torchvision(name: str) -> Points:
+def _points_of_torchvision(name: str) -> FeaturePoints:
     with torch.device("meta"):
         return find_points(_built(lambda: _torchvision_net(name)), image_size=224)
 
 
 @cache
-def _points_of_timm(name: str) -> Points:
+def _points_of_timm(name: str) -> FeaturePoints:
     import timm
 
     with torch.device("meta"):
@@ -244,7 +244,7 @@ class Call(NamedTuple):
 
 
 @torch.no_grad()
-def find_points(net: nn.Module, image_size: int) -> Points:
+def find_points(net: nn.Module, image_size: int) -> FeaturePoints:
     """Run a network on square images, for shapes alone, and see what its modules hand on."""
     modules = dict(net.named_modules())
     calls: list[Call] = []
@@ -273,7 +273,7 @@ def find_points(net: nn.Module, image_size: int) -> Points:
         if call.stage is not None and not any(_hides(outer, call, modules[outer.module]) for outer in around):
             stages.pop(call.side, None)  # so that the last one comes last
             stages[call.side] = call.stage
-    return Points(classifier, tuple(stages.values()))
+    return FeaturePoints(classifier, tuple(stages.values()))
 
 
 def _found(name: str, tensor: Any, patches: int) -> tuple[int, Stage | None]:

@@ -18,8 +18,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.registry import NETS
-from model.types import Output
+from ..registry import NETS
+from ..types import Output
 
 # Factor of the hidden channels, output channels, units, stride of the first unit; of each block.
 BLOCKS = ((1, 8, 1, 1), (6, 12, 2, 1), (6, 16, 3, 2), (6, 32, 4, 2), (6, 48, 3, 1), (6, 80, 3, 2), (6, 160, 1, 1))

@@ -15,9 +15,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from model.nets.resnet import BasicBlock, Bottleneck, ResNet
-from model.registry import NETS
-from model.types import Output
+from ..registry import NETS
+from ..types import Output
+from .resnet import BasicBlock, Bottleneck, ResNet
 
 Branch = Literal["bottleneck", "stacked"]
 

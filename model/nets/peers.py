@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from model.nets.construct import inner
-from model.registry import NETS
-from model.types import Output
+from ..registry import NETS
+from ..types import Output
+from .construct import construct_inner
 
 
 @NETS.register("peers")
@@ -32,13 +32,13 @@ class Peers(nn.Module):
         in_channels: int = 3,
         image_size: int = 32,
         *,
-        networks: list[dict[str, Any]] = [{"name": "resnet20"}, {"name": "resnet20"}],  # noqa: B006  never changed
+        networks: list[dict[str, Any]] = [{"name": "resnet20"}, {"name": "resnet20"}],
     ) -> None:
         super().__init__()
         if len(networks) < 2:
             raise ValueError(f"networks must be 2 or more, got {len(networks)}")
         sizes = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
-        built = (inner(f"networks.{number}", network, **sizes) for number, network in enumerate(networks))
+        built = (construct_inner(f"networks.{number}", network, **sizes) for number, network in enumerate(networks))
         self.networks = nn.ModuleList(built)
 
     def forward(self, images_NCHW: Tensor) -> Output:

@@ -19,8 +19,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.registry import NETS
-from model.types import Output
+from ..registry import NETS
+from ..types import Output
 
 
 class PreResNet(nn.Module):

@@ -14,10 +14,10 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.nets.convolutions import convolution
-from model.nets.stages import through_stages
-from model.registry import NETS
-from model.types import Output
+from ..registry import NETS
+from ..types import Output
+from .convolutions import convolution
+from .stages import through_stages
 
 
 class ResNet(nn.Module):

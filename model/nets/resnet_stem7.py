@@ -12,9 +12,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.nets.stages import through_stages
-from model.registry import NETS
-from model.types import Output
+from ..registry import NETS
+from ..types import Output
+from .stages import through_stages
 
 
 class ResNetStem7(nn.Module):

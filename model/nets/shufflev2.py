@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.nets.stages import shuffled, through_stages
-from model.registry import NETS
-from model.types import Output
+from ..registry import NETS
+from ..types import Output
+from .stages import shuffled, through_stages
 
 
 class ShuffleNetV2(nn.Module):

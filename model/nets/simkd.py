@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.nets.construct import inner, name_of_classifier, without_fetching
-from model.registry import NETS
-from model.types import Output
+from ..registry import NETS
+from ..types import Output
+from .construct import classifier_name, construct_inner, without_pretrained
 
 
 @NETS.register("simkd")
@@ -39,7 +39,7 @@ class ReusedClassifier(nn.Module):
         in_channels: int = 3,
         image_size: int = 32,
         *,
-        network: dict[str, Any] = {"name": "resnet8x4"},  # noqa: B006  never changed
+        network: dict[str, Any] = {"name": "resnet8x4"},
         teacher: dict[str, Any] | None = None,
         reduction: int = 2,
     ) -> None:
@@ -47,15 +47,17 @@ class ReusedClassifier(nn.Module):
         sizes = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
         images_NCHW = torch.empty(2, in_channels, image_size, image_size, device="meta")
         with torch.device("meta"):
-            own = inner("network", without_fetching(network), **sizes).eval()
-            guide = inner("teacher", without_fetching(network if teacher is None else teacher), **sizes).eval()
+            own = construct_inner("network", without_pretrained(network), **sizes).eval()
+            guide = construct_inner(
+                "teacher", without_pretrained(network if teacher is None else teacher), **sizes
+            ).eval()
         width = last_map(own(images_NCHW)).shape[1]
         _, out, *size = last_map(guide(images_NCHW)).shape
         if not 1 <= reduction <= out:
             raise ValueError(f"reduction must be 1 to {out}, the teacher's channels, got {reduction}")
         self.size = tuple(size)
-        self.network = inner("network", network, **sizes)
-        classifier = name_of_classifier(own, images_NCHW)
+        self.network = construct_inner("network", network, **sizes)
+        classifier = classifier_name(own, images_NCHW)
         if classifier is None:
             raise ValueError("the logits of network are not what a linear layer makes")
         self.network.set_submodule(classifier, nn.Identity())

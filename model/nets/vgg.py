@@ -15,8 +15,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.registry import NETS
-from model.types import Output
+from ..registry import NETS
+from ..types import Output
 
 WIDTHS = (64, 128, 256, 512, 512)
 

@@ -23,10 +23,10 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.nets import resnet_cifar
-from model.nets.convolutions import convolution
-from model.registry import NETS
-from model.types import Output
+from ..registry import NETS
+from ..types import Output
+from . import resnet_cifar
+from .convolutions import convolution
 
 BlockName = Literal["Basic", "Bottle", "Old"]
 

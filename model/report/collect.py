@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.config.dotted import leaves, value_of, with_values
-from model.config.folder import Folder, Weights
-from model.config.legacy import is_flat
-from model.config.params import load_params
-from model.config.references import one_level_deeper
-from model.errors import OptionError, UserError, nearest
-from model.search.space.schema import SEARCH_FILE, is_parameter
+from ..config.dotted import flatten, value_of, with_values
+from ..config.folder import Folder, Weights
+from ..config.legacy import is_flat
+from ..config.params import load_params
+from ..config.references import one_level_deeper
+from ..errors import OptionError, UserError, did_you_mean
+from ..search.space.schema import SEARCH_FILE, is_parameter
 
 SPLITS = ("val", "test")
 WEIGHTS: tuple[Weights, ...] = ("best", "last")
@@ -30,7 +30,7 @@ ANCESTOR = "val is the test set (ancestor)"
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecord:
     """One experiment folder, as its files describe it.
 
     Args:
@@ -58,7 +58,7 @@ class Run:
     notes: tuple[str, ...]
 
 
-def collect_runs(parent_dir: Path) -> list[Run]:
+def collect_runs(parent_dir: Path) -> list[RunRecord]:
     """All runs in and below a folder, in natural order of their paths: run_2 before run_10.
 
     A run is a folder with params.json or with results; a search's folder is one only if it has results of its own, and
@@ -69,7 +69,7 @@ def collect_runs(parent_dir: Path) -> list[Run]:
     """
     if not parent_dir.is_dir():
         siblings = [entry.name for entry in parent_dir.parent.glob("*") if entry.is_dir()]
-        raise UserError(f"{parent_dir}: no such folder{nearest(parent_dir.name, siblings)}")
+        raise UserError(f"{parent_dir}: no such folder{did_you_mean(parent_dir.name, siblings)}")
     runs = []
     for path, children, _ in os.walk(parent_dir):
         children[:] = [child for child in children if not child.startswith(".") and child not in NO_RUNS_INSIDE]
@@ -102,7 +102,7 @@ def _has_results(folder: Folder) -> bool:
     return any(file.exists() for file in [folder.run, folder.history, *files])
 
 
-def _read_run(folder: Folder, parent_dir: Path) -> Run:
+def _read_run(folder: Folder, parent_dir: Path) -> RunRecord:
     notes: list[str] = []
     run = _read_object(folder.run, notes)
     if run.get("error"):
@@ -117,7 +117,7 @@ def _read_run(folder: Folder, parent_dir: Path) -> Run:
     params, written = choices | params, written | choices.keys()
     if _is_ancestors(folder, metrics["val", "best"] or metrics["val", "last"]):
         notes.append(ANCESTOR)
-    return Run(
+    return RunRecord(
         path=folder.path.relative_to(parent_dir).as_posix(),
         params=params,
         written=written,
@@ -187,7 +187,7 @@ def _by_path(params: dict[str, Any]) -> dict[str, Any]:
         params = params | {"loss": {"name": " + ".join(sorted(terms)), **terms}}
     return {
         path.removesuffix(".name").removesuffix(".model_dir"): value
-        for path, value in leaves(params).items()
+        for path, value in flatten(params).items()
         if value not in (None, {})
     }
 

@@ -12,12 +12,12 @@ from typing import Any
 
 from tabulate import tabulate
 
-from model.config.dotted import FREE_TO_CHANGE
-from model.errors import UserError, nearest
-from model.files import read_json
-from model.report.collect import Run, as_text, collect_runs, natural_order
-from model.report.published import first_of_each, read_published
-from model.search.space.schema import SEARCH_FILE
+from ..config.dotted import NON_RESULT_KEYS
+from ..errors import UserError, did_you_mean
+from ..files import read_json
+from ..search.space.schema import SEARCH_FILE
+from .collect import RunRecord, as_text, collect_runs, natural_order
+from .published import first_of_each, read_published
 
 MISSING = "-"
 
@@ -35,7 +35,7 @@ def pivot_table(parent_dir: Path, down: str, across: str) -> str:
     """
     runs = [run for run in collect_runs(parent_dir) if run.state in ("finished", None)]
     row_path, column_path = (_path(runs, name, parent_dir) for name in (down, across))
-    cells: dict[tuple[str, str], list[Run]] = {}
+    cells: dict[tuple[str, str], list[RunRecord]] = {}
     for run in runs:
         if row_path in run.params and column_path in run.params:
             place = as_text(run.params[row_path]), as_text(run.params[column_path])
@@ -55,7 +55,7 @@ def pivot_table(parent_dir: Path, down: str, across: str) -> str:
     return table
 
 
-def _path(runs: Sequence[Run], name: str, parent_dir: Path) -> str:
+def _path(runs: Sequence[RunRecord], name: str, parent_dir: Path) -> str:
     known = dict.fromkeys(path for run in runs for path in run.params)
     ending = [path for path in known if path == name or path.endswith(f".{name}")]
     if name in known:
@@ -65,14 +65,16 @@ def _path(runs: Sequence[Run], name: str, parent_dir: Path) -> str:
     if ending:
         raise UserError(f"{parent_dir}: {name} stands for several values: {', '.join(ending)}; write one of these")
     leaves = {path.rpartition(".")[2] for path in known}
-    raise UserError(f"{parent_dir}: no run has a parameter of the name {name}{nearest(name, leaves | known.keys())}")
+    raise UserError(
+        f"{parent_dir}: no run has a parameter of the name {name}{did_you_mean(name, leaves | known.keys())}"
+    )
 
 
-def _refuse_third(group: Sequence[Run], place: tuple[str, str], names: tuple[str, str]) -> None:
+def _refuse_third(group: Sequence[RunRecord], place: tuple[str, str], names: tuple[str, str]) -> None:
     first = group[0]
     for run in group[1:]:
         for path in first.params | run.params:
-            if path not in (*FREE_TO_CHANGE, "seed") and first.params.get(path) != run.params.get(path):
+            if path not in (*NON_RESULT_KEYS, "seed") and first.params.get(path) != run.params.get(path):
                 told = ", ".join(f"{name} {value}" for name, value in zip(names, place, strict=True))
                 raise UserError(f"{first.path} and {run.path} have the same {told}, but differ in {path}, too")
 
@@ -85,7 +87,7 @@ def _order(parent_dir: Path, name: str) -> Any:
     return lambda text: (choices.index(text) if text in choices else len(choices), natural_order(text))
 
 
-def _cell(group: Sequence[Run]) -> str:
+def _cell(group: Sequence[RunRecord]) -> str:
     numbers = [run.metrics["test", "best"]["accuracy"] for run in group if "accuracy" in run.metrics["test", "best"]]
     if not numbers:
         return MISSING

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.errors import UserError
-from model.files import read_json
+from ..errors import UserError
+from ..files import read_json
 
 PUBLISHED_FILE = "published.json"
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedResult:
     """What one source says of one method.
 
     Args:
@@ -31,7 +31,7 @@ class Published:
     accuracies: dict[str, float]
 
 
-def read_published(parent_dir: Path) -> list[Published]:
+def read_published(parent_dir: Path) -> list[PublishedResult]:
     """All rows of a folder's published.json, none where it has no such file.
 
     Raises:
@@ -46,12 +46,12 @@ def read_published(parent_dir: Path) -> list[Published]:
         raise UserError(f'{path}: needs "rows", each with "method", "source" and "accuracies" in percent') from None
 
 
-def _row(row: dict[str, Any]) -> Published:
+def _row(row: dict[str, Any]) -> PublishedResult:
     accuracies = {str(pair): float(percent) for pair, percent in row["accuracies"].items()}
-    return Published(str(row["method"]), str(row["source"]), accuracies)
+    return PublishedResult(str(row["method"]), str(row["source"]), accuracies)
 
 
-def first_of_each(rows: list[Published]) -> dict[frozenset[str], float]:
+def first_of_each(rows: list[PublishedResult]) -> dict[frozenset[str], float]:
     """{method, pair} -> percent, by the first source that has it."""
     found: dict[frozenset[str], float] = {}
     for row in rows:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from model.files import read_json
-from model.report.pivot import pivot_table
-from model.report.tables import results_table
-from model.search.space.schema import SEARCH_FILE, is_parameter
+from ..files import read_json
+from ..search.space.schema import SEARCH_FILE, is_parameter
+from .pivot import pivot_table
+from .tables import results_table
 
 
 def tables_of_search(parent_dir: Path) -> str:

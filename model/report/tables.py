@@ -18,18 +18,18 @@ from typing import NamedTuple
 
 from tabulate import tabulate
 
-from model.config.dotted import FREE_TO_CHANGE
-from model.config.folder import Weights
-from model.config.params import Params
-from model.errors import UserError
-from model.files import write_text
-from model.report.collect import SPLITS, WEIGHTS, Run, as_text, collect_runs, natural_order
+from ..config.dotted import NON_RESULT_KEYS
+from ..config.folder import Weights
+from ..config.params import Params
+from ..errors import UserError
+from ..files import write_text
+from .collect import SPLITS, WEIGHTS, RunRecord, as_text, collect_runs, natural_order
 
 MISSING = "-"
 IN_CSV_ONLY = ("loss", "top5_accuracy")  # every run has them, and with them no table fits a screen
 NOT_A_RESULT = ("accuracy", "epoch", "num_samples")  # keys of a metrics file that get no column of their own
 
-Group = list[Run]  # the runs of one row: one, or those that differ in their seed only
+Group = list[RunRecord]  # the runs of one row: one, or those that differ in their seed only
 
 
 class Column(NamedTuple):
@@ -97,9 +97,9 @@ def _csv(columns: list[Column]) -> str:
     return text.getvalue()
 
 
-def _columns(runs: list[Run], group_by_seed: bool) -> list[Column]:
+def _columns(runs: list[RunRecord], group_by_seed: bool) -> list[Column]:
     groups = sorted(_by_seed(runs) if group_by_seed else [[run] for run in runs], key=_rank)
-    hidden = (*FREE_TO_CHANGE, "seed") if group_by_seed else FREE_TO_CHANGE
+    hidden = (*NON_RESULT_KEYS, "seed") if group_by_seed else NON_RESULT_KEYS
     states = [group[0].state for group in groups]
     notes = ["; ".join(_notes(group)) or None for group in groups]
 
@@ -129,11 +129,11 @@ def _rank(group: Group) -> tuple[float, list[tuple[str, int]]]:
 # Seeds --------------------------------------------------------------------------------------------------------------
 
 
-def _by_seed(runs: list[Run]) -> list[Group]:
+def _by_seed(runs: list[RunRecord]) -> list[Group]:
     """Put finished runs together that differ in their seed only; every other run stays alone."""
     groups: dict[str, Group] = {}
     for run in runs:
-        same = {path: as_text(value) for path, value in run.params.items() if path not in (*FREE_TO_CHANGE, "seed")}
+        same = {path: as_text(value) for path, value in run.params.items() if path not in (*NON_RESULT_KEYS, "seed")}
         is_comparable = run.params and run.state in ("finished", None)
         key = json.dumps([run.state, same], sort_keys=True) if is_comparable else run.path
         groups.setdefault(key, []).append(run)
@@ -171,7 +171,7 @@ def _text_column(header: str, values: Sequence[str | None]) -> Column:
     return Column(header, [MISSING if value is None else value for value in values], values)
 
 
-def _params_columns(runs: list[Run], groups: list[Group], hidden: Sequence[str]) -> list[Column]:
+def _params_columns(runs: list[RunRecord], groups: list[Group], hidden: Sequence[str]) -> list[Column]:
     """The parameters that differ, under the shortest name that says which: the leaf's, where no other leaf has it.
 
     A value that only some rows have counts as a difference if a params.json names it. The defaults of an option that
@@ -194,7 +194,7 @@ def _params_columns(runs: list[Run], groups: list[Group], hidden: Sequence[str])
     return columns
 
 
-def _follows_from_choices(path: str, runs: list[Run]) -> bool:
+def _follows_from_choices(path: str, runs: list[RunRecord]) -> bool:
     """Whether runs of equal choices have equal values, and there are choices at all."""
     values: dict[tuple[str, ...], str | None] = {}
     for run in runs:

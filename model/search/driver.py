@@ -16,16 +16,16 @@ from types import FrameType
 
 import filelock
 
-from model.config.params import load_params
-from model.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, RunFailed, Stopped, UserError
-from model.files import read_json, write_json
-from model.logs import log, logging_to
-from model.search.executors.base import Engine
-from model.search.plan import ENDED, Check, Plan, Run, make_plan, summary
-from model.search.progress import Progress
-from model.search.run_queue import STOP_SIGNALS, Crew, Limits, Phase, Tally
-from model.search.sampling.pruner import Pruner
-from model.search.seeds import final_runs, refuse_final_runs, replicates
+from ..config.params import load_params
+from ..errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, RunFailed, Stopped, UserError
+from ..files import read_json, write_json
+from ..logs import log, logging_to
+from .executors.base import Executor
+from .plan import ENDED, CheckParams, Plan, TrialRun, make_plan, summary
+from .progress import Progress
+from .run_queue import STOP_SIGNALS, FailurePolicy, RunCounts, RunQueue, SearchContext
+from .sampling.pruner import Pruner
+from .seeds import final_runs, refuse_final_runs, replicates
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ def search(
     parent_dir: Path,
     *,
     command: Sequence[str],
-    make_engine: Callable[[int], Engine],
-    check: Check | None = None,
+    make_engine: Callable[[int], Executor],
+    check: CheckParams | None = None,
     restart: bool = False,
-    limits: Limits | None = None,
+    limits: FailurePolicy | None = None,
     final: Final | None = None,
 ) -> int:
     """Bring all runs of a search to their end, the folders that they need first.
@@ -75,7 +75,7 @@ def search(
         if final:
             refuse_final_runs(plan)
         log.info("%s", summary(plan))
-        crew = Crew(command, make_engine, limits or Limits(), received)
+        crew = SearchContext(command, make_engine, limits or FailurePolicy(), received)
         if plan.needed:
             train_needed(plan, crew)
         tallies = [train_cells(plan, crew)]
@@ -92,7 +92,7 @@ def search(
     return EXIT_STOPPED if any(tally.stopped for tally in tallies) else EXIT_DONE
 
 
-def train_needed(plan: Plan, crew: Crew) -> None:
+def train_needed(plan: Plan, crew: SearchContext) -> None:
     """Train what teaches the runs, or what they start from.
 
     Raises:
@@ -100,14 +100,14 @@ def train_needed(plan: Plan, crew: Crew) -> None:
         Stopped: A signal came, or somebody stopped one.
     """
     progress = Progress([], len(plan.needed), plan.metric)
-    tally = Phase(crew, crew.make_engine(len(plan.needed)), progress).do(plan.needed)
+    tally = RunQueue(crew, crew.make_engine(len(plan.needed)), progress).do(plan.needed)
     if tally.failed:
         raise RunFailed(f"{tally.failed[0]} was not trained, so no run was begun")
     if crew.received or tally.stopped:
         raise Stopped("what the runs need is not trained yet; run the same command to go on")
 
 
-def train_cells(plan: Plan, crew: Crew) -> Tally:
+def train_cells(plan: Plan, crew: SearchContext) -> RunCounts:
     """Train the first seed of every cell, those that are proposed meanwhile, too."""
     space = plan.space
     to_do = set(plan.to_do)
@@ -118,13 +118,13 @@ def train_cells(plan: Plan, crew: Crew) -> Tally:
             pruner.begin(run.folder, num_epochs=run.num_epochs)
     proposals = None
     if space.has_proposals:
-        from model.search.sampling.suggest import Proposals  # a grid need not wait for Optuna
+        from .sampling.suggest import Suggester  # a grid need not wait for Optuna
 
-        proposals = Proposals(plan)
+        proposals = Suggester(plan)
     needs_values = space.has_proposals or space.early_terminate or space.seeds or len(space.metric) > 1
     num_ended = sum(run.folder.state() in ENDED for run in done)
     num_runs = max(plan.cap, num_ended + len(plan.to_do))
-    phase = Phase(
+    phase = RunQueue(
         crew,
         crew.make_engine(num_runs - num_ended),
         Progress(done, num_runs, plan.metric),
@@ -137,19 +137,19 @@ def train_cells(plan: Plan, crew: Crew) -> Tally:
     return tally
 
 
-def train_more(plan: Plan, crew: Crew, runs: Sequence[Run], why: str) -> Tally:
+def train_more(plan: Plan, crew: SearchContext, runs: Sequence[TrialRun], why: str) -> RunCounts:
     """Train further runs of some cells."""
     to_do = [run for run in runs if run.restart or run.folder.state() != "finished"]
     if not to_do:
-        return Tally()
+        return RunCounts()
     log.info("%s: %d runs", why, len(runs))
     progress = Progress([run for run in runs if run not in to_do], len(runs), plan.metric)
-    tally = Phase(crew, crew.make_engine(len(to_do)), progress).do(to_do)
+    tally = RunQueue(crew, crew.make_engine(len(to_do)), progress).do(to_do)
     tell(tally, progress, crew)
     return tally
 
 
-def tell(tally: Tally, progress: Progress, crew: Crew) -> None:
+def tell(tally: RunCounts, progress: Progress, crew: SearchContext) -> None:
     """Log how a phase ended.
 
     Raises:

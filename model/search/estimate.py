@@ -6,12 +6,12 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
-from model.config.dotted import with_values
-from model.config.params import PARAMS_FILE, Params, parse_params
-from model.logs import duration
-from model.search.plan import ENDED, Plan
-from model.search.progress import share_done
-from model.search.space.points import samples
+from ..config.dotted import with_values
+from ..config.params import PARAMS_FILE, Params, parse_params
+from ..logs import format_duration
+from .plan import ENDED, Plan
+from .progress import fraction_done
+from .space.points import samples
 
 Measure = Callable[[Params, Path], float | None]  # seconds of a run; None where they cannot be told
 
@@ -40,13 +40,13 @@ def told_time(plan: Plan, at_once: int, measure: Measure, *, num_final: int = 0)
         seconds, source = measured, "the first, by a few of its steps"
     about = "at most" if plan.space.early_terminate else "about"
     first = "; beside what is trained first" if plan.needed else ""
-    total = duration(seconds * num_runs / at_once)
-    return f"time: {about} {total}, {num_runs:.3g} to do of {duration(seconds)} each ({source}{first})"
+    total = format_duration(seconds * num_runs / at_once)
+    return f"time: {about} {total}, {num_runs:.3g} to do of {format_duration(seconds)} each ({source}{first})"
 
 
 def num_to_come(plan: Plan) -> float:
     """How many runs are left; one that has begun counts by what is left of it."""
-    left = sum(1.0 if run.restart else 1 - share_done(run.folder) for run in plan.to_do)
+    left = sum(1.0 if run.restart else 1 - fraction_done(run.folder) for run in plan.to_do)
     num_ended = 0 if plan.restart else sum(run.folder.state() in ENDED for run in plan.runs)
     left += max(0, plan.cap - num_ended - len(plan.to_do))
     others = plan.seeds[1:]

@@ -6,24 +6,30 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from model.search.plan import Plan
-from model.search.progress import shown
-from model.search.results import outcome_of
+from .plan import Plan
+from .progress import format_metric
+from .results import result_of_trial
 
 
-def front_table(plan: Plan) -> str:
+def pareto_table(plan: Plan) -> str:
     """The front as a Markdown table, the best in the first metric first; empty where no run is finished."""
     metrics = plan.space.metric
     signs = [1 if metric.is_maximized else -1 for metric in metrics]
     finished = []
     for run in plan.runs:
-        outcome = outcome_of([run.folder], metrics)
+        outcome = result_of_trial([run.folder], metrics)
         if outcome.state == "complete":
             finished.append((run.name, [sign * value for sign, value in zip(signs, outcome.values, strict=True)]))
     front = [(name, values) for name, values in finished if not any(dominates(other, values) for _, other in finished)]
     front.sort(key=lambda each: each[1], reverse=True)
     rows = [
-        [name, *(shown(metric.name, sign * value) for metric, sign, value in zip(metrics, signs, values, strict=True))]
+        [
+            name,
+            *(
+                format_metric(metric.name, sign * value)
+                for metric, sign, value in zip(metrics, signs, values, strict=True)
+            ),
+        ]
         for name, values in front
     ]
     table: str = tabulate(rows, ["run", *(metric.name for metric in metrics)], tablefmt="pipe", disable_numparse=True)

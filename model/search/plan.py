@@ -12,18 +12,18 @@ from typing import Any
 
 from tqdm import tqdm
 
-from model.config.dotted import differences, value_of, with_values
-from model.config.folder import Folder, State
-from model.config.legacy import is_flat, nested_from_flat
-from model.config.params import PARAMS_FILE, Params, load_params, parse_params
-from model.config.references import find_folder, one_level_deeper
-from model.errors import OptionError, UserError
-from model.files import read_json, write_json, write_text
-from model.search.space.existing import TRIAL_FILE, found_points
-from model.search.space.points import Point, describe, num_points, points, samples
-from model.search.space.schema import Metric, Space, load_space
+from ..config.dotted import differences, value_of, with_values
+from ..config.folder import Folder, State
+from ..config.legacy import is_flat, nested_from_flat
+from ..config.params import PARAMS_FILE, Params, load_params, parse_params
+from ..config.references import find_folder, one_level_deeper
+from ..errors import OptionError, UserError
+from ..files import read_json, write_json, write_text
+from .space.existing import TRIAL_FILE, existing_points
+from .space.points import Point, describe, num_points, points, samples
+from .space.schema import Metric, Space, load_space
 
-Check = Callable[[Params, Path], object]  # raises UserError where params cannot be trained
+CheckParams = Callable[[Params, Path], object]  # raises UserError where params cannot be trained
 
 TOLD: dict[State, str] = {
     "new": "new",
@@ -38,7 +38,7 @@ ENDED: tuple[State, ...] = ("finished", "pruned")  # nothing is left to do
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class TrialRun:
     """A folder to be trained.
 
     Args:
@@ -75,12 +75,12 @@ class Run:
 
 
 @dataclass(frozen=True, eq=False)
-class Cell:
+class Trial:
     """A point of the space, its number in the order of the grid or of the proposals, and its first seed's run."""
 
     point: Point
     number: int
-    run: Run
+    run: TrialRun
 
 
 @dataclass(frozen=True)
@@ -91,14 +91,14 @@ class Plan:
     base: dict[str, Any]  # params.json in our form
     space: Space
     restart: bool
-    cells: tuple[Cell, ...] = ()
-    to_do: tuple[Run, ...] = ()
+    cells: tuple[Trial, ...] = ()
+    to_do: tuple[TrialRun, ...] = ()
     needed: tuple[
-        Run, ...
+        TrialRun, ...
     ] = ()  # folders that teach runs to do, or that these start from, and that are not trained yet
 
     @property
-    def runs(self) -> tuple[Run, ...]:
+    def runs(self) -> tuple[TrialRun, ...]:
         return tuple(cell.run for cell in self.cells)
 
     @property
@@ -128,15 +128,15 @@ class Plan:
         """What the name of a seed's run ends in: nothing for that of params.json."""
         return "" if seed == self.base_seed else f"_seed_{seed}"
 
-    def make_run(self, point: Point, seed: int, *, number: int | None = None) -> Run:
+    def make_run(self, point: Point, seed: int, *, number: int | None = None) -> TrialRun:
         """The run of a point with a seed, in a folder of its own."""
         name = f"{point.name}{self.suffix(seed)}"
         raw = one_level_deeper(with_values(self.base, point.values), self.parent_dir)
         raw = raw | {"seed": seed} if self.suffix(seed) else raw
-        return Run(Folder(self.parent_dir / name), name, raw, number, self.restart)
+        return TrialRun(Folder(self.parent_dir / name), name, raw, number, self.restart)
 
 
-def make_plan(parent_dir: Path, *, check: Check | None = None, restart: bool = False) -> Plan:
+def make_plan(parent_dir: Path, *, check: CheckParams | None = None, restart: bool = False) -> Plan:
     """Read a search's folder and look at how far its runs are; writes nothing.
 
     Args:
@@ -154,7 +154,7 @@ def make_plan(parent_dir: Path, *, check: Check | None = None, restart: bool = F
     space = load_space(parent_dir, base)
     plan = Plan(parent_dir, base, space, restart)
     cells = _proposed_cells(plan) if space.has_proposals else _cells_of_grid(plan)
-    to_do: list[Run] = []
+    to_do: list[TrialRun] = []
     tried = [] if len(cells) >= plan.cap or not space.has_proposals else samples(space)
     for cell in cells:
         with _naming(cell.point):
@@ -167,7 +167,7 @@ def make_plan(parent_dir: Path, *, check: Check | None = None, restart: bool = F
         failed = [run for run in to_do if run.folder.state() == "failed"]
         room = max(0, plan.cap - len(cells) + len(failed))
         to_do = [run for run in to_do if run not in failed[room:]]  # others were proposed in their place
-    needed: dict[Path, Run] = {}
+    needed: dict[Path, TrialRun] = {}
     # Each is tried out with its networks and losses, which for hundreds of runs takes half a minute.
     for point in tqdm(tried, desc="checking", unit="run", delay=3, leave=False):
         with _naming(point):
@@ -176,19 +176,19 @@ def make_plan(parent_dir: Path, *, check: Check | None = None, restart: bool = F
                 check(params, parent_dir / PARAMS_FILE)
             for folder in _needed(params, parent_dir):
                 if not folder.is_trained():
-                    needed[folder.path] = Run(folder, folder.name)
+                    needed[folder.path] = TrialRun(folder, folder.name)
     return replace(plan, cells=tuple(cells), to_do=tuple(to_do), needed=tuple(needed.values()))
 
 
-def _cells_of_grid(plan: Plan) -> list[Cell]:
+def _cells_of_grid(plan: Plan) -> list[Trial]:
     seed = plan.seeds[0]
-    return [Cell(point, number, plan.make_run(point, seed)) for number, point in enumerate(points(plan.space))]
+    return [Trial(point, number, plan.make_run(point, seed)) for number, point in enumerate(points(plan.space))]
 
 
-def _proposed_cells(plan: Plan) -> list[Cell]:
+def _proposed_cells(plan: Plan) -> list[Trial]:
     seed = plan.seeds[0]
-    found = found_points(plan.parent_dir, plan.space, plan.base, suffix=plan.suffix(seed))
-    return [Cell(point, number, plan.make_run(point, seed, number=number)) for number, point in found]
+    found = existing_points(plan.parent_dir, plan.space, plan.base, suffix=plan.suffix(seed))
+    return [Trial(point, number, plan.make_run(point, seed, number=number)) for number, point in found]
 
 
 def summary(plan: Plan) -> str:
@@ -223,7 +223,7 @@ def _naming(point: Point) -> Iterator[None]:
         raise UserError(f"{error} (the run with {point})") from None
 
 
-def refuse_other_params(run: Run) -> None:
+def refuse_other_params(run: TrialRun) -> None:
     """A run goes on only with the parameters that it began with.
 
     Raises:

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
-from model.config.folder import Folder
-from model.logs import duration, log
-from model.search.plan import ENDED, Run
-from model.search.results import value_in
-from model.search.space.schema import Metric
+from ..config.folder import Folder
+from ..logs import format_duration, log
+from .plan import ENDED, TrialRun
+from .results import value_in
+from .space.schema import Metric
 
 SECONDS_BETWEEN_LOOKS = 0.5
 LONGEST_SHOWN = 50  # characters of a run's name on a terminal
@@ -29,7 +29,7 @@ class Bar(tqdm):  # type: ignore[misc]
 class Line:
     """A run that is running, and its place on the terminal, counted from 1."""
 
-    run: Run
+    run: TrialRun
     place: int
     first: float  # share of the run that was done before
     bar: Bar
@@ -45,12 +45,12 @@ class Progress:
         metric: What the best run so far is the best in.
     """
 
-    def __init__(self, done: Iterable[Run], num_runs: int, metric: Metric) -> None:
+    def __init__(self, done: Iterable[TrialRun], num_runs: int, metric: Metric) -> None:
         self.metric, self.num_runs = metric, num_runs
         self.num_finished = self.num_pruned = self.num_failed = 0
         self.is_live = sys.stderr.isatty()
         self._width = 0
-        self._lines: dict[Run, Line] = {}
+        self._lines: dict[TrialRun, Line] = {}
         self._best: tuple[float, str] | None = None
         self._began, self._work, self._next_look = time.monotonic(), 0.0, 0.0
         for run in done:
@@ -65,7 +65,7 @@ class Progress:
             bar_format="|{bar:20}| {n_fmt}/{total_fmt} runs{postfix}",
         )
 
-    def begin(self, run: Run, told: str) -> None:
+    def begin(self, run: TrialRun, told: str) -> None:
         """Note that a run goes from now on and log it in words."""
         place = next(
             n for n in range(1, len(self._lines) + 2) if n not in {line.place for line in self._lines.values()}
@@ -80,27 +80,27 @@ class Progress:
             dynamic_ncols=True,
             bar_format=f"|{{bar:20}}| {{desc:<{self._width}.{self._width}}} {{percentage:3.0f}}%{{postfix}}",
         )
-        self._lines[run] = Line(run, place, share_done(run.folder), bar)
+        self._lines[run] = Line(run, place, fraction_done(run.folder), bar)
         self._waiting -= 1
         if not self.is_live:
             log.info("%s: %s", run.name, told)
 
-    def end(self, run: Run, told: str, *, failed: bool = False) -> None:
+    def end(self, run: TrialRun, told: str, *, failed: bool = False) -> None:
         """Note how a run ended and log it in words."""
         line = self._lines.pop(run)
         line.bar.close()
         self.num_failed += failed
         if not failed:
             self._count(run)
-        self._work += (1.0 if run.folder.state() in ENDED else share_done(run.folder)) - line.first
+        self._work += (1.0 if run.folder.state() in ENDED else fraction_done(run.folder)) - line.first
         self._note_best(run)
         value = value_in(run.folder, self.metric)
-        reached = "" if value is None else f", {self.metric.name} {shown(self.metric.name, value)}"
-        took = duration(time.monotonic() - line.began)
+        reached = "" if value is None else f", {self.metric.name} {format_metric(self.metric.name, value)}"
+        took = format_duration(time.monotonic() - line.began)
         log.info("%s: %s after %s%s%s; %s", run.name, told, took, reached, teacher_work(run.folder), self._state())
         self._next_look = 0.0
 
-    def try_again(self, run: Run, told: str) -> None:
+    def try_again(self, run: TrialRun, told: str) -> None:
         """Note that a run failed and will begin once more."""
         self._lines.pop(run).bar.close()
         self._waiting += 1
@@ -113,12 +113,12 @@ class Progress:
         self._next_look = time.monotonic() + SECONDS_BETWEEN_LOOKS
         for line in self._lines.values():
             self._note_best(line.run)
-            line.bar.n = share_done(line.run.folder)
+            line.bar.n = fraction_done(line.run.folder)
             line.bar.set_postfix_str(self._told_by(line.run.folder))
         self._bar.n = self.num_finished + self.num_pruned
         self._bar.set_postfix_str(self._state())
 
-    def _count(self, run: Run) -> None:
+    def _count(self, run: TrialRun) -> None:
         state = run.folder.state()
         self.num_finished += state == "finished"
         self.num_pruned += state == "pruned"
@@ -133,15 +133,15 @@ class Progress:
         parts += [f"{self.num_pruned} pruned"] if self.num_pruned else []
         parts += [f"{self.num_failed} failed"] if self.num_failed else []
         if self._best is not None:
-            parts.append(f"best {shown(self.metric.name, self._best[0])} ({self._best[1]})")
+            parts.append(f"best {format_metric(self.metric.name, self._best[0])} ({self._best[1]})")
         seconds = self._seconds_left()
         if seconds:
-            parts.append(f"about {duration(seconds)} left")
+            parts.append(f"about {format_duration(seconds)} left")
         return ", ".join(parts)
 
     def _seconds_left(self) -> float | None:
         """From the work that was done since the phase began, in runs."""
-        shares = {run: share_done(run.folder) for run in self._lines}
+        shares = {run: fraction_done(run.folder) for run in self._lines}
         work = self._work + sum(shares[run] - line.first for run, line in self._lines.items())
         left = max(0, self._waiting) + sum(1 - share for share in shares.values())
         return (time.monotonic() - self._began) / work * left if work > 0 else None
@@ -151,12 +151,12 @@ class Progress:
         if run.get("epoch") is not None:
             parts.append(f"epoch {run['epoch']}/{run.get('num_epochs', '?')}")
         if (value := value_in(folder, self.metric)) is not None:
-            parts.append(f"{self.metric.name} {shown(self.metric.name, value)}")
+            parts.append(f"{self.metric.name} {format_metric(self.metric.name, value)}")
         if run.get("images_per_second"):
             parts.append(f"{run['images_per_second']:,.0f} images/s")
         return ", ".join(parts)
 
-    def _note_best(self, run: Run) -> None:
+    def _note_best(self, run: TrialRun) -> None:
         value = value_in(run.folder, self.metric)
         if value is None:
             return
@@ -170,7 +170,7 @@ def teacher_work(folder: Folder) -> str:
     return f", its teacher run on {images['run']:,} of {images['asked']:,} images" if images else ""
 
 
-def share_done(folder: Folder) -> float:
+def fraction_done(folder: Folder) -> float:
     """How much of a run is done, in [0, 1], as far as its run.json says."""
     run = folder.read_run()
     share = run.get("progress")
@@ -179,7 +179,7 @@ def share_done(folder: Folder) -> float:
     return min(1.0, max(0.0, share or 0.0))
 
 
-def shown(name: str, value: float) -> str:
+def format_metric(name: str, value: float) -> str:
     if name.endswith("accuracy"):
         return f"{100 * value:.2f} %"
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"

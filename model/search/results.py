@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from model.config.folder import Folder
-from model.search.space.schema import COSTS, Metric
+from ..config.folder import Folder
+from .space.schema import COSTS, Metric
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrialResult:
     """What is known of a point.
 
     Args:
@@ -26,25 +26,25 @@ class Outcome:
     curve: Mapping[int, float] = field(default_factory=dict)
 
 
-def outcome_of(folders: Sequence[Folder], metrics: Sequence[Metric]) -> Outcome:
+def result_of_trial(folders: Sequence[Folder], metrics: Sequence[Metric]) -> TrialResult:
     """What came out at a point; its value is the mean of the seeds that are finished.
 
     Args:
         folders: One a seed; the first decides about the state.
     """
     state, curve = folders[0].state(), curve_of(folders[0], metrics[0])
-    if state == "finished" and missing(folders[0], metrics) is None:
+    if state == "finished" and missing_metric(folders[0], metrics) is None:
         seeds = [[value_in(folder, metric) for metric in metrics] for folder in folders if folder.state() == "finished"]
         known = [[value for value in each if value is not None] for each in zip(*seeds, strict=True)]
-        return Outcome("complete", tuple(sum(values) / len(values) for values in known), curve)
+        return TrialResult("complete", tuple(sum(values) / len(values) for values in known), curve)
     if state == "pruned" and curve:
-        return Outcome("pruned", (), curve)
+        return TrialResult("pruned", (), curve)
     if state in ("finished", "failed", "pruned"):
-        return Outcome("failed", (), curve)
-    return Outcome("open", (), curve)
+        return TrialResult("failed", (), curve)
+    return TrialResult("open", (), curve)
 
 
-def missing(folder: Folder, metrics: Sequence[Metric]) -> str | None:
+def missing_metric(folder: Folder, metrics: Sequence[Metric]) -> str | None:
     """Why a finished run does not count: a metric of which it has no number."""
     for metric in metrics:
         if value_in(folder, metric) is None:

@@ -11,17 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model.errors import EXIT_DONE, EXIT_STOPPED, UserError
-from model.logs import log
-from model.search.executors.base import GRACE_SECONDS, End, Engine, Handle, Job
-from model.search.plan import Run
-from model.search.progress import Progress
-from model.search.results import missing
-from model.search.sampling.pruner import Pruner
-from model.search.space.schema import Metric
+from ..errors import EXIT_DONE, EXIT_STOPPED, UserError
+from ..logs import log
+from .executors.base import GRACE_SECONDS, Executor, Job, JobEnd, JobHandle
+from .plan import TrialRun
+from .progress import Progress
+from .results import missing_metric
+from .sampling.pruner import Pruner
+from .space.schema import Metric
 
 if TYPE_CHECKING:
-    from model.search.sampling.suggest import Proposals
+    from .sampling.suggest import Suggester
 
 POLL_SECONDS = 0.02
 LOOK_SECONDS = 1.0
@@ -35,7 +35,7 @@ STOPPED = (EXIT_STOPPED, *(-number for number in STOP_SIGNALS))  # minus: before
 
 
 @dataclass(frozen=True)
-class Limits:
+class FailurePolicy:
     """What is put up with.
 
     Args:
@@ -57,7 +57,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Crew:
+class SearchContext:
     """What all phases of a search share.
 
     Args:
@@ -65,13 +65,13 @@ class Crew:
     """
 
     command: Sequence[str]
-    make_engine: Callable[[int], Engine]
-    limits: Limits
+    make_engine: Callable[[int], Executor]
+    limits: FailurePolicy
     received: list[int]
 
 
 @dataclass
-class Tally:
+class RunCounts:
     """How the runs of one phase ended, by name; the others did not begin, or were pruned."""
 
     finished: list[str] = field(default_factory=list)
@@ -82,10 +82,10 @@ class Tally:
 
 
 @dataclass
-class Running:
+class RunningTrial:
     """A run that an engine works on."""
 
-    run: Run
+    run: TrialRun
     job: Job
     log_size: int  # of stdout.log when the run began: what an earlier one printed ends there
     stopped_at: float | None = None  # when the pruner had it stopped
@@ -95,7 +95,7 @@ class Running:
         return self.stopped_at is not None
 
 
-class Phase:
+class RunQueue:
     """Runs that need nothing of one another.
 
     Args:
@@ -109,25 +109,25 @@ class Phase:
 
     def __init__(
         self,
-        crew: Crew,
-        engine: Engine,
+        crew: SearchContext,
+        engine: Executor,
         progress: Progress,
         *,
         metrics: Sequence[Metric] = (),
-        proposals: Proposals | None = None,
+        proposals: Suggester | None = None,
         pruner: Pruner | None = None,
     ) -> None:
         self.crew, self.engine, self.progress = crew, engine, progress
         self.metrics, self.proposals, self.pruner = metrics, proposals, pruner
-        self.tally = Tally()
-        self._waiting: list[Run] = []
-        self._running: dict[Handle, Running] = {}
-        self._begun: Counter[Run] = Counter()
-        self._told_busy: set[Run] = set()
+        self.tally = RunCounts()
+        self._waiting: list[TrialRun] = []
+        self._running: dict[JobHandle, RunningTrial] = {}
+        self._begun: Counter[TrialRun] = Counter()
+        self._told_busy: set[TrialRun] = set()
         self._kill_at: float | None = None
         self._next_look = 0.0
 
-    def do(self, runs: Sequence[Run]) -> Tally:
+    def do(self, runs: Sequence[TrialRun]) -> RunCounts:
         """Begin runs in their order while there is room, until all have ended or a signal came.
 
         Raises:
@@ -164,7 +164,7 @@ class Phase:
     def _may_begin(self) -> bool:
         return not self.crew.received and not self.tally.gave_up
 
-    def _next(self) -> Run | None:
+    def _next(self) -> TrialRun | None:
         """The first run in whose folder no process works, or else a new one.
 
         In a folder that a killed search left behind, a process may still be saving.
@@ -179,7 +179,7 @@ class Phase:
                 log.info("%s: waiting for process %s on %s", run.name, process.get("process"), process.get("host"))
         return self.proposals.next() if self.proposals else None
 
-    def _attach(self, run: Run) -> bool:
+    def _attach(self, run: TrialRun) -> bool:
         """Whether an earlier driver's job still does the run; then it is ours from now on."""
         job = self._job(run)
         handle = self.engine.attach(job)
@@ -190,10 +190,10 @@ class Phase:
         self._begun[run] += 1
         self.progress.begin(run, "goes on, as an earlier call began it")
         self._begin_pruning(run)
-        self._running[handle] = Running(run, job, log_size=0)
+        self._running[handle] = RunningTrial(run, job, log_size=0)
         return True
 
-    def _begin(self, run: Run) -> None:
+    def _begin(self, run: TrialRun) -> None:
         job = self._job(run)
         anew = run.restart and not self._begun[run]
         self._begun[run] += 1
@@ -202,17 +202,17 @@ class Phase:
             run.prepare(anew=anew)
             log_size = job.log.stat().st_size if job.log.exists() else 0
             self._begin_pruning(run)
-            self._running[self.engine.submit(job)] = Running(run, job, log_size)
+            self._running[self.engine.submit(job)] = RunningTrial(run, job, log_size)
         except OSError as error:
             self._note_failure(run, f"failed ({error})")
 
-    def _job(self, run: Run) -> Job:
+    def _job(self, run: TrialRun) -> Job:
         folder = run.folder.path.absolute()
         command = (*self.crew.command, "--model_dir", str(folder))
         when_new = ("--restart",) if run.restart else ()
         return Job(folder, command, when_new, self.crew.limits.time_limit)
 
-    def _begin_pruning(self, run: Run) -> None:
+    def _begin_pruning(self, run: TrialRun) -> None:
         if self.pruner is not None:
             self.pruner.begin(run.folder, num_epochs=run.num_epochs)
 
@@ -223,10 +223,10 @@ class Phase:
                 del self._running[handle]
                 self._note_end(running, end)
 
-    def _note_end(self, running: Running, end: End) -> None:
+    def _note_end(self, running: RunningTrial, end: JobEnd) -> None:
         status, why = end
         run, is_finished = running.run, running.run.folder.state() == "finished"
-        lacking = missing(run.folder, self.metrics) if is_finished else None
+        lacking = missing_metric(run.folder, self.metrics) if is_finished else None
         if is_finished and lacking is None and (status == EXIT_DONE or why is not None):
             self.tally.finished.append(run.name)
             self.tally.failures_in_a_row = 0
@@ -245,18 +245,18 @@ class Phase:
         else:
             self._tell_failure(running, lacking or reason(status))
 
-    def _tell_failure(self, running: Running, why: str) -> None:
+    def _tell_failure(self, running: RunningTrial, why: str) -> None:
         printed = tail(running.job.log, running.log_size)
         self._note_failure(running.run, f"failed ({why})", f"{running.job.log}:\n{printed}" if printed else "")
 
-    def _note_other_end(self, run: Run, told: str) -> None:
+    def _note_other_end(self, run: TrialRun, told: str) -> None:
         self.progress.end(run, told)
         if self.pruner is not None:
             self.pruner.look(run.folder)
         if self.proposals is not None:
             self.proposals.ended(run)
 
-    def _note_failure(self, run: Run, told: str, last_lines: str = "") -> None:
+    def _note_failure(self, run: TrialRun, told: str, last_lines: str = "") -> None:
         is_last_time = self._begun[run] > self.crew.limits.retries or not self._may_begin()
         if is_last_time:
             self.tally.failed.append(run.name)

@@ -23,13 +23,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.errors import UserError
-from model.files import read_json, write_json
-from model.logs import log
-from model.teachers.encoding import Coding
-from model.teachers.row_file import Answers, Rows
-from model.teachers.row_store import DeviceShelf, FileShelf, Shelf
-from model.types import Batch, Output, Part, Pipeline, Teacher, Views
+from ..errors import UserError
+from ..files import read_json, write_json
+from ..logs import log
+from ..types import Batch, Output, Part, Pipeline, Teacher, Views
+from .encoding import Encoding
+from .row_file import RowFile, Rows
+from .row_store import DeviceRowStore, FileRowStore, RowStore
 
 ABOUT = "about.json"  # in the folder of each cache: what its answers depend on
 SAMPLE = 16  # kept answers that are computed again at the start of a run
@@ -40,12 +40,12 @@ TOLERANCES = {torch.float32: 0.01, torch.bfloat16: 0.1}
 
 
 @dataclass(frozen=True)
-class Kept:
+class CachedPart:
     """How and where one part of the output is kept."""
 
-    coding: Coding
-    answers: Answers
-    shelf: Shelf
+    coding: Encoding
+    answers: RowFile
+    shelf: RowStore
 
 
 class CachedTeacher:
@@ -60,20 +60,20 @@ class CachedTeacher:
     """
 
     def __init__(
-        self, live: Teacher, kept: Mapping[Part, Kept], views: Views, wanted: Rows, *, tolerance: float
+        self, live: Teacher, kept: Mapping[Part, CachedPart], views: Views, wanted: Rows, *, tolerance: float
     ) -> None:
         self.live, self.kept, self.views, self.wanted, self.tolerance = live, kept, views, wanted, tolerance
-        self.num_asked = 0
+        self.num_queries = 0
         self._keeps, self._told_damage = True, False
         self._is_complete = False  # whether an epoch's answers are sure to be found, so that nobody need look
         self.num_missing = len(wanted) - len(self._kept_rows())
 
     @property
-    def num_run(self) -> int:
-        return self.live.num_run
+    def num_forwards(self) -> int:
+        return self.live.num_forwards
 
     def __call__(self, batch: Batch) -> Output:
-        self.num_asked += len(batch.index)
+        self.num_queries += len(batch.index)
         return self._answer(batch)
 
     def _answer(self, batch: Batch) -> Output:
@@ -105,7 +105,7 @@ class CachedTeacher:
             if self._keeps:
                 self._keep(each, rows_M[fits_M], words_MW[fits_M])
 
-    def _keep(self, kept: Kept, rows_M: Tensor, words_MW: Tensor) -> None:
+    def _keep(self, kept: CachedPart, rows_M: Tensor, words_MW: Tensor) -> None:
         try:
             kept.shelf.write(rows_M, words_MW)
         except OSError as error:
@@ -118,7 +118,7 @@ class CachedTeacher:
         So runs that begin together share the work, each asking on after what the others have kept meanwhile. Views
         without end are left to the steps, for reading an image twice costs more.
         """
-        if self.views.endless or not self._keeps:
+        if self.views.unbounded or not self._keeps:
             return
         index_M, view_M = data.drawn_views(epoch)
         rows_M = self.views.row(index_M, view_M)
@@ -132,7 +132,7 @@ class CachedTeacher:
         sure = [each.shelf.refresh(rows_M) for each in self.kept.values()]
         self._is_complete = all(sure)
 
-    def seconds_to_come(self, batch: Batch) -> float:
+    def seconds_remaining(self, batch: Batch) -> float:
         """What running the network on the wanted rows that are missing takes about, timed on one batch."""
         if not self.num_missing:
             return 0.0
@@ -184,7 +184,7 @@ def open_cache(
     folder: Path,
     *,
     about: dict[str, Any],
-    codings: Mapping[Part, Coding],
+    codings: Mapping[Part, Encoding],
     views: Views,
     wanted: Rows,
     dtype: torch.dtype,
@@ -211,17 +211,17 @@ def open_cache(
         write_json(place / ABOUT, about)
     kept = {}
     for part, coding in codings.items():
-        answers = Answers(place / coding.file_name(part), num_rows=views.num_rows, width=coding.width)
-        if answers.was_cut_short and not views.endless:
+        answers = RowFile(place / coding.file_name(part), num_rows=views.num_rows, width=coding.width)
+        if answers.was_cut_short and not views.unbounded:
             log.warning("%s was cut short; what is missing is computed again", answers.path)
-        kept[part] = Kept(coding, answers, _shelf(answers, wanted, device))
+        kept[part] = CachedPart(coding, answers, _shelf(answers, wanted, device))
     return CachedTeacher(live, kept, views, wanted, tolerance=TOLERANCES[dtype])
 
 
-def _shelf(answers: Answers, wanted: Rows, device: torch.device) -> Shelf:
+def _shelf(answers: RowFile, wanted: Rows, device: torch.device) -> RowStore:
     if device.type == "cuda" and 2 * answers.width * len(wanted) < torch.cuda.mem_get_info(device)[0] / 4:
-        return DeviceShelf(answers, wanted, device)
-    return FileShelf(answers)
+        return DeviceRowStore(answers, wanted, device)
+    return FileRowStore(answers)
 
 
 def wanted_rows(views: Views, drawn: Iterable[tuple[Rows, Rows]]) -> Rows:

@@ -8,10 +8,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from model.types import Part
+from ..types import Part
 
 
-class Coding(Protocol):
+class Encoding(Protocol):
     """Turns what a network says of an image into `width` words of 16 bits, and back."""
 
     @property
@@ -31,7 +31,7 @@ class Coding(Protocol):
 
 
 @dataclass(frozen=True)
-class Half:
+class Float16Encoding:
     """All values, as float16."""
 
     width: int
@@ -50,7 +50,7 @@ class Half:
         return (kept_ND - now_ND).abs().amax(dim=1) / largest_N
 
 
-class TopK:
+class TopKEncoding:
     """The k largest of the log-probabilities and their classes; the rest of the mass is spread over the other classes.
 
     Args:

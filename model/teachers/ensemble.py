@@ -13,10 +13,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from model.types import Batch, Output, Pipeline, Teacher
+from ..types import Batch, Output, Pipeline, Teacher
 
-MeanOf = Literal["probabilities", "logits"]
-Mean = Callable[[Sequence[Tensor]], Tensor]  # (N, K) of each network to (N, K)
+CombineName = Literal["probabilities", "logits"]
+CombineLogits = Callable[[Sequence[Tensor]], Tensor]  # (N, K) of each network to (N, K)
 
 
 def mean_of_probabilities(logits: Sequence[Tensor]) -> Tensor:
@@ -29,7 +29,7 @@ def mean_of_logits(logits: Sequence[Tensor]) -> Tensor:
     return torch.stack([*logits]).mean(dim=0)
 
 
-MEANS: dict[MeanOf, Mean] = {"probabilities": mean_of_probabilities, "logits": mean_of_logits}
+COMBINE: dict[CombineName, CombineLogits] = {"probabilities": mean_of_probabilities, "logits": mean_of_logits}
 
 
 class EnsembleTeacher:
@@ -40,24 +40,24 @@ class EnsembleTeacher:
         mean: What makes one answer of their logits.
     """
 
-    def __init__(self, members: Sequence[Teacher], mean: Mean = mean_of_probabilities) -> None:
+    def __init__(self, members: Sequence[Teacher], mean: CombineLogits = mean_of_probabilities) -> None:
         self.members, self.mean = members, mean
 
     @property
-    def num_asked(self) -> int:
-        return sum(member.num_asked for member in self.members)
+    def num_queries(self) -> int:
+        return sum(member.num_queries for member in self.members)
 
     @property
-    def num_run(self) -> int:
-        return sum(member.num_run for member in self.members)
+    def num_forwards(self) -> int:
+        return sum(member.num_forwards for member in self.members)
 
     def prepare(self, data: Pipeline, epoch: int) -> Iterator[float]:
         for number, member in enumerate(self.members):
             for share in member.prepare(data, epoch):
                 yield (number + share) / len(self.members)
 
-    def seconds_to_come(self, batch: Batch) -> float:
-        return sum(member.seconds_to_come(batch) for member in self.members)
+    def seconds_remaining(self, batch: Batch) -> float:
+        return sum(member.seconds_remaining(batch) for member in self.members)
 
     def __call__(self, batch: Batch) -> Output:
         outputs = [member(batch) for member in self.members]

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from model.training.precision import autocast, placed
-from model.types import Batch, Normalisation, Output, Pipeline
+from ..training.precision import autocast, to_device
+from ..types import Batch, Normalisation, Output, Pipeline
 
 
 class LiveTeacher:
@@ -30,18 +30,18 @@ class LiveTeacher:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self.net = placed(net, device).eval().requires_grad_(False)
+        self.net = to_device(net, device).eval().requires_grad_(False)
         self.trained_on, self.dtype, self.device = trained_on, dtype, device
         self._mend = _between(fed_with, trained_on, device)
-        self.num_run = 0
+        self.num_forwards = 0
 
     @property
-    def num_asked(self) -> int:
-        return self.num_run
+    def num_queries(self) -> int:
+        return self.num_forwards
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Output:
-        self.num_run += len(batch.images)
+        self.num_forwards += len(batch.images)
         images = batch.images
         if self._mend is not None:
             scale, shift = self._mend
@@ -50,10 +50,10 @@ class LiveTeacher:
             output: Output = self.net(images)
         return output
 
-    def prepare(self, data: Pipeline, epoch: int) -> Iterator[float]:  # noqa: ARG002
+    def prepare(self, data: Pipeline, epoch: int) -> Iterator[float]:
         return iter(())
 
-    def seconds_to_come(self, batch: Batch) -> float:  # noqa: ARG002
+    def seconds_remaining(self, batch: Batch) -> float:
         return 0.0
 
 

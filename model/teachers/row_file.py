@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from model.randomness import CHECK, random_bits
+from ..randomness import CHECK, random_bits
 
 Rows = NDArray[np.integer]
 Words = NDArray[np.uint16]  # (N, width)
 
 
-class Answers:
+class RowFile:
     """The rows of one file.
 
     Args:

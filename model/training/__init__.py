@@ -1,5 +1,3 @@
-"""Training: the loop, teachers, optimizers, schedules, precision. It is handed networks, losses and data as objects."""
+"""Training: the loop, optimizers, schedules, precision, processes. It is handed networks, losses and data."""
 
-from model.training import optimizers, schedules
-
-__all__ = ["optimizers", "schedules"]
+from . import optimizers, schedules

@@ -21,9 +21,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from model.errors import EXIT_STOPPED, EXIT_USER, RunFailed, Stopped, UserError, status_of
-from model.logs import log
-from model.types import Batch, Output, Part, Share
+from ..errors import EXIT_STOPPED, EXIT_USER, RunFailed, Stopped, UserError, exit_status
+from ..logs import log
+from ..types import Batch, Output, Part, Shard
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=30)  # for one that waits for the lock of a folder; one that dies is noticed at once
@@ -47,15 +47,15 @@ class World:
     group: dist.ProcessGroup | None = None
 
     @property
-    def is_first(self) -> bool:
+    def is_rank_zero(self) -> bool:
         return self.rank == 0
 
     @property
-    def share(self) -> Share:
+    def shard(self) -> Shard:
         """What this process takes of every batch."""
-        return Share(self.rank, self.size)
+        return Shard(self.rank, self.size)
 
-    def on(self, device: torch.device) -> World:
+    def for_device(self, device: torch.device) -> World:
         """The same processes, each ready to exchange tensors of its device."""
         if self.size == 1 or device.type != "cuda":
             return self
@@ -64,7 +64,7 @@ class World:
 
     # What they agree on ---------------------------------------------------------------------------------------------
 
-    def each(self, act: Callable[[], T]) -> T:
+    def on_all_ranks(self, act: Callable[[], T]) -> T:
         """Do something in every process, which may fail in one alone; then the others fail with its message."""
         if self.size == 1:
             return act()
@@ -74,7 +74,7 @@ class World:
             done.append(act())
         except Exception as error:  # raised again below, when the others know
             failure = error
-        mine = None if failure is None else (status_of(failure), str(failure) or type(failure).__name__)
+        mine = None if failure is None else (exit_status(failure), str(failure) or type(failure).__name__)
         told: list[tuple[int, str] | None] = [None] * self.size
         dist.all_gather_object(told, mine)
         if failure is not None:
@@ -83,15 +83,15 @@ class World:
             raise {EXIT_USER: UserError, EXIT_STOPPED: Stopped}.get(status, RunFailed)(message)
         return done[0]
 
-    def first(self, act: Callable[[], T]) -> T:
+    def on_rank_zero(self, act: Callable[[], T]) -> T:
         """Do something in the first process alone, and give all of them what it gave; values are pickled."""
         if self.size == 1:
             return act()
-        given = self.each(lambda: [act() if self.is_first else None])
+        given = self.on_all_ranks(lambda: [act() if self.is_rank_zero else None])
         dist.broadcast_object_list(given, src=0)
         return given[0]  # type: ignore[return-value]  # of the first process, and so what `act` gives
 
-    def any(self, *flags: bool) -> tuple[bool, ...]:
+    def any_rank(self, *flags: bool) -> tuple[bool, ...]:
         """Of each flag whether it is set in one of the processes."""
         if self.size == 1:
             return flags
@@ -101,7 +101,7 @@ class World:
 
     # What they exchange ---------------------------------------------------------------------------------------------
 
-    def summed(self, values: Tensor) -> Tensor:
+    def all_reduce_sum(self, values: Tensor) -> Tensor:
         """The sum over the processes, element by element."""
         if self.size == 1:
             return values
@@ -109,7 +109,7 @@ class World:
         dist.all_reduce(total, group=self._group_of(total))
         return total
 
-    def gathered(self, rows: Tensor, total: int) -> Tensor:
+    def all_gather(self, rows: Tensor, total: int) -> Tensor:
         """The rows of all processes in the order of the whole batch, which has `total` of them, with their gradient.
 
         The gradient is right for a value that every process computes of the same rows, and that counts in each as much
@@ -122,11 +122,11 @@ class World:
         gathered: Tensor = _Gathered.apply(rows, total, self)
         return gathered
 
-    def gathered_output(self, output: Output, parts: frozenset[Part], total: int) -> Output:
+    def all_gather_output(self, output: Output, parts: frozenset[Part], total: int) -> Output:
         """Some parts of what the network says of the whole batch; the others are left empty."""
 
         def gather(rows: Tensor) -> Tensor:
-            return self.gathered(rows, total)
+            return self.all_gather(rows, total)
 
         nothing = output.logits.new_empty(total, 0)
         of_exits: frozenset[Part] = frozenset({"logits", "embedding"})
@@ -135,18 +135,18 @@ class World:
             embedding=gather(output.embedding) if "embedding" in parts else nothing,
             maps=tuple(map(gather, output.maps)) if "maps" in parts else (),
             preacts=tuple(map(gather, output.preacts)) if "preacts" in parts else (),
-            exits=tuple(self.gathered_output(each, of_exits, total) for each in output.exits)
+            exits=tuple(self.all_gather_output(each, of_exits, total) for each in output.exits)
             if "exits" in parts
             else (),
             stem=gather(output.stem) if "stem" in parts and output.stem is not None else None,
         )
 
-    def gathered_batch(self, batch: Batch, total: int) -> Batch:
+    def all_gather_batch(self, batch: Batch, total: int) -> Batch:
         """Labels, indices and views of the whole batch, without its images."""
-        labels, index, view = (self.gathered(rows, total) for rows in (batch.labels, batch.index, batch.view))
+        labels, index, view = (self.all_gather(rows, total) for rows in (batch.labels, batch.index, batch.view))
         return Batch(batch.images.new_empty(total, 0), labels, index, view)
 
-    def synchronised(self, module: nn.Module) -> nn.Module:
+    def convert_sync_batchnorm(self, module: nn.Module) -> nn.Module:
         """The module, its batch norm replaced by one that sees the whole batch, where there is one for the device."""
         if self.group is None:
             return module
@@ -154,7 +154,7 @@ class World:
         return converted
 
     @torch.no_grad()
-    def average(self, *modules: nn.Module) -> None:
+    def sync_buffers(self, *modules: nn.Module) -> None:
         """Let all processes have the mean of what the modules keep, such as batch norm's running statistics.
 
         These follow what a process has seen by linear rules, so it does not matter when, and how often, that is done.
@@ -165,7 +165,7 @@ class World:
             dist.all_reduce(buffer, group=self._group_of(buffer))
             buffer.div_(self.size)
 
-    def averaging(self, modules: Sequence[nn.Module], function: Callable[..., Any], *, find_unused: bool) -> nn.Module:
+    def wrap_ddp(self, modules: Sequence[nn.Module], function: Callable[..., Any], *, find_unused: bool) -> nn.Module:
         """The function, whose first value's backward pass lets all processes have the mean of their gradients.
 
         Args:
@@ -182,13 +182,13 @@ class World:
         return self.group if tensor.is_cuda else None
 
 
-ALONE = World()
+SINGLE_PROCESS = World()
 
 
 class _Gathered(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, total: int, world: World) -> Tensor:
-        ctx.share, ctx.factor = world.share, total / len(rows)
+        ctx.shard, ctx.factor = world.shard, total / len(rows)
         most = -(-total // world.size)
         padded = torch.cat([rows, rows.new_zeros(most - len(rows), *rows.shape[1:])]).contiguous()
         parts = [torch.empty_like(padded) for _ in range(world.size)]
@@ -199,7 +199,7 @@ class _Gathered(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         # All processes have the same gradient of the same rows, so nothing need be exchanged: what the mean over them
         # takes away, the factor gives back. The share by which a process's loss is multiplied is in the gradient.
-        return ctx.share.of(gradients[0]) * ctx.factor, None, None
+        return ctx.shard.of(gradients[0]) * ctx.factor, None, None
 
 
 class _Computation(nn.Module):
@@ -218,23 +218,23 @@ class _Computation(nn.Module):
 
 
 @contextmanager
-def joined() -> Iterator[World]:
+def init_distributed() -> Iterator[World]:
     """The world that torchrun has started this process in.
 
     Processes that fail in the same way leave it to the first to tell why.
     """
     if not dist.is_torchelastic_launched() or int(os.environ["WORLD_SIZE"]) == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     dist.init_process_group("gloo", timeout=PATIENCE)
     last_words = _group_of_all("gloo", GOODBYE)
     world = World(rank=dist.get_rank(), size=dist.get_world_size(), local_rank=int(os.environ["LOCAL_RANK"]))
-    log.disabled = not world.is_first
+    log.disabled = not world.is_rank_zero
     try:
         yield world
     except (Exception, KeyboardInterrupt) as error:
-        if _is_told_by_the_first(world, status_of(error), last_words):
-            raise SystemExit(status_of(error)) from None
+        if _is_told_by_the_first(world, exit_status(error), last_words):
+            raise SystemExit(exit_status(error)) from None
         raise
     dist.destroy_process_group()
 
@@ -253,9 +253,9 @@ def _is_told_by_the_first(world: World, status: int, group: dist.ProcessGroup) -
     except RuntimeError:  # they are gone already, or wait for this one elsewhere
         return False
     dist.destroy_process_group()  # or its threads may abort the process while it ends
-    return not world.is_first and statuses[0] == status
+    return not world.is_rank_zero and statuses[0] == status
 
 
-def is_loss(error: RuntimeError) -> bool:
+def is_peer_lost(error: RuntimeError) -> bool:
     """Whether an error is that another process could not be reached."""
     return isinstance(error, dist.DistError) or "gloo" in str(error)

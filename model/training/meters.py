@@ -7,17 +7,17 @@ import time
 import torch
 from torch import Tensor
 
-from model.training.distributed import ALONE, World
-from model.types import Batch, Output
+from ..types import Batch, Output
+from .distributed import SINGLE_PROCESS, World
 
 
-class Totals:
+class Meters:
     """Sums over the samples of an epoch, kept on the device: loss, every term, correct answers, samples.
 
     Each process has those of its samples.
     """
 
-    def __init__(self, terms: list[str], device: torch.device, world: World = ALONE) -> None:
+    def __init__(self, terms: list[str], device: torch.device, world: World = SINGLE_PROCESS) -> None:
         self.world = world
         self.names = ["loss", *(f"loss_{name}" for name in terms), "accuracy"]
         self.sums = torch.zeros(len(self.names) + 1, dtype=torch.float64, device=device)
@@ -30,7 +30,7 @@ class Totals:
         self.sums[-1] += size
 
     def of_all(self) -> Tensor:
-        return self.world.summed(self.sums)
+        return self.world.all_reduce_sum(self.sums)
 
     def means(self) -> dict[str, float]:
         """Per-sample means over all processes; waits for the device."""

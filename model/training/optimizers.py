@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from model.registry import OPTIMIZERS
+from ..registry import OPTIMIZERS
 
 
 @OPTIMIZERS.register

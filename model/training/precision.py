@@ -24,7 +24,7 @@ def autocast(dtype: torch.dtype, device: torch.device) -> AbstractContextManager
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16)
 
 
-def placed(net: nn.Module, device: torch.device) -> nn.Module:
+def to_device(net: nn.Module, device: torch.device) -> nn.Module:
     """The network on its device, in the channels-last layout that convolutions are fastest in."""
     net = net.to(device)
     for tensor in chain(net.parameters(), net.buffers()):

@@ -10,15 +10,15 @@ from typing import Any
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from model.config.folder import Folder
-from model.files import write_jsonl
-from model.logs import duration, log
+from ..config.folder import Folder
+from ..files import write_jsonl
+from ..logs import format_duration, log
 
-SECONDS_BETWEEN_SIGNS_OF_LIFE = 2.0
+SECONDS_BETWEEN_STEP_LOGS = 2.0
 SECONDS_BETWEEN_LINES = 60.0  # in a log without a progress bar
 
 
-class Recorder:
+class RunLogger:
     """Writes what happens in one run into its folder.
 
     Args:
@@ -84,12 +84,12 @@ class Recorder:
         """Whether it is time for a sign of life, which costs the step a wait for the device."""
         return time.monotonic() >= self._next_sign
 
-    def sign_of_life(self, step: int, *, loss: float, accuracy: float, images_per_second: float) -> None:
+    def log_step(self, step: int, *, loss: float, accuracy: float, images_per_second: float) -> None:
         """Show where the run is; `step` counts finished steps of the whole run."""
-        self._next_sign = time.monotonic() + SECONDS_BETWEEN_SIGNS_OF_LIFE
+        self._next_sign = time.monotonic() + SECONDS_BETWEEN_STEP_LOGS
         left = self.seconds_left(step)
         told = f"loss {loss:.3f}, accuracy {100 * accuracy:.1f} %, {images_per_second:,.0f} images/s"
-        told += "" if left is None else f", {duration(left)} left"
+        told += "" if left is None else f", {format_duration(left)} left"
         done = step % self.steps_per_epoch or self.steps_per_epoch
         if self._bar is not None and not self._bar.disable:
             self._bar.n = done
@@ -121,26 +121,26 @@ class Recorder:
             100 * row["train_accuracy"],
             val,
             f"{row['images_per_second']:,.0f}",
-            f", {duration(left)} left" if left else "",
+            f", {format_duration(left)} left" if left else "",
         )
 
     def close(self) -> None:
         self._writer.close()
 
 
-class SilentRecorder:
+class SilentRunLogger:
     """What all processes but the first have in its place."""
 
-    def progress(self, epoch: int, step: int) -> AbstractContextManager[None]:  # noqa: ARG002
+    def progress(self, epoch: int, step: int) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def asking(self, epoch: int) -> AbstractContextManager[Callable[[float], None]]:  # noqa: ARG002
-        return nullcontext(lambda share: None)  # noqa: ARG005
+    def asking(self, epoch: int) -> AbstractContextManager[Callable[[float], None]]:
+        return nullcontext(lambda share: None)
 
     def is_due(self) -> bool:
         return False
 
-    def sign_of_life(self, step: int, *, loss: float, accuracy: float, images_per_second: float) -> None: ...
+    def log_step(self, step: int, *, loss: float, accuracy: float, images_per_second: float) -> None: ...
 
     def epoch(self, row: dict[str, Any], step: int) -> None: ...
 

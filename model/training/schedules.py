@@ -9,20 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from model.registry import SCHEDULES
-from model.types import ScheduleOptions
+from ..registry import SCHEDULES
+from ..types import ScheduleOptions
 
 Schedule = Callable[[float], float]  # epochs done, part epochs included -> factor
 
 
 @SCHEDULES.register
-def constant(num_epochs: int) -> Schedule:  # noqa: ARG001
+def constant(num_epochs: int) -> Schedule:
     """The same learning rate throughout."""
     return lambda _: 1.0
 
 
 @SCHEDULES.register
-def step(num_epochs: int, *, step_epochs: int, factor: float = 0.1) -> Schedule:  # noqa: ARG001
+def step(num_epochs: int, *, step_epochs: int, factor: float = 0.1) -> Schedule:
     """Multiply by `factor` every `step_epochs` epochs."""
     if step_epochs < 1:
         raise ValueError(f"step_epochs must be 1 or more, got {step_epochs}")
@@ -31,7 +31,7 @@ def step(num_epochs: int, *, step_epochs: int, factor: float = 0.1) -> Schedule:
 
 
 @SCHEDULES.register
-def multistep(num_epochs: int, *, milestones: tuple[int, ...], factor: float = 0.1) -> Schedule:  # noqa: ARG001
+def multistep(num_epochs: int, *, milestones: tuple[int, ...], factor: float = 0.1) -> Schedule:
     """Multiply by `factor` at each of the epochs in `milestones`."""
     if any(milestone < 1 for milestone in milestones) or list(milestones) != sorted(set(milestones)):
         raise ValueError(f"milestones must be rising epochs from 1 on, got {list(milestones)}")

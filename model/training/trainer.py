@@ -19,17 +19,18 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from model.config.folder import Folder
-from model.errors import RunFailed, Stopped, first_sentence
-from model.files import save_checkpoint, write_json
-from model.logs import log
-from model.randomness import step_seed
-from model.training.distributed import ALONE, World
-from model.training.meters import Clock, Totals
-from model.training.precision import autocast
-from model.training.run_logger import Recorder, SilentRecorder
-from model.training.schedules import Schedule
-from model.types import Batch, Output, Part, Pipeline, Split, Teacher
+from ..config.folder import Folder
+from ..errors import RunFailed, Stopped, first_sentence
+from ..files import write_json
+from ..logs import log
+from ..randomness import step_seed
+from ..types import Batch, Output, Part, Pipeline, Split, Teacher
+from .checkpoint import save_checkpoint
+from .distributed import SINGLE_PROCESS, World
+from .meters import Clock, Meters
+from .precision import autocast
+from .run_logger import RunLogger, SilentRunLogger
+from .schedules import Schedule
 
 # On a GPU, a small network's time goes into starting kernels: CUDA graphs start a whole step's at once.
 COMPILE_OPTIONS: dict[str, dict[str, Any]] = {"cuda": {"mode": "reduce-overhead", "dynamic": False}, "cpu": {}}
@@ -70,7 +71,7 @@ class Trainer:
     gradient_clip: float | None = None
     checkpoint_minutes: float = 5.0
     should_stop: Callable[[], bool] = lambda: False
-    world: World = ALONE
+    world: World = SINGLE_PROCESS
 
     def __post_init__(self) -> None:
         self.step = 0  # finished steps of the whole run
@@ -81,7 +82,7 @@ class Trainer:
         self._parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self._forward: nn.Module = self.student  # the same weights, compiled where that was asked for
         self._losses: Callable[[Batch, int], Losses] = self._own_losses
-        self._totals = Totals(cast(list[str], self.objective.names), self.device, self.world)
+        self._totals = Meters(cast(list[str], self.objective.names), self.device, self.world)
 
     @property
     def total_steps(self) -> int:
@@ -94,31 +95,31 @@ class Trainer:
             Stopped: `should_stop` said so; everything is saved.
             RunFailed: The loss is no longer finite.
         """
-        recorder = self.world.each(self._open_recorder)
+        recorder = self.world.on_all_ranks(self._open_recorder)
         try:
             while self.step < self.total_steps:
                 self._train_epoch(recorder)
         finally:
             recorder.close()
 
-    def _open_recorder(self) -> Recorder | SilentRecorder:
-        if not self.world.is_first:
-            return SilentRecorder()
-        return Recorder(
+    def _open_recorder(self) -> RunLogger | SilentRunLogger:
+        if not self.world.is_rank_zero:
+            return SilentRunLogger()
+        return RunLogger(
             self.folder, num_epochs=self.num_epochs, steps_per_epoch=self.steps_per_epoch, first_step=self.step
         )
 
-    def _train_epoch(self, recorder: Recorder | SilentRecorder) -> None:
+    def _train_epoch(self, recorder: RunLogger | SilentRunLogger) -> None:
         epoch, first_step = divmod(self.step, self.steps_per_epoch)
         clock = Clock(self.seconds)
         self._prepare_teacher(epoch, recorder)
         last_saved = time.monotonic()
         self.student.train()
         with recorder.progress(epoch + 1, self.step):
-            for batch in self.data.train_batches(epoch, self.batch_size, first_step, self.world.share):
+            for batch in self.data.train_batches(epoch, self.batch_size, first_step, self.world.shard):
                 self.train_step(batch)
                 is_old = time.monotonic() - last_saved > 60 * self.checkpoint_minutes
-                show, stop, save = self.world.any(recorder.is_due(), self.should_stop(), is_old)
+                show, stop, save = self.world.any_rank(recorder.is_due(), self.should_stop(), is_old)
                 if show:
                     means = self._totals.means()
                     self.check_finite(means)
@@ -133,18 +134,18 @@ class Trainer:
                         raise Stopped(f"{self.folder.name}: saved at step {self.step} of {self.total_steps}")
         steps_here = self.step - epoch * self.steps_per_epoch - first_step
         self._finish_epoch(epoch + 1, recorder, clock, speed=steps_here * self.batch_size / clock.elapsed())
-        (stop,) = self.world.any(self.should_stop())
+        (stop,) = self.world.any_rank(self.should_stop())
         if stop and self.step < self.total_steps:
             raise Stopped(f"{self.folder.name}: saved after epoch {epoch + 1} of {self.num_epochs}")
 
-    def _show(self, recorder: Recorder | SilentRecorder, means: dict[str, float], speed: float) -> None:
-        self.world.first(
-            lambda: recorder.sign_of_life(
+    def _show(self, recorder: RunLogger | SilentRunLogger, means: dict[str, float], speed: float) -> None:
+        self.world.on_rank_zero(
+            lambda: recorder.log_step(
                 self.step, loss=means["loss"], accuracy=means["accuracy"], images_per_second=speed
             )
         )
 
-    def _prepare_teacher(self, epoch: int, recorder: Recorder | SilentRecorder) -> None:
+    def _prepare_teacher(self, epoch: int, recorder: RunLogger | SilentRunLogger) -> None:
         if self.teacher is None:
             return
         stop = False
@@ -154,7 +155,7 @@ class Trainer:
                 stop = self.should_stop()
                 if stop:
                     break
-        if any(self.world.any(stop)):
+        if any(self.world.any_rank(stop)):
             raise Stopped(f"{self.folder.name}: what the teacher said is kept; step {self.step} is saved")
 
     def train_step(self, batch: Batch) -> None:
@@ -195,7 +196,7 @@ class Trainer:
             _, gradients = self._gradients(self.student, batch)
         # Such as those of a classifier that no term looks at: DistributedDataParallel must know not to wait for them.
         find_unused = any(gradient is None for gradient in gradients)
-        self._losses = self.world.averaging([self.student, self.objective], self._detached, find_unused=find_unused)
+        self._losses = self.world.wrap_ddp([self.student, self.objective], self._detached, find_unused=find_unused)
 
     def _detached(self, batch: Batch, step: int) -> Losses:
         """The losses, of which the objective alone is differentiated: what else has a graph counts as an aim, too."""
@@ -209,12 +210,12 @@ class Trainer:
         """What terms are given that compare the images of a batch, gathered from all processes; None in one alone."""
         if self.world.size == 1:
             return None
-        parts = cast(frozenset[Part], self.objective.whole_batch)
+        parts = cast(frozenset[Part], self.objective.global_batch)
         if not parts:
             return None
         total = self._num_images(step)
-        taught = None if guide is None else self.world.gathered_output(guide, parts, total)
-        return self.world.gathered_output(output, parts, total), taught, self.world.gathered_batch(batch, total)
+        taught = None if guide is None else self.world.all_gather_output(guide, parts, total)
+        return self.world.all_gather_output(output, parts, total), taught, self.world.all_gather_batch(batch, total)
 
     def _shared(self, loss: Tensor, batch: Batch) -> Tensor:
         """What a process adds to the mean over the processes, so that it is the mean over the images of the batch."""
@@ -230,8 +231,8 @@ class Trainer:
 
     # What is kept ---------------------------------------------------------------------------------------------------
 
-    def _finish_epoch(self, epoch: int, recorder: Recorder | SilentRecorder, clock: Clock, speed: float) -> None:
-        self.world.average(self.student, self.objective)  # all evaluate the network that is saved
+    def _finish_epoch(self, epoch: int, recorder: RunLogger | SilentRunLogger, clock: Clock, speed: float) -> None:
+        self.world.sync_buffers(self.student, self.objective)  # all evaluate the network that is saved
         means = self._totals.means()
         self.check_finite(means)
         row: dict[str, Any] = {"epoch": epoch, "train_loss": means.pop("loss"), "train_accuracy": means.pop("accuracy")}
@@ -254,7 +255,7 @@ class Trainer:
         row["seconds"] = round(self.seconds, 3)
         row["images_per_second"] = round(speed, 1)
         self._totals.reset()
-        self.world.first(lambda: recorder.epoch(row, self.step))
+        self.world.on_rank_zero(lambda: recorder.epoch(row, self.step))
         self.save()
         told = {
             "epoch": epoch,
@@ -262,10 +263,10 @@ class Trainer:
             "progress": self.step / self.total_steps,
             "images_per_second": row["images_per_second"],
         }
-        self.world.first(lambda: self.folder.update_run(**told))
+        self.world.on_rank_zero(lambda: self.folder.update_run(**told))
 
     def write(self, path: Path, metrics: dict[str, float]) -> None:
-        self.world.first(lambda: write_json(path, metrics))
+        self.world.on_rank_zero(lambda: write_json(path, metrics))
 
     def check_finite(self, means: dict[str, float]) -> None:
         """Raise RunFailed, naming the learning rate, where a mean is not finite."""
@@ -280,11 +281,11 @@ class Trainer:
     def save_weights(self) -> None:
         """Write best.pth.tar: the student's weights and what is needed to build it again."""
         content = {"state_dict": self.student.state_dict(), "epoch": -(-self.step // self.steps_per_epoch)}
-        self.world.first(lambda: save_checkpoint(self.folder.checkpoint("best"), content | self.describe))
+        self.world.on_rank_zero(lambda: save_checkpoint(self.folder.checkpoint("best"), content | self.describe))
 
     def save(self) -> None:
         """Write last.pth.tar: all that going on needs, in however many processes."""
-        self.world.average(self.student, self.objective)
+        self.world.sync_buffers(self.student, self.objective)
         content = {
             "state_dict": self.student.state_dict(),
             "epoch": self.step // self.steps_per_epoch,
@@ -296,7 +297,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "totals": self._totals.of_all(),
         }
-        self.world.first(lambda: save_checkpoint(self.folder.checkpoint("last"), content | self.describe))
+        self.world.on_rank_zero(lambda: save_checkpoint(self.folder.checkpoint("last"), content | self.describe))
 
     def load(self, content: dict[str, Any]) -> None:
         """Stand where a last.pth.tar stood."""
@@ -304,7 +305,7 @@ class Trainer:
         self.objective.load_state_dict(content["objective"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.step, self.seconds, self.best = content["step"], content["seconds"], content["best"]
-        self._totals.sums.copy_(content["totals"] if self.world.is_first else torch.zeros_like(content["totals"]))
+        self._totals.sums.copy_(content["totals"] if self.world.is_rank_zero else torch.zeros_like(content["totals"]))
 
     def compile(self, batch: Batch) -> None:
         """Compile the student for batches like this one; where that fails, say so and leave it as it is."""
@@ -327,7 +328,7 @@ class Trainer:
                 loss, _ = self._gradients(self.student, batch)
             loss.item()  # waits for the device
             seconds = (time.perf_counter() - began) / steps * (self.total_steps - self.step)
-        return seconds if self.teacher is None else seconds + self.teacher.seconds_to_come(batch) / self.world.size
+        return seconds if self.teacher is None else seconds + self.teacher.seconds_remaining(batch) / self.world.size
 
     def _gradients(self, student: nn.Module, batch: Batch) -> tuple[Tensor, Sequence[Tensor | None]]:
         """The loss of the first batch and its gradients, after a backward pass that leaves no gradient behind."""

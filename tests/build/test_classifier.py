@@ -14,15 +14,16 @@ import train
 from model.build.data import build_source
 from model.build.network import build_student, classifier_of
 from model.build.resolve import params_of
-from model.build.runtime import Place
+from model.build.runtime import Runtime
 from model.build.teacher import build_teacher, read_teachers
 from model.build.trainer import build_trainer, open_data
 from model.commands.preflight import check_params
 from model.commands.train import train_folder
 from model.config.folder import Folder
 from model.config.params import load_params
-from model.files import load_checkpoint, read_json
+from model.files import read_json
 from model.registry import NETS
+from model.training.checkpoint import load_checkpoint
 from model.training.trainer import Trainer
 from model.types import Output
 from tests.conftest import Call, MakeFolder
@@ -37,7 +38,7 @@ LAYERS = {  # network -> its last linear layer
 
 
 @pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory, make_folder: MakeFolder, place: Place) -> Folder:
+def teacher(tmp_path_factory: pytest.TempPathFactory, make_folder: MakeFolder, place: Runtime) -> Folder:
     folder = make_folder(tmp_path_factory.mktemp("classifier") / "teacher", student={"name": "resnet8"}, num_epochs=1)
     train_folder(folder, place)
     return folder
@@ -47,7 +48,7 @@ def student(trained: Folder, make_folder: MakeFolder, **changes: Any) -> Folder:
     return make_folder(trained.path.parent / "student", **{"teacher": "../teacher", "loss": {"srrl": {}}} | changes)
 
 
-def at_the_start(folder: Folder, place: Place) -> Trainer:
+def at_the_start(folder: Folder, place: Runtime) -> Trainer:
     params = check_params(load_params(folder.path), folder.params, place)
     source = build_source(params, place)
     data = open_data(params, folder, source, place)
@@ -62,7 +63,7 @@ def state(folder: Folder) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize(("network", "layer"), LAYERS.items())
 def test_it_is_the_layer_whose_result_the_logits_are(
-    network: str, layer: str, make_folder: MakeFolder, place: Place, tmp_path: Path
+    network: str, layer: str, make_folder: MakeFolder, place: Runtime, tmp_path: Path
 ) -> None:
     folder = make_folder(tmp_path / "of_any", student={"name": network})
     params = params_of(folder)
@@ -75,7 +76,9 @@ def test_it_is_the_layer_whose_result_the_logits_are(
     assert torch.equal(found.bias, own.bias)
 
 
-def test_a_run_reads_the_trained_one_and_keeps_no_copy(teacher: Folder, make_folder: MakeFolder, place: Place) -> None:
+def test_a_run_reads_the_trained_one_and_keeps_no_copy(
+    teacher: Folder, make_folder: MakeFolder, place: Runtime
+) -> None:
     trainer = at_the_start(student(teacher, make_folder), place)
     trainer.train_step(next(trainer.data.train_batches(0, 16)))
     buffers = dict(trainer.objective.named_buffers())
@@ -130,7 +133,7 @@ def test_a_network_whose_logits_are_of_no_linear_layer_is_refused(
     assert "loss.srrl: the teacher's logits are not what a linear layer makes of its embedding" in ended.err
 
 
-def test_a_later_generation_is_checked_with_its_own(make_folder: MakeFolder, tmp_path: Path, place: Place) -> None:
+def test_a_later_generation_is_checked_with_its_own(make_folder: MakeFolder, tmp_path: Path, place: Runtime) -> None:
     folder = make_folder(tmp_path / "family", generations=2, loss={"ce": {}, "srrl": {}})
     check_params(load_params(folder.path), folder.params, place)
 
@@ -141,7 +144,7 @@ REUSED = {"student": {"name": "simkd", "network": {"name": "cnn", "num_channels"
 
 
 def test_a_student_that_reuses_it_learns_around_it(
-    teacher: Folder, make_folder: MakeFolder, place: Place, call: Call
+    teacher: Folder, make_folder: MakeFolder, place: Runtime, call: Call
 ) -> None:
     folder = make_folder(teacher.path.parent / "reusing", teacher="../teacher", num_epochs=2, **REUSED)
     assert call(train.main, "--model_dir", folder.path).status == 0

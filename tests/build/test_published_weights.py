@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.build.runtime import Place
-from model.build.weights import load_weights, normalisation_of, weights_of
+from model.build.runtime import Runtime
+from model.build.weights import load_weights, normalisation_of, state_dict_of
 from model.commands.train import train_folder
 from model.config.folder import Folder
 from model.errors import UserError
-from model.files import load_checkpoint
 from model.nets.resnet_cifar import ResNet
+from model.training.checkpoint import load_checkpoint
 from model.types import Normalisation
 from tests.conftest import MakeFolder
 
@@ -113,7 +113,7 @@ def test_names_that_are_unknown_are_told(net: ResNet, path: Path) -> None:
 )
 def test_a_file_without_weights_is_told(content: dict[str, Any], held: str, path: Path) -> None:
     with pytest.raises(UserError, match=f"holds neither state_dict nor model nor tensors alone, but {held}$"):
-        weights_of(content, path)
+        state_dict_of(content, path)
 
 
 def test_a_weight_named_mean_is_no_normalisation() -> None:
@@ -128,7 +128,7 @@ def test_a_file_may_tell_the_normalisation_that_its_network_wants() -> None:
     assert normalisation_of(told, own) == expected
 
 
-def test_a_published_file_in_a_folder_teaches(make_folder: MakeFolder, place: Place, tmp_path: Path) -> None:
+def test_a_published_file_in_a_folder_teaches(make_folder: MakeFolder, place: Runtime, tmp_path: Path) -> None:
     teacher = make_folder(tmp_path / "teacher", student={"name": "resnet8"})
     published = ResNet(8, (16, 16, 32, 64), num_classes=10, in_channels=3)
     torch.save(of_repdistiller(in_parallel(published.state_dict())), teacher.checkpoint("best"))

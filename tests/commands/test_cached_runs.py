@@ -13,15 +13,15 @@ from PIL import Image
 from torch import Tensor
 
 import train
-from model.build.runtime import Place
-from model.build.weights import digest
+from model.build.runtime import Runtime
+from model.build.weights import weights_digest
 from model.commands.train import train_folder
 from model.config.folder import Folder
 from model.errors import UserError
-from model.files import load_checkpoint, save_checkpoint
 from model.losses.base import DistillLoss
 from model.registry import LOSSES
 from model.teachers.cached import CachedTeacher
+from model.training.checkpoint import load_checkpoint, save_checkpoint
 from model.types import Batch, Output, Pipeline
 from tests.commands.test_resume import ended, started
 from tests.commands.test_train import trainer_of, weights
@@ -39,7 +39,7 @@ class MakeStudent(Protocol):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, make_folder: MakeFolder, place: Place) -> Folder:
+def trained(tmp_path_factory: pytest.TempPathFactory, make_folder: MakeFolder, place: Runtime) -> Folder:
     """A finished run whose network nobody has asked yet; tests take a copy."""
     folder = make_folder(tmp_path_factory.mktemp("cached") / "teacher", student={"name": "cnn", "num_channels": 6})
     train_folder(folder, place)
@@ -61,7 +61,7 @@ def make_student(teacher: Folder, make_folder: MakeFolder) -> MakeStudent:
 
 
 @pytest.fixture
-def student(make_student: MakeStudent, place: Place) -> MakeStudent:
+def student(make_student: MakeStudent, place: Runtime) -> MakeStudent:
     """The same, trained."""
 
     def make(name: str, *, kept: dict[str, Any] | None = None, **changes: Any) -> Folder:
@@ -78,20 +78,20 @@ def teacher_images(folder: Folder) -> dict[str, int]:
     return told
 
 
-def cached_teacher(folder: Folder, place: Place) -> CachedTeacher:
+def cached_teacher(folder: Folder, place: Runtime) -> CachedTeacher:
     teacher = trainer_of(folder, place).teacher
     assert isinstance(teacher, CachedTeacher)
     return teacher
 
 
-def views_of(folder: Folder, place: Place) -> set[tuple[int, int]]:
+def views_of(folder: Folder, place: Runtime) -> set[tuple[int, int]]:
     """Every (index, view) of a run's epochs."""
     trainer = trainer_of(folder, place)
     epochs = [trainer.data.train_batches(epoch, BATCH_SIZE) for epoch in range(trainer.num_epochs)]
     return {view for batches in epochs for batch in batches for view in views_in(batch)}
 
 
-def views_of_the_timing(folder: Folder, place: Place) -> set[tuple[int, int]]:
+def views_of_the_timing(folder: Folder, place: Runtime) -> set[tuple[int, int]]:
     """Those that a run has asked about before it begins, to tell how long it will take."""
     return set(views_in(next(trainer_of(folder, place).data.train_batches(0, BATCH_SIZE))))
 
@@ -106,7 +106,7 @@ def largest_difference(one: Folder, other: Folder) -> float:
     return max(float((tensor - theirs[name]).abs().max()) for name, tensor in weights(one).items())
 
 
-def assert_answers_are_the_network_s(folder: Folder, place: Place) -> None:
+def assert_answers_are_the_network_s(folder: Folder, place: Runtime) -> None:
     """What a run finds kept is what its teacher says of the very images that the run shows."""
     trainer, teacher = trainer_of(folder, place), cached_teacher(folder, place)
     for epoch in range(trainer.num_epochs):
@@ -117,7 +117,7 @@ def assert_answers_are_the_network_s(folder: Folder, place: Place) -> None:
 # How often a teacher is run -----------------------------------------------------------------------------------------
 
 
-def test_first_student_s_teacher_is_run_once_on_each_view(student: MakeStudent, place: Place) -> None:
+def test_first_student_s_teacher_is_run_once_on_each_view(student: MakeStudent, place: Runtime) -> None:
     first = student("first")
     new = views_of(first, place) - views_of_the_timing(first, place)
     assert teacher_images(first) == {"asked": ASKED, "run": len(new)}
@@ -145,7 +145,7 @@ def test_second_student_may_be_another(changes: dict[str, Any], student: MakeStu
 
 @pytest.mark.parametrize("changes", [{"seed": 1}, {"dataset": {"split_seed": 1}}], ids=["seed", "split"])
 def test_teacher_is_run_on_the_views_that_no_student_saw_before(
-    changes: dict[str, Any], student: MakeStudent, tiny_data: Path, place: Place
+    changes: dict[str, Any], student: MakeStudent, tiny_data: Path, place: Runtime
 ) -> None:
     dataset = {"name": "arrays", "path": str(tiny_data), "val_size": 40, "pad": 1}
     first = student("first")
@@ -194,16 +194,16 @@ def test_kept_answers_change_the_weights_by_rounding_only(student: MakeStudent) 
 
 def test_student_that_finds_answers_is_the_one_that_computed_them(student: MakeStudent) -> None:
     computed, found = student("computed"), student("found")
-    assert digest(weights(computed)) == digest(weights(found))
+    assert weights_digest(weights(computed)) == weights_digest(weights(found))
     assert computed.metrics("test", "last").read_bytes() == found.metrics("test", "last").read_bytes()
 
 
-def test_kept_answers_are_the_network_s(student: MakeStudent, place: Place) -> None:
+def test_kept_answers_are_the_network_s(student: MakeStudent, place: Runtime) -> None:
     assert_answers_are_the_network_s(student("first"), place)
 
 
 @pytest.fixture
-def refused(student: MakeStudent, make_student: MakeStudent, place: Place, call: Call) -> tuple[Folder, Called]:
+def refused(student: MakeStudent, make_student: MakeStudent, place: Runtime, call: Call) -> tuple[Folder, Called]:
     """A run whose teacher's answers were put into one another's places by hand, and how it ended."""
     cached = cached_teacher(student("first"), place)
     answers = cached.kept["logits"].answers
@@ -224,7 +224,7 @@ def test_run_goes_on_once_wrong_answers_are_removed_as_it_says(refused: tuple[Fo
     assert call(train.main, "--model_dir", folder.path, "--device", "cpu").status == 0
 
 
-def test_top_k_is_what_the_student_learns_from(student: MakeStudent, place: Place) -> None:
+def test_top_k_is_what_the_student_learns_from(student: MakeStudent, place: Runtime) -> None:
     folder = student("first", kept={"cache_top_k": 3})
     trainer = trainer_of(folder, place)
     assert trainer.teacher is not None
@@ -325,13 +325,13 @@ def changed_teacher(student: MakeStudent, teacher: Folder) -> Folder:
     return teacher
 
 
-def test_changed_teacher_is_run_again(changed_teacher: Folder, student: MakeStudent, place: Place) -> None:
+def test_changed_teacher_is_run_again(changed_teacher: Folder, student: MakeStudent, place: Runtime) -> None:
     folder = student("second")
     assert teacher_images(folder)["run"] == len(views_of(folder, place) - views_of_the_timing(folder, place))
 
 
 def test_answers_after_a_change_are_the_changed_teacher_s(
-    changed_teacher: Folder, student: MakeStudent, place: Place
+    changed_teacher: Folder, student: MakeStudent, place: Runtime
 ) -> None:
     assert_answers_are_the_network_s(student("second"), place)
 
@@ -343,7 +343,7 @@ def changed_last_weights(teacher: Folder) -> None:
 
 
 @pytest.mark.usefixtures("changed_last_weights")
-def test_last_weights_have_answers_of_their_own(student: MakeStudent, place: Place) -> None:
+def test_last_weights_have_answers_of_their_own(student: MakeStudent, place: Runtime) -> None:
     student("best")
     assert_answers_are_the_network_s(student("last", kept={"weights": "last"}), place)
 
@@ -376,7 +376,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def trained_on_photos(
-    photos: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, make_folder: MakeFolder, place: Place
+    photos: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, make_folder: MakeFolder, place: Runtime
 ) -> Folder:
     folder = make_folder(tmp_path_factory.mktemp("cached") / "teacher", **photos)
     train_folder(folder, place)
@@ -413,7 +413,7 @@ def test_student_of_photos_with_another_seed_finds_none(photo_student: MakeStude
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_answers_about_photos_are_of_the_run_s_own_crops(seed: int, photo_student: MakeStudent, place: Place) -> None:
+def test_answers_about_photos_are_of_the_run_s_own_crops(seed: int, photo_student: MakeStudent, place: Runtime) -> None:
     folders = [photo_student(f"seed {seed}", kept={"cache": True}, seed=seed) for seed in (0, 1)]
     assert_answers_are_the_network_s(folders[seed], place)
 
@@ -440,7 +440,7 @@ def test_photos_without_augmentation_are_asked_about_once(photos: dict[str, Any]
 
 @pytest.fixture(params=["arrays", "photos", "photos, not augmented"])
 def data(
-    request: pytest.FixtureRequest, photos: dict[str, Any], make_folder: MakeFolder, place: Place, tmp_path: Path
+    request: pytest.FixtureRequest, photos: dict[str, Any], make_folder: MakeFolder, place: Runtime, tmp_path: Path
 ) -> Pipeline:
     plain = photos | {"dataset": photos["dataset"] | {"augment": False}}
     changes = {"arrays": {}, "photos": photos, "photos, not augmented": plain}[request.param]
@@ -470,7 +470,7 @@ def test_every_view_of_a_run_has_a_row_of_its_own(data: Pipeline) -> None:
 
 
 def test_digest_of_arrays_tells_one_pixel(
-    make_folder: MakeFolder, tiny_data: Path, place: Place, tmp_path: Path
+    make_folder: MakeFolder, tiny_data: Path, place: Runtime, tmp_path: Path
 ) -> None:
     arrays = dict(np.load(tiny_data))
     digests = []
@@ -483,7 +483,7 @@ def test_digest_of_arrays_tells_one_pixel(
 
 
 def test_digest_of_photos_tells_their_names(
-    photos: dict[str, Any], make_folder: MakeFolder, place: Place, tmp_path: Path
+    photos: dict[str, Any], make_folder: MakeFolder, place: Runtime, tmp_path: Path
 ) -> None:
     one, same, other = (
         Path(shutil.copytree(photos["dataset"]["path"], tmp_path / name)) for name in ("one", "same", "other")

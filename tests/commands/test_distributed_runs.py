@@ -16,13 +16,14 @@ import torch
 
 from model.build.data import build_source
 from model.build.resolve import params_of
-from model.build.runtime import Place, find_device
+from model.build.runtime import Runtime, find_device
 from model.commands.train import refuse_small_shares, train_folder
 from model.config.folder import Folder
 from model.errors import Stopped, UserError
-from model.files import load_checkpoint, read_json
+from model.files import read_json
 from model.home import ROOT
 from model.registry import LOSSES
+from model.training.checkpoint import load_checkpoint
 from model.training.distributed import World
 from model.training.trainer import Trainer
 from model.types import Batch
@@ -98,7 +99,7 @@ def make(folders: Path, data: dict[str, Any], make_folder: MakeFolder) -> MakeFo
 
 
 @pytest.fixture(scope="module")
-def teachers(make: MakeFolder, place: Place) -> Runs:
+def teachers(make: MakeFolder, place: Runtime) -> Runs:
     """The second is trained by `students`."""
     alone, shared = (make(Path(name), num_epochs=1) for name in ("teacher_alone", "teacher"))
     train_folder(alone, place)
@@ -106,7 +107,7 @@ def teachers(make: MakeFolder, place: Place) -> Runs:
 
 
 @pytest.fixture(scope="module")
-def students(teachers: Runs, make: MakeFolder, place: Place) -> Runs:
+def students(teachers: Runs, make: MakeFolder, place: Runtime) -> Runs:
     """Both learn from the teacher that two processes have trained."""
     parts = {"teacher": "../teacher", "loss": COMPARED, "gradient_clip": 2.0}
     alone, shared = (make(Path(name), **parts) for name in ("compared_alone", "compared"))
@@ -180,7 +181,7 @@ def test_they_leave_the_files_that_one_leaves(runs: Runs) -> None:
 
 
 @pytest.fixture(scope="module")
-def handed_over(students: Runs, make: MakeFolder, place: Place) -> tuple[Runs, list[tuple[str, int]], Ended]:
+def handed_over(students: Runs, make: MakeFolder, place: Runtime) -> tuple[Runs, list[tuple[str, int]], Ended]:
     """A run that one process begins, two go on with, and one ends; what each interruption left."""
     parts = {"teacher": "../teacher", "loss": {"kd": {"alpha": 0.5}}}
     alone, shared = (make(Path(name), **parts) for name in ("kd_alone", "kd"))
@@ -273,7 +274,7 @@ def test_mistake_is_told_once(make: MakeFolder) -> None:
     ],
 )
 def test_more_processes_than_images_are_refused(
-    changes: dict[str, Any], size: int, message: str, make: MakeFolder, place: Place
+    changes: dict[str, Any], size: int, message: str, make: MakeFolder, place: Runtime
 ) -> None:
 
     from model.build.trainer import open_data
@@ -281,7 +282,7 @@ def test_more_processes_than_images_are_refused(
     folder = make(Path(f"small_{size}"), **changes)
     params = params_of(folder)
     source = build_source(params, place)
-    many = Place(device=place.device, data_dir=place.data_dir, world=World(size=size))
+    many = Runtime(device=place.device, data_dir=place.data_dir, world=World(size=size))
     with pytest.raises(UserError, match=re.escape(f"{folder.params}: {message}")):
         refuse_small_shares(params, folder, source, open_data(params, folder, source, place), many)
 
@@ -305,6 +306,6 @@ def test_every_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_page_names_the_losses_that_are_given_the_whole_batch() -> None:
-    needing = {name for name in LOSSES.names() if LOSSES[name]().whole_batch}
+    needing = {name for name in LOSSES.names() if LOSSES[name]().global_batch}
     (told,) = re.findall(r"^Losses that are given the whole batch: (.*)\.$", PAGE.read_text(encoding="utf-8"), re.M)
     assert set(re.findall(r"`(\w+)`", told)) == needing

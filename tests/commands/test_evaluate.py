@@ -14,18 +14,19 @@ import torch
 from torch import nn
 
 import evaluate
-from model.build.runtime import Place
+from model.build.runtime import Runtime
 from model.build.weights import load_weights
 from model.commands.train import train_folder
 from model.config.folder import Folder
 from model.errors import UserError
-from model.files import load_checkpoint, read_json
+from model.files import read_json
 from model.nets.cnn import CNN
+from model.training.checkpoint import load_checkpoint
 from tests.conftest import NUM_CLASSES, Call, MakeFolder
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, make_folder: MakeFolder, place: Place) -> Folder:
+def trained(tmp_path_factory: pytest.TempPathFactory, make_folder: MakeFolder, place: Runtime) -> Folder:
     """A finished run whose best weights are not its last."""
     optimizer = {"name": "sgd", "learning_rate": 0.2}
     folder = make_folder(tmp_path_factory.mktemp("evaluate") / "run", num_epochs=5, optimizer=optimizer, seed=1)

@@ -14,9 +14,10 @@ import torch
 
 import evaluate
 import train
-from model.build.weights import digest
+from model.build.weights import weights_digest
 from model.config.folder import Folder
-from model.files import load_checkpoint, read_json
+from model.files import read_json
+from model.training.checkpoint import load_checkpoint
 from model.training.trainer import Trainer
 from tests.conftest import Call, MakeFolder
 
@@ -65,7 +66,7 @@ def test_each_other_generation_learns_from_the_one_before(family: Folder) -> Non
     for number in (1, 2):
         before = child(family, number - 1)
         assert read_json(child(family, number).params)["loss"] == {"kd": {}, "ce": {}}
-        assert child(family, number).read_run()["teacher"] == {before.name: digest(weights(before))}
+        assert child(family, number).read_run()["teacher"] == {before.name: weights_digest(weights(before))}
 
 
 def test_generations_have_seeds_of_their_own(family: Folder) -> None:
@@ -77,10 +78,10 @@ def test_generations_say_nothing_of_generations(family: Folder) -> None:
 
 
 def test_finished_family_is_left_alone(family: Folder, call: Call) -> None:
-    before = [digest(weights(child(family, number))) for number in range(3)]
+    before = [weights_digest(weights(child(family, number))) for number in range(3)]
     ended = call(train.main, "--model_dir", family.path)
     assert (ended.status, "is finished: 3 generations" in ended.err) == (0, True)
-    assert [digest(weights(child(family, number))) for number in range(3)] == before
+    assert [weights_digest(weights(child(family, number))) for number in range(3)] == before
 
 
 def test_first_generation_learns_from_a_teacher_where_one_is_named(
@@ -113,7 +114,7 @@ def test_same_command_goes_on_after_a_stop(
     assert stopped.state() == "stopped"
     assert call(train.main, "--model_dir", stopped.path).status == 0
     for number in range(2):
-        assert digest(weights(child(stopped, number))) == digest(weights(child(through, number)))
+        assert weights_digest(weights(child(stopped, number))) == weights_digest(weights(child(through, number)))
 
 
 def test_restart_trains_all_generations_anew(make_folder: MakeFolder, tmp_path: Path, call: Call) -> None:

@@ -15,15 +15,16 @@ from torch import Tensor
 import search_hyperparams
 import train
 from model.build.data import build_source
-from model.build.runtime import Place
+from model.build.runtime import Runtime
 from model.build.teacher import build_teacher, read_teachers
 from model.build.trainer import build_trainer, open_data
-from model.build.weights import digest
+from model.build.weights import weights_digest
 from model.commands.preflight import check_params
 from model.commands.train import start_from_init, train_folder
 from model.config.folder import Folder
 from model.config.params import load_params
-from model.files import load_checkpoint, read_json
+from model.files import read_json
+from model.training.checkpoint import load_checkpoint
 from model.training.trainer import Trainer
 from tests.conftest import Call, MakeFolder
 
@@ -31,14 +32,14 @@ HINT = {"fitnet": {"layers": [1]}}
 
 
 @pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory, make_folder: MakeFolder, place: Place) -> Folder:
+def teacher(tmp_path_factory: pytest.TempPathFactory, make_folder: MakeFolder, place: Runtime) -> Folder:
     folder = make_folder(tmp_path_factory.mktemp("init") / "teacher", student={"name": "cnn", "num_channels": 6})
     train_folder(folder, place)
     return folder
 
 
 @pytest.fixture(scope="module")
-def first(teacher: Folder, make_folder: MakeFolder, place: Place) -> Folder:
+def first(teacher: Folder, make_folder: MakeFolder, place: Runtime) -> Folder:
     """A first stage that learns the hint alone."""
     folder = make_folder(teacher.path.parent / "first", teacher=str(teacher.path), loss=HINT)
     train_folder(folder, place)
@@ -50,7 +51,7 @@ def state(folder: Folder, weights: Any = "last") -> dict[str, Tensor]:
     return found
 
 
-def at_the_start(folder: Folder, place: Place) -> Trainer:
+def at_the_start(folder: Folder, place: Runtime) -> Trainer:
     params = check_params(load_params(folder.path), folder.params, place)
     source = build_source(params, place)
     data = open_data(params, folder, source, place)
@@ -69,19 +70,19 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     [("../first", "last"), ({"model_dir": "../first"}, "last"), ({"model_dir": "../first", "weights": "best"}, "best")],
 )
 def test_run_starts_from_the_weights_that_are_named(
-    first: Folder, make_folder: MakeFolder, place: Place, init: Any, weights: Any
+    first: Folder, make_folder: MakeFolder, place: Runtime, init: Any, weights: Any
 ) -> None:
     trainer = at_the_start(make_folder(first.path.parent / "second", init=init), place)
     assert same(trainer.student.state_dict(), state(first, weights))
 
 
-def test_without_it_weights_are_fresh(first: Folder, make_folder: MakeFolder, place: Place) -> None:
+def test_without_it_weights_are_fresh(first: Folder, make_folder: MakeFolder, place: Runtime) -> None:
     trainer = at_the_start(make_folder(first.path.parent / "second"), place)
     assert not same(trainer.student.state_dict(), state(first))
 
 
 def test_a_term_of_both_folders_goes_on_from_what_it_had_learned(
-    first: Folder, make_folder: MakeFolder, place: Place
+    first: Folder, make_folder: MakeFolder, place: Runtime
 ) -> None:
     both = {"teacher": "../teacher", "loss": {"ce": {}, **HINT}}
     learned = {
@@ -116,11 +117,11 @@ def test_folder_to_start_from_is_trained_first_and_noted(make_folder: MakeFolder
     assert f"first     {first.name} is trained" in told
     assert call(train.main, "--model_dir", second.path).status == 0
     assert f"its init {first.name} is not trained, it is trained first" in second.log.read_text()
-    assert second.read_run()["init"] == {first.name: digest(state(first))}
+    assert second.read_run()["init"] == {first.name: weights_digest(state(first))}
 
 
 def test_a_run_that_goes_on_does_not_start_again(
-    first: Folder, make_folder: MakeFolder, place: Place, monkeypatch: pytest.MonkeyPatch, call: Call
+    first: Folder, make_folder: MakeFolder, place: Runtime, monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
     whole = make_folder(first.path.parent / "whole", init="../first")
     parts = make_folder(first.path.parent / "parts", init="../first")

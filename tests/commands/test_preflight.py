@@ -18,15 +18,15 @@ import torch
 
 import evaluate
 import train
-from model.build.runtime import Place
+from model.build.runtime import Runtime
 from model.cli import run_script
 from model.commands.train import train_folder
 from model.config.folder import Folder
 from model.errors import EXIT_USER
-from model.files import save_checkpoint
 from model.home import ROOT
 from model.nets.cnn import CNN
 from model.registry import NETS
+from model.training.checkpoint import save_checkpoint
 from model.types import Output
 from tests.conftest import MakeFolder
 
@@ -86,7 +86,7 @@ def files_of(path: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def finished(make_folder: MakeFolder, place: Place, tmp_path_factory: pytest.TempPathFactory) -> Folder:
+def finished(make_folder: MakeFolder, place: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Folder:
     """A folder that has been trained for an epoch; to be copied."""
     folder = make_folder(tmp_path_factory.mktemp("finished") / "run", num_epochs=1)
     train_folder(folder, place)

@@ -16,8 +16,9 @@ import pytest
 import torch
 
 from model.config.folder import Folder
-from model.files import load_checkpoint, read_json
+from model.files import read_json
 from model.home import ROOT
+from model.training.checkpoint import load_checkpoint
 from tests.conftest import MakeFolder
 
 PATIENCE = 120.0  # seconds, for a machine that is busy

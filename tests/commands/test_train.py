@@ -22,10 +22,10 @@ import train
 from model.build.data import build_source
 from model.build.network import build_student
 from model.build.resolve import params_of
-from model.build.runtime import Place
+from model.build.runtime import Runtime
 from model.build.teacher import build_teacher, has_seen_val, read_teachers
 from model.build.trainer import build_trainer, open_data
-from model.build.weights import digest, load_weights
+from model.build.weights import load_weights, weights_digest
 from model.commands.preflight import check_params
 from model.commands.train import train_folder
 from model.config.folder import Folder
@@ -33,10 +33,11 @@ from model.config.params import load_params
 from model.data.arrays import arrays
 from model.data.memory import MemoryPipeline
 from model.errors import Stopped, UserError
-from model.files import load_checkpoint, read_json, save_checkpoint
+from model.files import read_json
 from model.registry import DATASETS
 from model.teachers.ensemble import EnsembleTeacher, mean_of_probabilities
 from model.teachers.live import LiveTeacher
+from model.training.checkpoint import load_checkpoint, save_checkpoint
 from model.training.trainer import Trainer
 from model.types import Split
 from tests.conftest import Call, MakeFolder
@@ -45,7 +46,7 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2]
 
 
 @pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory, make_folder: MakeFolder, place: Place) -> Folder:
+def teacher(tmp_path_factory: pytest.TempPathFactory, make_folder: MakeFolder, place: Runtime) -> Folder:
     """A finished run."""
     folder = make_folder(tmp_path_factory.mktemp("run") / "teacher", student={"name": "cnn", "num_channels": 6})
     train_folder(folder, place)
@@ -53,7 +54,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory, make_folder: MakeFolder, p
 
 
 @pytest.fixture(scope="module")
-def distilled(teacher: Folder, make_folder: MakeFolder, place: Place) -> Folder:
+def distilled(teacher: Folder, make_folder: MakeFolder, place: Runtime) -> Folder:
     """A finished run with a teacher; tests that change it take a copy."""
     folder = make_folder(teacher.path.parent / "student", teacher=str(teacher.path), loss={"kd": {}})
     train_folder(folder, place)
@@ -88,7 +89,7 @@ def stop_at(step: int, numbers: list[signal.Signals], monkeypatch: pytest.Monkey
     monkeypatch.setattr(Trainer, "train_step", and_signal)
 
 
-def trainer_of(folder: Folder, place: Place) -> Trainer:
+def trainer_of(folder: Folder, place: Runtime) -> Trainer:
     params = check_params(load_params(folder.path), folder.params, place)
     source = build_source(params, place)
     data = open_data(params, folder, source, place)
@@ -96,7 +97,7 @@ def trainer_of(folder: Folder, place: Place) -> Trainer:
     return build_trainer(folder, params, place, source, data, teacher)
 
 
-def data_of(folder: Folder, place: Place) -> MemoryPipeline:
+def data_of(folder: Folder, place: Runtime) -> MemoryPipeline:
     params = params_of(folder)
     data = open_data(params, folder, build_source(params, place), place)
     assert isinstance(data, MemoryPipeline)
@@ -140,7 +141,7 @@ def test_run_json_says_where_the_results_come_from(distilled: Folder, teacher: F
     assert told["peak_memory_bytes"] > 1_000_000
     assert 0 < told["latency_ms"] < 1000
     assert (told["parameters"], told["macs"]) == (PARAMETERS_OF_4_CHANNELS, MACS_OF_4_CHANNELS)
-    assert told["teacher"] == {teacher.name: digest(load_checkpoint(teacher.checkpoint("best"))["state_dict"])}
+    assert told["teacher"] == {teacher.name: weights_digest(load_checkpoint(teacher.checkpoint("best"))["state_dict"])}
 
 
 def test_metrics_files_say_what_was_measured_on_how_many(distilled: Folder) -> None:
@@ -159,7 +160,7 @@ def test_resolved_params_have_every_default(distilled: Folder) -> None:
     assert resolved["schedule"] == {"name": "constant", "warmup_epochs": 0.0}
 
 
-def test_params_json_is_never_rewritten(make_folder: MakeFolder, place: Place, tmp_path: Path) -> None:
+def test_params_json_is_never_rewritten(make_folder: MakeFolder, place: Runtime, tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "run", num_epochs=1)
     before = (folder.params.read_bytes(), folder.params.stat().st_mtime_ns)
     train_folder(folder, place)
@@ -167,7 +168,7 @@ def test_params_json_is_never_rewritten(make_folder: MakeFolder, place: Place, t
 
 
 def test_test_split_is_read_only_at_the_end(
-    make_folder: MakeFolder, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_folder: MakeFolder, place: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[Split] = []
     eval_batches = MemoryPipeline.eval_batches
@@ -182,11 +183,11 @@ def test_test_split_is_read_only_at_the_end(
 
 
 def test_without_a_val_split_the_last_weights_are_the_best(
-    make_folder: MakeFolder, tiny_data: Path, place: Place, tmp_path: Path
+    make_folder: MakeFolder, tiny_data: Path, place: Runtime, tmp_path: Path
 ) -> None:
     folder = make_folder(tmp_path / "run", dataset={"name": "arrays", "path": str(tiny_data), "val_size": 0, "pad": 1})
     train_folder(folder, place)
-    assert digest(load_checkpoint(folder.checkpoint("best"))["state_dict"]) == digest(weights(folder))
+    assert weights_digest(load_checkpoint(folder.checkpoint("best"))["state_dict"]) == weights_digest(weights(folder))
     assert folder.metrics("test", "best").read_bytes() == folder.metrics("test", "last").read_bytes()
     assert not folder.metrics("val", "best").exists()
     assert "val_loss" not in folder.read_history()[0]
@@ -196,22 +197,22 @@ def test_without_a_val_split_the_last_weights_are_the_best(
 
 
 def test_same_seed_gives_the_same_weights_and_another_seed_others(
-    make_folder: MakeFolder, place: Place, tmp_path: Path
+    make_folder: MakeFolder, place: Runtime, tmp_path: Path
 ) -> None:
     found = []
     for name, seed in (("first", 0), ("again", 0), ("other", 1)):
         folder = make_folder(tmp_path / name, seed=seed, num_epochs=1)
         train_folder(folder, place)
-        found.append((digest(weights(folder)), read_json(folder.metrics("test", "last"))))
+        found.append((weights_digest(weights(folder)), read_json(folder.metrics("test", "last"))))
     assert found[0] == found[1]
     assert found[0][0] != found[2][0]
 
 
-def test_seed_draws_the_initial_weights(make_folder: MakeFolder, place: Place, tmp_path: Path) -> None:
+def test_seed_draws_the_initial_weights(make_folder: MakeFolder, place: Runtime, tmp_path: Path) -> None:
     digests = []
     for seed in (0, 0, 1):
         trainer = trainer_of(make_folder(tmp_path / "run", seed=seed), place)
-        digests.append(digest(trainer.student.state_dict()))
+        digests.append(weights_digest(trainer.student.state_dict()))
     assert digests[0] == digests[1]
     assert digests[0] != digests[2]
 
@@ -219,7 +220,7 @@ def test_seed_draws_the_initial_weights(make_folder: MakeFolder, place: Place, t
 # Run again ----------------------------------------------------------------------------------------------------------
 
 
-def test_finished_folder_is_left_alone(distilled: Folder, place: Place, call: Call) -> None:
+def test_finished_folder_is_left_alone(distilled: Folder, place: Runtime, call: Call) -> None:
     before = snapshot(distilled.path)
     ended = call(train.main, "--model_dir", distilled.path)
     assert ended.status == 0
@@ -228,7 +229,7 @@ def test_finished_folder_is_left_alone(distilled: Folder, place: Place, call: Ca
     assert snapshot(distilled.path) == before
 
 
-def test_restart_begins_anew(make_folder: MakeFolder, place: Place, tmp_path: Path, call: Call) -> None:
+def test_restart_begins_anew(make_folder: MakeFolder, place: Runtime, tmp_path: Path, call: Call) -> None:
     folder = make_folder(tmp_path / "run", num_epochs=2)
     train_folder(folder, place)
     first_log = folder.log.read_text()
@@ -278,7 +279,7 @@ def test_run_whose_process_is_gone_was_killed(make_folder: MakeFolder, tmp_path:
 
 
 def test_end_that_was_interrupted_is_made_up_for(
-    make_folder: MakeFolder, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_folder: MakeFolder, place: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make_folder(tmp_path / "run")
 
@@ -294,7 +295,7 @@ def test_end_that_was_interrupted_is_made_up_for(
     train_folder(folder, place)
     assert folder.state() == "finished"
     assert folder.metrics("test", "best").exists()
-    assert digest(weights(folder)) == digest(before)
+    assert weights_digest(weights(folder)) == weights_digest(before)
     assert [row["epoch"] for row in folder.read_history()] == [1, 2]
 
 
@@ -315,13 +316,13 @@ def test_signal_stops_the_run_and_the_same_command_goes_on(
     ended = call(train.main, "--model_dir", folder.path)
     assert ended.status == 0
     assert "going on at step 17 of 26" in ended.err
-    assert digest(weights(folder)) == digest(weights(distilled))
+    assert weights_digest(weights(folder)) == weights_digest(weights(distilled))
     assert folder.metrics("test", "best").read_bytes() == distilled.metrics("test", "best").read_bytes()
 
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_second_ctrl_c_ends_the_run_at_once(
-    make_folder: MakeFolder, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: signal.Signals
+    make_folder: MakeFolder, place: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: signal.Signals
 ) -> None:
     folder = make_folder(tmp_path / "run")
     stop_at(5, [first, signal.SIGINT], monkeypatch)
@@ -332,7 +333,7 @@ def test_second_ctrl_c_ends_the_run_at_once(
 
 
 def test_a_cluster_that_signals_twice_lets_the_run_save_all_the_same(
-    make_folder: MakeFolder, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_folder: MakeFolder, place: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make_folder(tmp_path / "run")
     stop_at(5, [signal.SIGUSR2, signal.SIGTERM, signal.SIGTERM], monkeypatch)
@@ -341,7 +342,7 @@ def test_a_cluster_that_signals_twice_lets_the_run_save_all_the_same(
     assert load_checkpoint(folder.checkpoint("last"))["step"] == 5
 
 
-def test_signals_mean_afterwards_what_they_meant_before(distilled: Folder, place: Place) -> None:
+def test_signals_mean_afterwards_what_they_meant_before(distilled: Folder, place: Runtime) -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
     train_folder(distilled, place)
     assert [signal.getsignal(number) for number in SIGNALS] == before
@@ -363,7 +364,7 @@ def test_run_that_fails_says_why(make_folder: MakeFolder, tmp_path: Path, call: 
 # Teachers -----------------------------------------------------------------------------------------------------------
 
 
-def test_untrained_teacher_is_trained_first_and_once(make_folder: MakeFolder, place: Place, tmp_path: Path) -> None:
+def test_untrained_teacher_is_trained_first_and_once(make_folder: MakeFolder, place: Runtime, tmp_path: Path) -> None:
     teacher = make_folder(tmp_path / "teacher", num_epochs=1)
     students = [
         make_folder(tmp_path / name, teacher="../teacher", loss={"kd": {}}, num_epochs=1) for name in ("a", "b")
@@ -379,7 +380,7 @@ def test_untrained_teacher_is_trained_first_and_once(make_folder: MakeFolder, pl
 
 
 def test_run_does_not_go_on_with_other_teacher_weights(
-    make_folder: MakeFolder, place: Place, tmp_path: Path, call: Call
+    make_folder: MakeFolder, place: Runtime, tmp_path: Path, call: Call
 ) -> None:
     teacher = make_folder(tmp_path / "teacher", num_epochs=1)
     student = make_folder(tmp_path / "student", teacher=str(teacher.path), loss={"kd": {}}, num_epochs=1)
@@ -396,7 +397,7 @@ def test_run_does_not_go_on_with_other_teacher_weights(
 
 
 def test_option_that_is_newer_than_the_run_has_its_default(
-    make_folder: MakeFolder, place: Place, tmp_path: Path, call: Call
+    make_folder: MakeFolder, place: Runtime, tmp_path: Path, call: Call
 ) -> None:
     folder = make_folder(tmp_path / "run", num_epochs=1)
     train_folder(folder, place)
@@ -407,16 +408,16 @@ def test_option_that_is_newer_than_the_run_has_its_default(
     assert (ended.status, "is finished" in ended.err) == (0, True)
 
 
-def test_teacher_weights_that_were_saved_in_parallel_are_the_same_teacher(teacher: Folder, place: Place) -> None:
+def test_teacher_weights_that_were_saved_in_parallel_are_the_same_teacher(teacher: Folder, place: Runtime) -> None:
     path, params = teacher.checkpoint("best"), check_params(load_params(teacher.path), teacher.params, place)
     content = load_checkpoint(path)
     prefixed = {"state_dict": {f"module.{name}": tensor for name, tensor in content["state_dict"].items()}}
     net = build_student(params, build_source(params, place))
     load_weights(net, prefixed, path)
-    assert digest(net.state_dict()) == digest(content["state_dict"])
+    assert weights_digest(net.state_dict()) == weights_digest(content["state_dict"])
 
 
-def test_prefix_is_stripped_only_where_every_name_has_it(teacher: Folder, place: Place) -> None:
+def test_prefix_is_stripped_only_where_every_name_has_it(teacher: Folder, place: Runtime) -> None:
     path, params = teacher.checkpoint("best"), check_params(load_params(teacher.path), teacher.params, place)
     state = load_checkpoint(path)["state_dict"]
     state["module.fc2.bias"] = state.pop("fc2.bias")
@@ -426,7 +427,7 @@ def test_prefix_is_stripped_only_where_every_name_has_it(teacher: Folder, place:
 
 
 def test_finished_folder_without_its_weights_is_trained_again(
-    make_folder: MakeFolder, place: Place, tmp_path: Path
+    make_folder: MakeFolder, place: Runtime, tmp_path: Path
 ) -> None:
     folder = make_folder(tmp_path / "published", num_epochs=1)
     train_folder(folder, place)
@@ -438,7 +439,7 @@ def test_finished_folder_without_its_weights_is_trained_again(
     assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
-def test_teacher_s_log_and_student_s_do_not_mix(make_folder: MakeFolder, place: Place, tmp_path: Path) -> None:
+def test_teacher_s_log_and_student_s_do_not_mix(make_folder: MakeFolder, place: Runtime, tmp_path: Path) -> None:
     teacher = make_folder(tmp_path / "teacher", num_epochs=1)
     student = make_folder(tmp_path / "student", teacher=str(teacher.path), loss={"kd": {}}, num_epochs=1)
     train_folder(student, place)
@@ -460,7 +461,7 @@ def test_teacher_s_log_and_student_s_do_not_mix(make_folder: MakeFolder, place: 
     ],
 )
 def test_a_teacher_that_was_trained_on_images_of_val_is_told(
-    theirs: dict[str, Any], ours: dict[str, Any], make_folder: MakeFolder, place: Place, tmp_path: Path
+    theirs: dict[str, Any], ours: dict[str, Any], make_folder: MakeFolder, place: Runtime, tmp_path: Path
 ) -> None:
     dataset = read_json(make_folder(tmp_path / "any").params)["dataset"]
     teacher = make_folder(tmp_path / "teacher", dataset=dataset | theirs)
@@ -470,14 +471,16 @@ def test_a_teacher_that_was_trained_on_images_of_val_is_told(
     assert has_seen_val(teacher, params_of(student), learning) == seen
 
 
-def test_a_teacher_of_other_images_has_seen_none_of_val(make_folder: MakeFolder, place: Place, tmp_path: Path) -> None:
+def test_a_teacher_of_other_images_has_seen_none_of_val(
+    make_folder: MakeFolder, place: Runtime, tmp_path: Path
+) -> None:
     teacher = make_folder(tmp_path / "teacher", dataset={"name": "cifar10_mini", "val_size": 0})
     student = make_folder(tmp_path / "student", teacher=str(teacher.path), loss={"kd": {}})
     assert not has_seen_val(teacher, params_of(student), data_of(student, place))
 
 
 def test_that_a_teacher_has_seen_val_is_said(
-    teacher: Folder, make_folder: MakeFolder, place: Place, tmp_path: Path, call: Call
+    teacher: Folder, make_folder: MakeFolder, place: Runtime, tmp_path: Path, call: Call
 ) -> None:
     dataset = read_json(teacher.params)["dataset"] | {"val_size": 50}  # ten more than the teacher
     student = make_folder(tmp_path / "run", dataset=dataset, teacher=str(teacher.path), loss={"kd": {}}, num_epochs=1)
@@ -497,7 +500,7 @@ def test_no_train_teacher_makes_an_untrained_one_an_error(make_folder: MakeFolde
 
 
 def test_weights_without_a_run_are_a_trained_teacher(
-    teacher: Folder, make_folder: MakeFolder, place: Place, tmp_path: Path
+    teacher: Folder, make_folder: MakeFolder, place: Runtime, tmp_path: Path
 ) -> None:
     by_hand = make_folder(tmp_path / "by_hand", student={"name": "cnn", "num_channels": 6})
     shutil.copy(teacher.checkpoint("best"), by_hand.checkpoint("best"))
@@ -509,7 +512,7 @@ def test_weights_without_a_run_are_a_trained_teacher(
 
 @pytest.mark.parametrize("loss", [{"kd": {"alpha": 0}}, {"ce": {}, "kd": {"weight": 0}}])
 def test_teacher_that_no_term_uses_is_neither_trained_nor_run(
-    loss: dict[str, Any], make_folder: MakeFolder, place: Place, tmp_path: Path
+    loss: dict[str, Any], make_folder: MakeFolder, place: Runtime, tmp_path: Path
 ) -> None:
     teacher = make_folder(tmp_path / "teacher")
     student = make_folder(tmp_path / "student", teacher=str(teacher.path), loss=loss, num_epochs=1)
@@ -519,7 +522,7 @@ def test_teacher_that_no_term_uses_is_neither_trained_nor_run(
 
 
 def test_student_does_not_share_memory_with_a_teacher_of_its_form(
-    distilled: Folder, teacher: Folder, make_folder: MakeFolder, place: Place, tmp_path: Path
+    distilled: Folder, teacher: Folder, make_folder: MakeFolder, place: Runtime, tmp_path: Path
 ) -> None:
     alike = make_folder(
         tmp_path / "alike",
@@ -537,25 +540,25 @@ def places_in_memory(net: nn.Module) -> set[int]:
 
 
 def test_teacher_has_its_own_folder_s_network_and_best_weights(
-    distilled: Folder, teacher: Folder, place: Place
+    distilled: Folder, teacher: Folder, place: Runtime
 ) -> None:
     net = trainer_of(distilled, place).teacher.live.net  # type: ignore[union-attr]
-    assert digest(net.state_dict()) == digest(load_checkpoint(teacher.checkpoint("best"))["state_dict"])
+    assert weights_digest(net.state_dict()) == weights_digest(load_checkpoint(teacher.checkpoint("best"))["state_dict"])
 
 
 def test_list_of_folders_is_an_ensemble_in_their_order(
-    distilled: Folder, teacher: Folder, make_folder: MakeFolder, place: Place, tmp_path: Path
+    distilled: Folder, teacher: Folder, make_folder: MakeFolder, place: Runtime, tmp_path: Path
 ) -> None:
     folder = make_folder(tmp_path / "run", teacher=[str(teacher.path), str(distilled.path)], loss={"kd": {}})
     ensemble = trainer_of(folder, place).teacher
     assert isinstance(ensemble, EnsembleTeacher)
-    found = [digest(member.live.net.state_dict()) for member in ensemble.members]  # type: ignore[attr-defined]
+    found = [weights_digest(member.live.net.state_dict()) for member in ensemble.members]  # type: ignore[attr-defined]
     assert found == [member.read_run()["weights_digest"] for member in (teacher, distilled)]
 
 
 @pytest.mark.parametrize("combine", ["probabilities", "logits"])
 def test_params_say_what_an_ensemble_takes_the_mean_of(
-    combine: str, distilled: Folder, teacher: Folder, make_folder: MakeFolder, place: Place, tmp_path: Path
+    combine: str, distilled: Folder, teacher: Folder, make_folder: MakeFolder, place: Runtime, tmp_path: Path
 ) -> None:
     folders = [str(teacher.path), str(distilled.path)]
     named = {"model_dir": folders, "combine": combine, "cache": False}
@@ -569,7 +572,7 @@ def test_params_say_what_an_ensemble_takes_the_mean_of(
 
 
 def test_several_teachers_say_the_mean_of_their_probabilities_unless_params_say_otherwise(
-    distilled: Folder, teacher: Folder, make_folder: MakeFolder, place: Place, tmp_path: Path
+    distilled: Folder, teacher: Folder, make_folder: MakeFolder, place: Runtime, tmp_path: Path
 ) -> None:
     folder = make_folder(tmp_path / "run", teacher=[str(teacher.path), str(distilled.path)], loss={"kd": {}})
     ensemble = trainer_of(folder, place).teacher
@@ -598,9 +601,9 @@ def test_waiting_for_another_s_training_of_the_teacher_can_be_stopped(
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_distillation_runs_on_a_gpu(teacher: Folder, make_folder: MakeFolder, place: Place, tmp_path: Path) -> None:
+def test_distillation_runs_on_a_gpu(teacher: Folder, make_folder: MakeFolder, place: Runtime, tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "run", teacher=str(teacher.path), loss={"kd": {}}, precision="auto")
-    train_folder(folder, Place(device=torch.device("cuda"), data_dir=place.data_dir))
+    train_folder(folder, Runtime(device=torch.device("cuda"), data_dir=place.data_dir))
     assert folder.state() == "finished"
     assert {tensor.device.type for tensor in weights(folder).values()} == {"cpu"}
 
@@ -613,7 +616,7 @@ def test_distillation_runs_on_a_gpu(teacher: Folder, make_folder: MakeFolder, pl
     ],
 )
 def test_a_first_stage_trains_what_its_loss_reaches(
-    loss: dict[str, Any], trained: set[str], teacher: Folder, make_folder: MakeFolder, place: Place, tmp_path: Path
+    loss: dict[str, Any], trained: set[str], teacher: Folder, make_folder: MakeFolder, place: Runtime, tmp_path: Path
 ) -> None:
     folder = make_folder(tmp_path / "run", teacher=str(teacher.path), loss=loss, num_epochs=1)
     before = trainer_of(folder, place)
@@ -699,7 +702,7 @@ FLAT = {
 
 
 def test_ancestor_s_folders_are_trained_as_they_are(
-    tiny_data: Path, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_data: Path, place: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("model.config.references.ROOT", tmp_path)
     monkeypatch.setitem(DATASETS._functions, "cifar10", lambda data_dir: arrays(data_dir, path=str(tiny_data)))

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from model.build.weights import digest
+from model.build.weights import weights_digest
 from model.config.folder import Folder
-from model.files import load_checkpoint
+from model.training.checkpoint import load_checkpoint
 from tests.conftest import Call
 from tests.small_experiments import Workshop, trained
 
@@ -31,7 +31,7 @@ def test_the_second_stage_starts_from_the_first_which_is_trained_before(
 ) -> None:
     first, second = stages(method, workshop, call)
     assert (first.state(), second.state()) == ("finished", "finished")
-    assert second.read_run()["init"] == {first.name: digest(last(first, "state_dict"))}
+    assert second.read_run()["init"] == {first.name: weights_digest(last(first, "state_dict"))}
     assert first.read_history()[0][f"loss_{method}"] > 0
     assert second.read_history()[0]["loss_ce"] > 0
 

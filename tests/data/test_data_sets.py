@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-import model.data  # noqa: F401  registers them
 from model.data import store
 from model.data.memory import Arrays
 from model.errors import UserError

@@ -15,7 +15,7 @@ from model.data.image_reader import random_crop
 from model.errors import OptionError, UserError
 from model.randomness import VIEW, random_bits
 from model.registry import DATASETS
-from model.types import Batch, Share, SplitOptions
+from model.types import Batch, Shard, SplitOptions
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 CPU = torch.device("cpu")
@@ -101,7 +101,7 @@ def test_processes_share_every_batch_of_one(image_folder: Path, strong_view: boo
     pipeline = opened(image_folder, strong_view=strong_view)
     whole = list(pipeline.train_batches(1, 4, 1))
     for rank in range(2):
-        mine = list(pipeline.train_batches(1, 4, 1, Share(rank, 2)))
+        mine = list(pipeline.train_batches(1, 4, 1, Shard(rank, 2)))
         assert_equal(mine, [Batch(*(rows[rank::2] for rows in batch)) for batch in whole])
 
 
@@ -109,7 +109,7 @@ def test_processes_share_what_is_evaluated(image_folder: Path) -> None:
     pipeline = opened(image_folder)
     (whole,) = pipeline.eval_batches("test", 1000)
     for rank in range(2):
-        batches = list(pipeline.eval_batches("test", 2, Share(rank, 2)))
+        batches = list(pipeline.eval_batches("test", 2, Shard(rank, 2)))
         assert torch.equal(torch.cat([batch.index for batch in batches]), whole.index[rank::2])
 
 

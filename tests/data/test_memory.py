@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from model.data.memory import Arrays, Augmentation, MemoryPipeline, MemorySource, augmented
-from model.types import Batch, Normalisation, Share, Split, SplitOptions
+from model.types import Batch, Normalisation, Shard, Split, SplitOptions
 
 CPU = torch.device("cpu")
 CROP_AND_FLIP = Augmentation(pad=4, flip=True)
@@ -176,7 +176,7 @@ def test_an_epoch_draws_the_views_that_it_shows() -> None:
     assert drawn == shown
     assert len(shown) == 2 * pipeline.size("train")
     views = pipeline.views(num_epochs=4)
-    assert views.endless
+    assert views.unbounded
     assert views.meaning != opened(strong_view=True, seed=1).views(num_epochs=4).meaning
     rows = views.row(*pipeline.drawn_views(3))
     assert len(set(rows.tolist())) == len(shown)
@@ -203,8 +203,8 @@ def test_strong_views_of_images_with_two_channels_are_refused() -> None:
 def test_without_cutout_views_are_those_of_crop_and_flip() -> None:
     plain, cut = opened().drawn_views(3), opened(cutout=4).drawn_views(3)
     assert plain[1].max() < CROP_AND_FLIP.num_views <= cut[1].max()
-    assert not opened().views(1).endless
-    assert opened(cutout=4).views(1).endless
+    assert not opened().views(1).unbounded
+    assert opened(cutout=4).views(1).unbounded
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
@@ -335,7 +335,7 @@ def test_first_step_gives_exactly_the_tail(first_step: int, strong_view: bool) -
 def test_processes_share_every_batch_of_one(size: int, first_step: int, strong_view: bool) -> None:
     pipeline = opened(strong_view=strong_view)
     whole = list(pipeline.train_batches(1, 16, first_step))
-    shares = [list(pipeline.train_batches(1, 16, first_step, Share(rank, size))) for rank in range(size)]
+    shares = [list(pipeline.train_batches(1, 16, first_step, Shard(rank, size))) for rank in range(size)]
     for number, batch in enumerate(whole):
         for rank in range(size):
             assert all(
@@ -347,7 +347,7 @@ def test_processes_share_every_batch_of_one(size: int, first_step: int, strong_v
 def test_processes_share_what_is_evaluated() -> None:
     (whole,) = opened().eval_batches("test", 1000)
     for rank in range(3):
-        index = torch.cat([batch.index for batch in opened().eval_batches("test", 5, Share(rank, 3))])
+        index = torch.cat([batch.index for batch in opened().eval_batches("test", 5, Shard(rank, 3))])
         assert torch.equal(index, whole.index[rank::3])
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from model.data.randaugment import NUM_CHOICES, NUM_ROUNDS, rand_augmented
+from model.data.randaugment import NUM_CHOICES, NUM_ROUNDS, rand_augment
 
 OPERATIONS = v2.RandAugment._AUGMENTATION_SPACE
 NAMES = list(OPERATIONS)
@@ -34,7 +34,7 @@ def alike(one_NHWC: Tensor, other_NHWC: Tensor) -> bool:
 def applied(images_NHWC: Tensor, *numbers: int) -> Tensor:
     per_round = round(NUM_CHOICES ** (1 / NUM_ROUNDS))
     choice = sum(number * per_round**turn for turn, number in enumerate(numbers))
-    return rand_augmented(images_NHWC, np.full(len(images_NHWC), choice))
+    return rand_augment(images_NHWC, np.full(len(images_NHWC), choice))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -64,8 +64,8 @@ def test_the_second_operation_gets_what_the_first_has_made() -> None:
 def test_an_image_does_not_depend_on_the_others_of_its_batch() -> None:
     choice = np.random.default_rng(0).integers(0, NUM_CHOICES, 300)
     images_NHWC = IMAGES_NHWC.repeat(60, 1, 1, 1)
-    together = rand_augmented(images_NHWC, choice)
-    alone = [rand_augmented(image[None], choice[[place]])[0] for place, image in enumerate(images_NHWC)]
+    together = rand_augment(images_NHWC, choice)
+    alone = [rand_augment(image[None], choice[[place]])[0] for place, image in enumerate(images_NHWC)]
     assert torch.equal(together, torch.stack(alone))
 
 

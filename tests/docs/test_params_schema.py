@@ -10,7 +10,7 @@ import pytest
 import torch
 from jsonschema import Draft202012Validator
 
-from model.build.runtime import Place
+from model.build.runtime import Runtime
 from model.commands.preflight import check_params
 from model.config.legacy import is_flat
 from model.config.params import Params, parse_params
@@ -130,7 +130,7 @@ LEAST: dict[str, Any] = {"dataset": {"name": "cifar10"}, "student": {"name": "cn
 
 def resolved(params: dict[str, Any]) -> Params:
     path = ROOT / "params.json"
-    return check_params(parse_params(params, path), path, Place(device=torch.device("cpu"), data_dir=Path("data")))
+    return check_params(parse_params(params, path), path, Runtime(device=torch.device("cpu"), data_dir=Path("data")))
 
 
 def test_the_defaults_of_keys_are_those_of_the_code() -> None:

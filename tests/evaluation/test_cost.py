@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import model.nets  # noqa: F401 (registers the networks)
 from model.errors import OptionError
 from model.evaluation.cost import Cost, cost
 from model.registry import NETS

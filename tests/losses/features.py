@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from model.losses.base import DistillLoss
-from model.types import Batch, Output, Setting
+from model.types import Batch, LossContext, Output
 
 LossT = TypeVar("LossT", bound=DistillLoss)
 Shape = tuple[int, int, int]  # channels, height, width
@@ -43,7 +43,7 @@ def prepared(loss: LossT, student: Output, teacher: Output) -> LossT:
     """The loss with what it makes of the networks' shapes, in float64."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        loss.prepare(Setting(student=on_meta(student), teacher=on_meta(teacher), labels=torch.zeros(3), seed=0))
+        loss.prepare(LossContext(student=on_meta(student), teacher=on_meta(teacher), labels=torch.zeros(3), seed=0))
     return loss.double()
 
 

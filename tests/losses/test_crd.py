@@ -16,7 +16,7 @@ from model.errors import OptionError
 from model.losses.crd import ContrastiveRepresentationDistillation
 from model.losses.objective import Objective
 from model.randomness import NEGATIVE, random_bits
-from model.types import Batch, Output, Setting, TermOptions
+from model.types import Batch, LossContext, Output, TermOptions
 from tests.losses.reference import Array, dot, linear
 
 NUM_CLASSES, SEED = 4, 7
@@ -39,7 +39,7 @@ def prepared(labels: Tensor = LABELS, **options: Any) -> ContrastiveRepresentati
     with torch.random.fork_rng():
         torch.manual_seed(0)
         loss = ContrastiveRepresentationDistillation(**options)
-        loss.prepare(Setting(student=said(2, 5, 0), teacher=said(2, 4, 0), labels=labels, seed=SEED))
+        loss.prepare(LossContext(student=said(2, 5, 0), teacher=said(2, 4, 0), labels=labels, seed=SEED))
     return loss.double()
 
 
@@ -189,6 +189,6 @@ def test_huge_embeddings_and_none_give_a_finite_loss_and_gradient(scale: float, 
 
 def test_images_of_one_class_are_refused() -> None:
     objective = Objective({"crd": (ContrastiveRepresentationDistillation(), TermOptions())})
-    setting = Setting(student=said(2, 5, 0), teacher=said(2, 4, 0), labels=torch.tensor([1, -1, 1]), seed=0)
+    setting = LossContext(student=said(2, 5, 0), teacher=said(2, 4, 0), labels=torch.tensor([1, -1, 1]), seed=0)
     with pytest.raises(OptionError, match=r"loss\.crd.*negatives from other classes"):
         objective.prepare(setting)

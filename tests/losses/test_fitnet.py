@@ -11,7 +11,7 @@ from torch import nn
 from model.errors import OptionError
 from model.losses.fitnet import FitNet, regressor
 from model.losses.objective import Objective
-from model.types import Batch, Output, Setting, TermOptions
+from model.types import Batch, LossContext, Output, TermOptions
 
 SEEN = Batch(torch.zeros(3, 1, 1, 1), torch.zeros(3, dtype=torch.long), torch.arange(3), torch.zeros(3))
 
@@ -25,7 +25,7 @@ def said(*shapes: tuple[int, int, int], seed: int) -> Output:
 
 def prepared(student: Output, teacher: Output, **options: Any) -> FitNet:
     loss = FitNet(**options)
-    loss.prepare(Setting(student=student, teacher=teacher, labels=torch.zeros(3), seed=0))
+    loss.prepare(LossContext(student=student, teacher=teacher, labels=torch.zeros(3), seed=0))
     return loss.double()
 
 
@@ -56,7 +56,7 @@ def test_a_stage_that_there_is_not_is_named() -> None:
     student, teacher = said((2, 4, 4), seed=1), said((2, 4, 4), (2, 4, 4), seed=2)
     objective = Objective({"fitnet": (FitNet(layers=[2]), TermOptions())})
     with pytest.raises(OptionError, match=r"loss\.fitnet.*layers: the student has stages 1 to 1, got 2"):
-        objective.prepare(Setting(student=student, teacher=teacher, labels=torch.zeros(3), seed=0))
+        objective.prepare(LossContext(student=student, teacher=teacher, labels=torch.zeros(3), seed=0))
 
 
 def test_pairs_name_a_stage_on_each_side() -> None:

@@ -11,12 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import model.losses  # noqa: F401  registers the losses
 from model.losses.base import DistillLoss
 from model.losses.objective import Objective
 from model.registry import LOSSES
 from model.teachers.live import LiveTeacher
-from model.types import Batch, Normalisation, Output, Setting, TermOptions
+from model.types import Batch, LossContext, Normalisation, Output, TermOptions
 from tests.losses.reference import (
     Array,
     Labels,
@@ -329,7 +328,7 @@ def prepared(row: Row, student: Output, teacher: Output) -> DistillLoss:
         torch.manual_seed(0)
         classifier = nn.Linear(teacher.embedding.shape[1], teacher.logits.shape[1])
         loss = cast(DistillLoss, LOSSES.build(row.loss, **row.options))
-        loss.prepare(Setting(student=student, teacher=teacher, labels=labels_M, seed=0, classifier=classifier))
+        loss.prepare(LossContext(student=student, teacher=teacher, labels=labels_M, seed=0, classifier=classifier))
     return loss.to(torch.promote_types(student.logits.dtype, torch.float32))
 
 
@@ -550,4 +549,4 @@ def test_loss_asks_for_the_whole_batch_where_it_is_no_mean_over_images(name: str
 
     whole, halves = of(slice(8)), (of(slice(4)), of(slice(4, 8)))
     is_mean = whole == pytest.approx(sum(halves) / 2, rel=1e-9)
-    assert is_mean is not bool(prepared(row, student, teacher).whole_batch)
+    assert is_mean is not bool(prepared(row, student, teacher).global_batch)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from model.losses.mlkd import MultiLevelLogitDistillation
-from model.types import Batch, Output, Setting
+from model.types import Batch, LossContext, Output
 from tests.losses.reference import cross_entropy, kl, multi_level
 
 N, K = 6, 5
@@ -24,7 +24,7 @@ def said(logits_NK: Tensor) -> Output:
 
 def loss_of_two_views(student_NK: Tensor, teacher_NK: Tensor, **options: object) -> float:
     loss = MultiLevelLogitDistillation(**options)  # type: ignore[arg-type]
-    loss.prepare(Setting(student=said(student_NK), teacher=said(teacher_NK), labels=LABELS, seed=0, views_shown=2))
+    loss.prepare(LossContext(student=said(student_NK), teacher=said(teacher_NK), labels=LABELS, seed=0, views_shown=2))
     index = torch.arange(N).repeat(2)
     batch = Batch(torch.empty(2 * N, 0), LABELS.repeat(2), index, index)
     value: Tensor = loss(said(student_NK), said(teacher_NK), batch)

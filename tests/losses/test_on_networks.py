@@ -6,11 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-import model.losses
-import model.nets  # noqa: F401  both register
 from model.losses.objective import Objective
 from model.registry import LOSSES, NETS
-from model.types import Batch, Output, Setting
+from model.types import Batch, LossContext, Output
 
 NAMES = ("ab", "at", "fitnet", "fsp", "ft", "nst", "ofd", "reviewkd", "semckd", "vid")
 SIDE, CLASSES, IMAGES = 32, 10, 4
@@ -32,7 +30,7 @@ def shapes(name: str) -> Output:
 
 def prepared(loss: str, student: str, teacher: str) -> Objective:
     objective = Objective({loss: (LOSSES.build(loss), LOSSES.common_options(loss, {}))})
-    objective.prepare(Setting(student=shapes(student), teacher=shapes(teacher), labels=torch.zeros(8), seed=0))
+    objective.prepare(LossContext(student=shapes(student), teacher=shapes(teacher), labels=torch.zeros(8), seed=0))
     return objective
 
 
@@ -65,4 +63,4 @@ def test_the_student_and_all_that_the_loss_owns_learn(loss: str, student: str, t
 def test_fsp_refuses_networks_of_unequal_widths(student: str, teacher: str) -> None:
     objective = prepared("fsp", student, teacher)
     with pytest.raises(ValueError, match="numbers of channels must be equal"):
-        objective.pairs(Setting(student=shapes(student), teacher=shapes(teacher), labels=torch.zeros(8), seed=0))
+        objective.pairs(LossContext(student=shapes(student), teacher=shapes(teacher), labels=torch.zeros(8), seed=0))

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-import model.losses  # noqa: F401  registers the losses
 from model.errors import OptionError
 from model.registry import LOSSES
 

@@ -3,20 +3,20 @@
 import pytest
 import torch
 
-from model.losses.probabilities import kl, of_class, one_against_rest, others, standardized
+from model.losses.probabilities import kl, non_target_logits, standardized, target_against_rest, target_values
 
 
 def test_the_rest_of_a_sure_network_is_exact_in_float32() -> None:
     logits_NK = torch.tensor([[200.0, 0.0, 0.0], [0.0, 1e4, 1e4]])
-    found = one_against_rest(logits_NK, torch.tensor([0, 0]))
+    found = target_against_rest(logits_NK, torch.tensor([0, 0]))
     # log(2 e^0 / e^200) = log 2 - 200, and log(e^0 / 2 e^10000)
     torch.testing.assert_close(found, torch.tensor([[0.0, 0.693147 - 200], [-0.693147 - 1e4, 0.0]]))
 
 
 def test_others_are_all_but_each_image_s_class_in_their_order() -> None:
     logits_NK = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]])
-    assert others(logits_NK, torch.tensor([0, 2, 3])).tolist() == [[2, 3, 4], [5, 6, 8], [9, 10, 11]]
-    assert of_class(logits_NK, torch.tensor([0, 2, 3])).tolist() == [1, 7, 12]
+    assert non_target_logits(logits_NK, torch.tensor([0, 2, 3])).tolist() == [[2, 3, 4], [5, 6, 8], [9, 10, 11]]
+    assert target_values(logits_NK, torch.tensor([0, 2, 3])).tolist() == [1, 7, 12]
 
 
 def test_standardized_logits_have_mean_0_and_the_deviation_of_a_sample_1() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from model.losses.simkd import ReusedTeacherClassifier
 from model.registry import NETS
-from model.types import Batch, Output, Setting
+from model.types import Batch, LossContext, Output
 
 SEEN = Batch(torch.zeros(3, 1, 1, 1), torch.zeros(3, dtype=torch.long), torch.arange(3), torch.zeros(3))
 
@@ -22,7 +22,7 @@ def said(channels: int, side: int, seed: int) -> Output:
 
 def prepared(student: Output, teacher: Output, classifier: nn.Linear | None) -> ReusedTeacherClassifier:
     loss = ReusedTeacherClassifier()
-    loss.prepare(Setting(student=student, teacher=teacher, labels=torch.zeros(3), seed=0, classifier=classifier))
+    loss.prepare(LossContext(student=student, teacher=teacher, labels=torch.zeros(3), seed=0, classifier=classifier))
     return loss
 
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import model.nets  # noqa: F401 (registers the networks)
 from model.registry import NETS
 
 Layer = TypeVar("Layer", bound=nn.Module)

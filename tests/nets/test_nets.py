@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import model.nets  # noqa: F401 (registers the networks)
 from model.registry import NETS
 from model.types import Output
 

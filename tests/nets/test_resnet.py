@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-import model.nets  # noqa: F401 (registers the networks)
 from model.registry import NETS
 
 CONVOLUTIONS = {"resnet18": 17, "resnet34": 33, "resnet50": 49, "resnet101": 100, "resnet152": 151}

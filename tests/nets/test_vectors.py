@@ -15,7 +15,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import model.nets  # noqa: F401 (registers the networks)
 from model.registry import NETS
 from model.types import Output
 
@@ -50,7 +49,7 @@ class Vector(NamedTuple):
     logits: tuple[float, ...]  # the first three of the first image
     features: tuple[float, ...] = ()  # the stages after their ReLU, then the embedding where the original gives it
     preacts: tuple[float, ...] = ()
-    options: dict[str, Any] = {}  # noqa: RUF012 - read only
+    options: dict[str, Any] = {}
     their_name: Callable[[str], str] = same
     image: tuple[int, int] = (3, 32)  # channels and size
 

@@ -14,7 +14,7 @@ import pytest
 
 from model.errors import UserError
 from model.home import ROOT
-from model.report.collect import Run, collect_runs
+from model.report.collect import RunRecord, collect_runs
 
 from .conftest import MakeRun, write
 
@@ -28,7 +28,7 @@ FLAT = {
 }
 
 
-def only_run(parent_dir: Path) -> Run:
+def only_run(parent_dir: Path) -> RunRecord:
     (run,) = collect_runs(parent_dir)
     return run
 

@@ -15,8 +15,8 @@ import pytest
 from model.cli import run_script
 from model.home import ROOT
 from model.search.driver import search
-from model.search.executors.base import Engine
-from model.search.executors.local import LocalEngine
+from model.search.executors.base import Executor
+from model.search.executors.local import LocalExecutor
 
 if TYPE_CHECKING:
     import optuna
@@ -66,13 +66,13 @@ class FakeSearch:
     def command(self) -> list[str]:
         return [sys.executable, "-IS", str(HERE / "fake_train.py"), "--events", str(self.events_file)]
 
-    def run(self, *, jobs: int = 2, engine: Callable[..., Engine] | None = None, **options: Any) -> int:
+    def run(self, *, jobs: int = 2, engine: Callable[..., Executor] | None = None, **options: Any) -> int:
         """Search in this process, as the script does; returns the exit status.
 
         Args:
             engine: Makes it of the number of runs and `jobs`; by default the local one, without GPUs.
         """
-        make_engine = partial(engine or partial(LocalEngine.for_runs, device="cpu"), jobs=jobs)
+        make_engine = partial(engine or partial(LocalExecutor.for_runs, device="cpu"), jobs=jobs)
         with pytest.raises(SystemExit) as exit_:
             run_script(lambda: search(self.folder, command=self.command, make_engine=make_engine, **options))
         assert isinstance(exit_.value.code, int)

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from model.errors import UserError
-from model.search.executors.base import Handle, Job
-from model.search.executors.local import LocalEngine
-from model.search.run_queue import Limits
+from model.search.executors.base import Job, JobHandle
+from model.search.executors.local import LocalExecutor
+from model.search.run_queue import FailurePolicy
 from tests.search.fake_search import BASE, FakeSearch, tree, write
 
 ALPHAS = {"alpha": [0.1, 0.2, 0.3, 0.4]}
@@ -184,13 +184,13 @@ def test_three_failures_after_a_finished_run_do_not_end_a_search(tmp_path: Path)
 
 def test_a_search_gives_up_after_so_many_failures_in_a_row(tmp_path: Path) -> None:
     fake = with_outcomes(tmp_path, "finish", "fail", "refuse", "die", "forget")
-    assert fake.run(jobs=1, limits=Limits(max_failures=2)) == 1
+    assert fake.run(jobs=1, limits=FailurePolicy(max_failures=2)) == 1
     assert fake.begun() == ["outcome_finish", "outcome_fail", "outcome_refuse"]
 
 
 def test_a_run_that_finishes_ends_the_row_of_failures(tmp_path: Path) -> None:
     fake = with_outcomes(tmp_path, "fail", "finish", "die")
-    fake.run(jobs=1, limits=Limits(max_failures=2))
+    fake.run(jobs=1, limits=FailurePolicy(max_failures=2))
     assert len(fake.begun()) == 3
 
 
@@ -203,7 +203,7 @@ def test_ten_failures_in_a_row_end_a_search_that_has_finished_runs(tmp_path: Pat
 
 def test_a_failed_run_is_tried_again_as_often_as_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fake = with_outcomes(tmp_path, "fail once", "fail", "finish")
-    assert fake.run(jobs=1, limits=Limits(retries=2)) == 1
+    assert fake.run(jobs=1, limits=FailurePolicy(retries=2)) == 1
     assert sorted(fake.begun()) == ["outcome_fail"] * 3 + ["outcome_fail-once"] * 2 + ["outcome_finish"]
     error = capsys.readouterr().err
     assert "outcome_fail-once: failed (exit status 1); it is tried again\n" in error
@@ -215,7 +215,7 @@ def test_a_retry_of_a_restart_goes_on(tmp_path: Path) -> None:
     fake = with_outcomes(tmp_path, "fail once")
     fake.run()
     fake.events_file.unlink()
-    assert fake.run(restart=True, limits=Limits(retries=1)) == 0
+    assert fake.run(restart=True, limits=FailurePolicy(retries=1)) == 0
     assert ["--restart" in event["argv"] for event in fake.events("begin")] == [True, False]
 
 
@@ -240,27 +240,27 @@ def test_a_run_that_takes_too_long_fails_and_the_rest_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake = FakeSearch(tmp_path, {"seconds": [30, 0]}, student={"seconds": 0})
-    assert fake.run(jobs=1, limits=Limits(time_limit=1)) == 1
+    assert fake.run(jobs=1, limits=FailurePolicy(time_limit=1)) == 1
     assert "seconds_30: failed (it took longer than 1 s) after 1 s" in capsys.readouterr().err
     assert [fake.state(run) for run in ("seconds_30", "seconds_0")] == ["failed", "finished"]
     assert fake.read("seconds_30", "run.json")["error"] == "it took longer than 1 s"
-    assert fake.run(limits=Limits(time_limit=1)) == 1
+    assert fake.run(limits=FailurePolicy(time_limit=1)) == 1
     assert fake.begun() == ["seconds_30", "seconds_0", "seconds_30"]
 
 
 def test_a_run_that_finishes_while_it_is_stopped_for_its_time_is_finished(tmp_path: Path) -> None:
     fake = FakeSearch(tmp_path, {"alpha": [0.1]}, student={"seconds": 0.8, "deaf": True})
-    assert fake.run(limits=Limits(time_limit=1)) == 0
+    assert fake.run(limits=FailurePolicy(time_limit=1)) == 0
     assert fake.state("alpha_0.1") == "finished"
 
 
 # Engines that are not here ------------------------------------------------------------------------------------------
 
 
-class OfAnEarlierCall(LocalEngine):
+class OfAnEarlierCall(LocalExecutor):
     """An engine on which the run alpha_0.2 is going already."""
 
-    def attach(self, job: Job) -> Handle | None:
+    def attach(self, job: Job) -> JobHandle | None:
         return self.submit(job) if job.folder.name == "alpha_0.2" else None
 
 
@@ -283,9 +283,9 @@ def test_a_job_of_an_earlier_call_is_waited_for_and_not_begun_again(
 def test_a_run_is_not_begun_anew_while_an_earlier_calls_job_goes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Busy(LocalEngine):
-        def attach(self, job: Job) -> Handle | None:
-            return Handle("7") if job.folder.name == "alpha_0.2" else None
+    class Busy(LocalExecutor):
+        def attach(self, job: Job) -> JobHandle | None:
+            return JobHandle("7") if job.folder.name == "alpha_0.2" else None
 
     fake = FakeSearch(tmp_path, ALPHAS)
     fake.run()
@@ -301,7 +301,7 @@ def test_a_run_is_not_begun_anew_while_an_earlier_calls_job_goes(
     [{"parameters": ALPHAS}, {"parameters": {"alpha": {"min": 0.1, "max": 0.9}}, "method": "tpe", "run_cap": 4}],
 )
 def test_a_place_that_has_no_room_yet_is_waited_for(tmp_path: Path, search: dict[str, Any]) -> None:
-    class NotYet(LocalEngine):
+    class NotYet(LocalExecutor):
         asked = 0
 
         def has_room(self) -> bool:
@@ -316,7 +316,7 @@ def test_a_place_that_has_no_room_yet_is_waited_for(tmp_path: Path, search: dict
 def test_a_place_that_can_never_do_the_runs_is_told_before_any_begins(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Nowhere(LocalEngine):
+    class Nowhere(LocalExecutor):
         def has_room(self) -> bool:
             raise UserError("no node has 9 GPUs")
 

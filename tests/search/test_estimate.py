@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from model.build.runtime import Place
+from model.build.runtime import Runtime
 from model.commands.dry_run import estimate_seconds
 from model.config.params import Params, load_params
 from model.search.estimate import told_time
@@ -58,7 +58,7 @@ def test_runs_that_are_yet_unknown_are_counted(tmp_path: Path, search: Any, num_
     assert told(fake, at_once=1, num_final=num_final).startswith(f"time: {expected} of 60 s each")
 
 
-def test_a_run_is_timed_by_a_few_of_its_steps(tmp_path: Path, make_folder: MakeFolder, place: Place) -> None:
+def test_a_run_is_timed_by_a_few_of_its_steps(tmp_path: Path, make_folder: MakeFolder, place: Runtime) -> None:
     teacher = make_folder(tmp_path / "teacher")
     folder = make_folder(tmp_path / "student", teacher=str(teacher.path), loss={"kd": {}})
     before = tree(tmp_path)

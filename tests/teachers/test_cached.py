@@ -19,11 +19,11 @@ from model.errors import UserError
 from model.files import read_json
 from model.logs import logging_to
 from model.teachers.cached import CachedTeacher, open_cache, wanted_rows
-from model.teachers.encoding import Coding, Half, TopK
+from model.teachers.encoding import Encoding, Float16Encoding, TopKEncoding
 from model.teachers.ensemble import EnsembleTeacher
 from model.teachers.live import LiveTeacher
-from model.teachers.row_file import Answers, Rows
-from model.teachers.row_store import DeviceShelf
+from model.teachers.row_file import RowFile, Rows
+from model.teachers.row_store import DeviceRowStore
 from model.types import Batch, Output, Part, Views
 from tests.teachers.test_row_store import damage
 from tests.teachers.test_teachers import Says
@@ -31,9 +31,9 @@ from tests.training.toy import CPU, NORMALISATION, SmallNet, live_teacher, open_
 
 NUM_EPOCHS, NUM_IMAGES, NUM_CLASSES = 2, 100, 5
 ABOUT = {"weights": "best", "digest": "1111", "precision": "float32"}
-LOGITS: dict[Part, Coding] = {"logits": Half(NUM_CLASSES)}
-EMBEDDING: dict[Part, Coding] = {"embedding": Half(6)}
-TOP_2: dict[Part, Coding] = {"logits": TopK(2, NUM_CLASSES)}
+LOGITS: dict[Part, Encoding] = {"logits": Float16Encoding(NUM_CLASSES)}
+EMBEDDING: dict[Part, Encoding] = {"embedding": Float16Encoding(6)}
+TOP_2: dict[Part, Encoding] = {"logits": TopKEncoding(2, NUM_CLASSES)}
 
 DATA = open_data()
 FIRST = next(DATA.train_batches(0, 16))
@@ -60,7 +60,7 @@ def small_teacher(seed: int = 1) -> LiveTeacher:
 def cached_teacher(
     path: Path,
     live: LiveTeacher | None = None,
-    codings: Mapping[Part, Coding] = LOGITS,
+    codings: Mapping[Part, Encoding] = LOGITS,
     about: Mapping[str, str] = ABOUT,
 ) -> CachedTeacher:
     """A teacher whose answers are kept below `path`; by default the same network each time."""
@@ -87,7 +87,7 @@ def assert_rounded(said: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(said, expected, rtol=2**-10, atol=1e-7)
 
 
-def answers_of(teacher: CachedTeacher, part: Part = "logits") -> Answers:
+def answers_of(teacher: CachedTeacher, part: Part = "logits") -> RowFile:
     return teacher.kept[part].answers
 
 
@@ -95,7 +95,7 @@ def answers_of(teacher: CachedTeacher, part: Part = "logits") -> Answers:
 def every_shelf(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers are looked up in the file, as on a CPU, or in a copy of it, as on a GPU."""
     if request.param == "device":
-        monkeypatch.setattr("model.teachers.cached._shelf", DeviceShelf)
+        monkeypatch.setattr("model.teachers.cached._shelf", DeviceRowStore)
 
 
 # What it says -------------------------------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ def test_answers_of_later_epochs_are_the_network_s_too(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("every_shelf")
 @pytest.mark.parametrize("codings", [LOGITS | EMBEDDING, TOP_2], ids=["half", "top 2"])
-def test_found_answers_are_bit_for_bit_the_computed_ones(codings: Mapping[Part, Coding], tmp_path: Path) -> None:
+def test_found_answers_are_bit_for_bit_the_computed_ones(codings: Mapping[Part, Encoding], tmp_path: Path) -> None:
     computed = ask_everything(cached_teacher(tmp_path, codings=codings))
     found = ask_everything(cached_teacher(tmp_path, codings=codings))
     for one, other in zip(computed, found, strict=True):
@@ -139,7 +139,7 @@ def test_found_answers_are_bit_for_bit_the_computed_ones(codings: Mapping[Part, 
     ids=["logits", "embedding", "both"],
 )
 def test_parts_that_are_not_kept_are_empty(
-    codings: Mapping[Part, Coding], sizes: tuple[int, int], state: str, tmp_path: Path
+    codings: Mapping[Part, Encoding], sizes: tuple[int, int], state: str, tmp_path: Path
 ) -> None:
     teacher = cached_teacher(tmp_path, codings=codings)
     if state == "found":
@@ -150,7 +150,7 @@ def test_parts_that_are_not_kept_are_empty(
 
 
 @pytest.mark.parametrize("codings", [EMBEDDING, LOGITS | EMBEDDING], ids=["alone", "with logits"])
-def test_embeddings_are_the_network_s_rounded_to_float16(codings: Mapping[Part, Coding], tmp_path: Path) -> None:
+def test_embeddings_are_the_network_s_rounded_to_float16(codings: Mapping[Part, Encoding], tmp_path: Path) -> None:
     output = cached_teacher(tmp_path, codings=codings)(FIRST)
     assert torch.equal(output.embedding, small_teacher()(FIRST).embedding.half().float())
 
@@ -183,14 +183,14 @@ def test_network_is_run_on_missing_images_only(tmp_path: Path) -> None:
     teacher = cached_teacher(tmp_path, live)
     teacher(part_of(FIRST, slice(3, 9)))
     teacher(FIRST)
-    assert live.num_run == 6 + 10
+    assert live.num_forwards == 6 + 10
 
 
 @pytest.mark.usefixtures("every_shelf")
 def test_network_is_run_once_on_each_view_of_all_epochs(tmp_path: Path) -> None:
     teacher = cached_teacher(tmp_path)
     ask_everything(teacher)
-    assert teacher.num_run == len(views_of(batches())) < 160
+    assert teacher.num_forwards == len(views_of(batches())) < 160
 
 
 @pytest.mark.usefixtures("every_shelf")
@@ -198,7 +198,7 @@ def test_network_is_run_where_one_of_two_parts_is_missing(tmp_path: Path) -> Non
     cached_teacher(tmp_path, codings=LOGITS)(FIRST)
     teacher = cached_teacher(tmp_path, codings=LOGITS | EMBEDDING)
     assert torch.equal(teacher(FIRST).embedding, small_teacher()(FIRST).embedding.half().float())
-    assert teacher.num_run == 16
+    assert teacher.num_forwards == 16
 
 
 @pytest.mark.usefixtures("every_shelf")
@@ -206,21 +206,21 @@ def test_next_run_does_not_run_the_network(tmp_path: Path) -> None:
     ask_everything(cached_teacher(tmp_path))
     teacher = cached_teacher(tmp_path)
     ask_everything(teacher)
-    assert (teacher.num_asked, teacher.num_run) == (160, 0)
+    assert (teacher.num_queries, teacher.num_forwards) == (160, 0)
 
 
 def test_ensemble_s_next_run_runs_no_network(tmp_path: Path) -> None:
     for expected in (32, 0):
         ensemble = EnsembleTeacher([cached_teacher(tmp_path / str(seed), small_teacher(seed)) for seed in (1, 2)])
         ensemble(FIRST)
-        assert ensemble.num_run == expected
+        assert ensemble.num_forwards == expected
 
 
 def test_answers_that_another_process_adds_meanwhile_are_found(tmp_path: Path) -> None:
     one, other = cached_teacher(tmp_path), cached_teacher(tmp_path)
     one(FIRST)
     other(FIRST)
-    assert other.num_run == 0
+    assert other.num_forwards == 0
 
 
 class Looks(nn.Module):
@@ -265,12 +265,12 @@ def test_image_of_which_one_of_two_parts_is_missing_is_missing(tmp_path: Path) -
 def test_nothing_is_to_come_where_all_is_kept(tmp_path: Path) -> None:
     ask_everything(cached_teacher(tmp_path))
     teacher = cached_teacher(tmp_path)
-    assert teacher.seconds_to_come(FIRST) == 0
-    assert teacher.num_run == 0
+    assert teacher.seconds_remaining(FIRST) == 0
+    assert teacher.num_forwards == 0
 
 
 def test_time_is_to_come_where_answers_are_missing(tmp_path: Path) -> None:
-    assert cached_teacher(tmp_path).seconds_to_come(FIRST) > 0
+    assert cached_teacher(tmp_path).seconds_remaining(FIRST) > 0
 
 
 def test_wanted_rows_are_those_that_the_batches_ask_for() -> None:
@@ -384,7 +384,7 @@ def test_network_is_run_on_damaged_answers_only(tmp_path: Path) -> None:
     damaged_cache(tmp_path)
     teacher = cached_teacher(tmp_path)
     ask_everything(teacher)
-    assert teacher.num_run == 3
+    assert teacher.num_forwards == 3
 
 
 @pytest.mark.usefixtures("every_shelf")
@@ -440,7 +440,7 @@ def test_answers_beside_one_that_float16_cannot_hold_are_found(tmp_path: Path) -
     cached_teacher(tmp_path, live)(FIRST)
     again = cached_teacher(tmp_path, live_teacher(Shouts()))
     again(FIRST)
-    assert again.num_run == shouted(FIRST).sum()
+    assert again.num_forwards == shouted(FIRST).sum()
 
 
 @pytest.fixture
@@ -472,7 +472,7 @@ def test_network_is_run_on_every_batch_on_a_full_disk(tmp_path: Path) -> None:
     teacher = cached_teacher(tmp_path)
     with logging_to(None):
         ask_everything(teacher)
-    assert teacher.num_run == 160
+    assert teacher.num_forwards == 160
 
 
 # Places -------------------------------------------------------------------------------------------------------------
@@ -548,7 +548,7 @@ def test_file_that_grows_with_the_epochs_was_not_cut_short(tmp_path: Path) -> No
             tmp_path,
             about=ABOUT,
             codings=LOGITS,
-            views=Views(num_images=NUM_IMAGES, per_image=num_epochs, meaning={}, endless=True),
+            views=Views(num_images=NUM_IMAGES, per_image=num_epochs, meaning={}, unbounded=True),
             wanted=np.arange(NUM_IMAGES * num_epochs),
             dtype=torch.float32,
             device=CPU,
@@ -589,10 +589,10 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_network_is_not_run_in_an_epoch_that_was_prepared(tmp_path: Path) -> None:
     teacher = cached_teacher(tmp_path)
     assert list(teacher.prepare(DATA, 1)) == pytest.approx([n / 8 for n in range(1, 9)])
-    run = teacher.num_run
+    run = teacher.num_forwards
     for batch in DATA.train_batches(1, 16):
         teacher(batch)
-    assert (run, teacher.num_run) == (80, 80)
+    assert (run, teacher.num_forwards) == (80, 80)
 
 
 @pytest.mark.usefixtures("every_shelf", "small_steps")
@@ -604,14 +604,14 @@ def test_answers_that_another_run_keeps_while_an_epoch_is_prepared_are_found(tmp
     list(turn)
     for batch in DATA.train_batches(0, 16):
         teacher(batch)
-    assert (teacher.num_run, other.num_run) == (10, 70)
+    assert (teacher.num_forwards, other.num_forwards) == (10, 70)
 
 
 @pytest.mark.usefixtures("small_steps")
 def test_preparing_is_not_being_asked(tmp_path: Path) -> None:
     teacher = cached_teacher(tmp_path)
     list(teacher.prepare(DATA, 0))
-    assert teacher.num_asked == 0
+    assert teacher.num_queries == 0
 
 
 @pytest.mark.usefixtures("small_steps")
@@ -629,15 +629,15 @@ def test_runs_that_prepare_an_epoch_together_share_the_work(tmp_path: Path) -> N
     for _ in range(8):
         for turn in turns:
             next(turn, None)
-    assert sum(teacher.num_run for teacher in teachers) == 80
-    assert min(teacher.num_run for teacher in teachers) > 20
+    assert sum(teacher.num_forwards for teacher in teachers) == 80
+    assert min(teacher.num_forwards for teacher in teachers) > 20
 
 
 def test_views_without_end_are_left_to_the_steps(tmp_path: Path) -> None:
     teacher = cached_teacher(tmp_path)
-    teacher.views = dataclasses.replace(teacher.views, endless=True)
+    teacher.views = dataclasses.replace(teacher.views, unbounded=True)
     assert list(teacher.prepare(DATA, 0)) == []
-    assert teacher.num_run == 0
+    assert teacher.num_forwards == 0
 
 
 @pytest.mark.usefixtures("small_steps")
@@ -645,4 +645,4 @@ def test_all_members_of_an_ensemble_prepare(tmp_path: Path) -> None:
     members = [cached_teacher(tmp_path / "one"), cached_teacher(tmp_path / "two", small_teacher(2))]
     shares = list(EnsembleTeacher(members).prepare(DATA, 0))
     assert shares == pytest.approx([n / 16 for n in range(1, 17)])
-    assert [member.num_run for member in members] == [80, 80]
+    assert [member.num_forwards for member in members] == [80, 80]

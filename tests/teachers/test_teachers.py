@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.build.weights import digest
+from model.build.weights import weights_digest
 from model.losses.kd import KnowledgeDistillation
 from model.losses.objective import Objective
 from model.teachers.ensemble import EnsembleTeacher, mean_of_logits, mean_of_probabilities
@@ -40,13 +40,13 @@ def test_teacher_s_answer_carries_no_gradient(seen: Batch) -> None:
 
 def test_training_changes_no_weight_and_no_statistic_of_the_teacher(tmp_path: Path) -> None:
     net = seeded(SmallNet, 1)
-    before = digest(net.state_dict())
+    before = weights_digest(net.state_dict())
     toy_trainer(
         tmp_path,
         teacher=live_teacher(net),
         objective=Objective({"kd": (KnowledgeDistillation(alpha=0.5), TermOptions())}),
     ).fit()
-    assert digest(net.state_dict()) == before
+    assert weights_digest(net.state_dict()) == before
     assert not net.training
 
 
@@ -115,7 +115,7 @@ def test_digest_does_not_depend_on_order_or_memory_layout() -> None:
     state = seeded(SmallNet, 1).state_dict()
     turned = OrderedDict((name, state[name].clone()) for name in reversed(state))
     turned["conv.weight"] = turned["conv.weight"].to(memory_format=torch.channels_last)
-    assert digest(turned) == digest(state)
+    assert weights_digest(turned) == weights_digest(state)
 
 
 @pytest.mark.parametrize(
@@ -130,4 +130,4 @@ def test_digest_does_not_depend_on_order_or_memory_layout() -> None:
     ids=["value", "shape", "type", "name", "one more"],
 )
 def test_digest_tells_states_apart(changed: dict[str, Tensor]) -> None:
-    assert digest(changed) != digest({"w": torch.tensor([1.0, 2.0])})
+    assert weights_digest(changed) != weights_digest({"w": torch.tensor([1.0, 2.0])})

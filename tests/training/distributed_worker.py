@@ -14,15 +14,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-import model.losses  # noqa: F401  registers the losses
 from model.errors import UserError
 from model.evaluation.metrics import metrics_of, predictions
 from model.losses.base import DistillLoss
 from model.losses.objective import Objective
 from model.registry import LOSSES
-from model.training.distributed import ALONE, World, joined
+from model.training.distributed import SINGLE_PROCESS, World, init_distributed
 from model.training.trainer import Trainer
-from model.types import Output, Setting, Split, TermOptions
+from model.types import LossContext, Output, Split, TermOptions
 from tests.training.toy import CPU, live_teacher, open_data, seeded, toy_trainer
 
 BATCH_SIZE = 14  # 80 images: in three processes 5, 5 and 4 of each batch, and 4, 3 and 3 of the last one
@@ -73,7 +72,7 @@ class Net(nn.Module):
         )
 
 
-def trainer_of(path: Path, world: World = ALONE) -> Trainer:
+def trainer_of(path: Path, world: World = SINGLE_PROCESS) -> Trainer:
     """A run of two epochs at step 0; the folder's name says how many views of an image a batch has."""
     data, student, teacher = open_data(strong_view=path.name == "two_views"), seeded(Net, 0), seeded(Net, 1)
     losses = {name: cast(DistillLoss, LOSSES.build(name, **options)) for name, (options, _) in TERMS.items()}
@@ -82,11 +81,11 @@ def trainer_of(path: Path, world: World = ALONE) -> Trainer:
     with torch.random.fork_rng():
         torch.manual_seed(2)
         labels = torch.from_numpy(data.training_labels())
-        objective.prepare(Setting(student=said, teacher=said, labels=labels, seed=0, views_shown=data.views_shown))
+        objective.prepare(LossContext(student=said, teacher=said, labels=labels, seed=0, views_shown=data.views_shown))
 
     def evaluate(net: nn.Module, split: Split) -> dict[str, float]:
-        said = predictions(net, data.eval_batches(split, 7, world.share), dtype=torch.float32, device=CPU)
-        return metrics_of(said.gathered(lambda rows: world.gathered(rows, data.size(split))))
+        said = predictions(net, data.eval_batches(split, 7, world.shard), dtype=torch.float32, device=CPU)
+        return metrics_of(said.gather(lambda rows: world.all_gather(rows, data.size(split))))
 
     trained = [*student.parameters(), *objective.parameters()]
     return toy_trainer(
@@ -103,9 +102,9 @@ def trainer_of(path: Path, world: World = ALONE) -> Trainer:
     )
 
 
-def train(path: Path, world: World = ALONE) -> None:
+def train(path: Path, world: World = SINGLE_PROCESS) -> None:
     trainer = trainer_of(path, world)
-    batch = next(iter(trainer.data.train_batches(0, BATCH_SIZE, share=world.share)))
+    batch = next(iter(trainer.data.train_batches(0, BATCH_SIZE, shard=world.shard)))
     trainer.estimate_seconds(batch)
     trainer.distribute(batch)
     trainer.fit()
@@ -114,8 +113,8 @@ def train(path: Path, world: World = ALONE) -> None:
 def findings(world: World) -> dict[str, Any]:
     """What a process learns from the others."""
     rank, data = world.rank, open_data()
-    rows_N2 = torch.tensor([[number, -number] for number in range(11)])[world.share.of(torch.arange(11))]
-    said = [batch.index for batch in data.eval_batches("test", 4, world.share)]
+    rows_N2 = torch.tensor([[number, -number] for number in range(11)])[world.shard.of(torch.arange(11))]
+    said = [batch.index for batch in data.eval_batches("test", 4, world.shard)]
     norm, mean = nn.BatchNorm1d(2), torch.tensor([1.0, 10.0]) * rank
     norm.running_mean = mean
 
@@ -126,17 +125,17 @@ def findings(world: World) -> dict[str, Any]:
 
         return act
 
-    world.average(norm)
+    world.sync_buffers(norm)
     return {
-        "gathered": world.gathered(rows_N2, 11).tolist(),
-        "evaluated": world.gathered(torch.cat(said), data.size("test")).tolist(),
-        "summed": world.summed(torch.tensor([1.0, rank])).tolist(),
-        "any": world.any(rank == 1, False, True),
-        "first": world.first(lambda: f"said by {rank}"),
-        "each": world.each(lambda: f"said by {rank}"),
-        "user error": ending(lambda: world.each(fail(UserError("only there")))),
-        "bug": ending(lambda: world.each(fail(KeyError("broken")))),
-        "failure of the first": ending(lambda: world.first(lambda: 1 / 0)),
+        "gathered": world.all_gather(rows_N2, 11).tolist(),
+        "evaluated": world.all_gather(torch.cat(said), data.size("test")).tolist(),
+        "summed": world.all_reduce_sum(torch.tensor([1.0, rank])).tolist(),
+        "any": world.any_rank(rank == 1, False, True),
+        "first": world.on_rank_zero(lambda: f"said by {rank}"),
+        "each": world.on_all_ranks(lambda: f"said by {rank}"),
+        "user error": ending(lambda: world.on_all_ranks(fail(UserError("only there")))),
+        "bug": ending(lambda: world.on_all_ranks(fail(KeyError("broken")))),
+        "failure of the first": ending(lambda: world.on_rank_zero(lambda: 1 / 0)),
         "averaged": [mean.tolist(), norm.state_dict()["num_batches_tracked"].item()],
     }
 
@@ -152,7 +151,7 @@ def ending(act: Callable[[], Any]) -> list[str]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
-    with joined() as world:
+    with init_distributed() as world:
         for name in RUNS:
             train(folder / name, world)
         found = findings(world)

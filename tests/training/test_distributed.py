@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from model.config.folder import Folder
-from model.files import load_checkpoint, read_json
+from model.files import read_json
 from model.home import ROOT
 from model.registry import LOSSES
-from model.training.distributed import ALONE, World
-from model.types import Share
+from model.training.checkpoint import load_checkpoint
+from model.training.distributed import SINGLE_PROCESS, World
+from model.types import Shard
 from tests.training import distributed_worker
 
 SIZE = 3
@@ -122,7 +123,7 @@ def test_validation_is_that_of_one_process(one: Path, three: Path) -> None:
 
 
 def test_every_loss_that_needs_the_whole_batch_is_among_them() -> None:
-    needing = {name for name in LOSSES.names() if LOSSES[name]().whole_batch}
+    needing = {name for name in LOSSES.names() if LOSSES[name]().global_batch}
     assert needing <= distributed_worker.TERMS.keys()
     assert len(needing) == 12
 
@@ -170,10 +171,10 @@ def test_statistics_are_averaged_and_counts_are_not(findings: list[dict[str, Any
 @pytest.mark.parametrize("images", [5, 6, 14])
 def test_shares_make_up_the_batch(images: int, size: int) -> None:
     rows = torch.arange(100)
-    shares = [rows[Share(rank, size).between(20, 20 + images)] for rank in range(size)]
+    shares = [rows[Shard(rank, size).between(20, 20 + images)] for rank in range(size)]
     assert sorted(torch.cat(shares).tolist()) == list(range(20, 20 + images))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
-    assert [len(share) for share in shares] == [len(Share(rank, size).of(rows[:images])) for rank in range(size)]
+    assert [len(share) for share in shares] == [len(Shard(rank, size).of(rows[:images])) for rank in range(size)]
 
 
 # One process --------------------------------------------------------------------------------------------------------
@@ -181,15 +182,15 @@ def test_shares_make_up_the_batch(images: int, size: int) -> None:
 
 def test_world_of_one_hands_back_what_it_is_given() -> None:
     rows, net = torch.ones(3), torch.nn.BatchNorm1d(2)
-    assert ALONE.gathered(rows, 3) is rows
-    assert ALONE.summed(rows) is rows
-    assert ALONE.synchronised(net) is net
-    assert ALONE.on(torch.device("cuda")) is ALONE
-    assert ALONE.any(True, False) == (True, False)
+    assert SINGLE_PROCESS.all_gather(rows, 3) is rows
+    assert SINGLE_PROCESS.all_reduce_sum(rows) is rows
+    assert SINGLE_PROCESS.convert_sync_batchnorm(net) is net
+    assert SINGLE_PROCESS.for_device(torch.device("cuda")) is SINGLE_PROCESS
+    assert SINGLE_PROCESS.any_rank(True, False) == (True, False)
 
 
 def test_what_fails_in_a_world_of_one_fails_as_it_is() -> None:
     with pytest.raises(ZeroDivisionError):
-        World().first(lambda: 1 / 0)
+        World().on_rank_zero(lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        World().each(lambda: 1 / 0)
+        World().on_all_ranks(lambda: 1 / 0)

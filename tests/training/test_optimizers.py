@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import model.training  # noqa: F401  registers the optimizers
 from model.registry import OPTIMIZERS
 
 # Our name and options; torch's class and options.

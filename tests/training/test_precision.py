@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from model.training.precision import autocast, placed, resolve_precision
+from model.training.precision import autocast, resolve_precision, to_device
 
 CPU = torch.device("cpu")
 
@@ -60,7 +60,7 @@ def test_parameters_and_gradients_stay_in_float32() -> None:
 def test_weights_of_image_convolutions_are_laid_out_channels_last_and_others_as_they_were() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, kernel_size=3), nn.Conv3d(3, 4, kernel_size=3), nn.Linear(3, 4))
     before = {name: (parameter, parameter.detach().clone()) for name, parameter in net.named_parameters()}
-    there = placed(net, CPU)
+    there = to_device(net, CPU)
     for name, parameter in there.named_parameters():
         same, value = before[name]
         assert parameter is same

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from model.config.folder import Folder
 from model.errors import Stopped
-from model.files import load_checkpoint, read_json
+from model.files import read_json
 from model.losses.objective import Objective
 from model.losses.self_distillation import SelfDistillation
-from model.training.run_logger import Recorder
+from model.training.checkpoint import load_checkpoint
+from model.training.run_logger import RunLogger
 from model.training.trainer import Trainer
 from model.types import Output, TermOptions
 from tests.training.toy import SmallNet, seeded, toy_trainer
@@ -84,8 +85,8 @@ def test_tensorboard_has_the_accuracy_of_every_exit_and_of_all_together(tmp_path
         assert found[f"epoch/val_{name}"][-1][1] == pytest.approx(last[name])
 
 
-def recorder(path: Path, first_step: int = 0) -> Recorder:
-    return Recorder(Folder(path), num_epochs=4, steps_per_epoch=10, first_step=first_step)
+def recorder(path: Path, first_step: int = 0) -> RunLogger:
+    return RunLogger(Folder(path), num_epochs=4, steps_per_epoch=10, first_step=first_step)
 
 
 def test_time_left_is_that_of_the_steps_done_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +116,7 @@ def test_long_epoch_without_a_terminal_is_told_of_once_a_minute(
     told = recorder(tmp_path)
     with told.progress(2, 10):
         for now[0], step in ((1030.0, 12), (1061.0, 13), (1062.0, 14), (1122.0, 15)):
-            told.sign_of_life(step, loss=1.25, accuracy=0.5, images_per_second=1234.0)
+            told.log_step(step, loss=1.25, accuracy=0.5, images_per_second=1234.0)
     told.close()
     beginning = "loss 1.250, accuracy 50.0 %, 1,234 images/s"
     assert [line.partition(" images/s")[0] + " images/s" for line in lines] == [

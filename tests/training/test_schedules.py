@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
-import model.training  # noqa: F401  registers the schedules
 from model.registry import SCHEDULES
 from model.training.schedules import Schedule, warmed_up
 from model.types import ScheduleOptions

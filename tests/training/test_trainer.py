@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
-from model.build.weights import digest
+from model.build.weights import weights_digest
 from model.errors import RunFailed, Stopped
-from model.files import load_checkpoint, read_json
+from model.files import read_json
 from model.logs import logging_to
 from model.losses.base import DistillLoss
 from model.losses.kd import KnowledgeDistillation
@@ -23,7 +23,8 @@ from model.losses.objective import Objective
 from model.registry import SCHEDULES
 from model.teachers.live import LiveTeacher
 from model.training import run_logger
-from model.training.meters import Totals
+from model.training.checkpoint import load_checkpoint
+from model.training.meters import Meters
 from model.training.trainer import Trainer
 from model.types import Batch, Output, Pipeline, TermOptions
 from tests.training.toy import (
@@ -113,7 +114,7 @@ def test_groups_of_parameters_keep_the_ratio_of_their_rates(tmp_path: Path) -> N
 def totals_in_batches_of(batch_size: int) -> dict[str, float]:
     generator = torch.Generator().manual_seed(0)
     logits_NK, labels_N = torch.randn(300, 4, generator=generator, dtype=torch.float64), torch.arange(300) % 4
-    totals = Totals(["ce"], CPU)
+    totals = Meters(["ce"], CPU)
     for start in range(0, 300, batch_size):
         scores, labels = logits_NK[start : start + batch_size], labels_N[start : start + batch_size]
         loss = nn.functional.cross_entropy(scores, labels)
@@ -438,9 +439,9 @@ def test_estimating_the_time_leaves_the_run_as_it_was(tmp_path: Path) -> None:
         return toy_trainer(path, teacher=live_teacher(seeded(SmallNet, 1)), objective=objective)
 
     estimated, untouched = distilled(tmp_path / "estimated"), distilled(tmp_path / "untouched")
-    teacher_before = digest(estimated.teacher.net.state_dict())  # type: ignore[union-attr]
+    teacher_before = weights_digest(estimated.teacher.net.state_dict())  # type: ignore[union-attr]
     assert estimated.estimate_seconds(next(open_data().train_batches(0, 16))) > 0
-    assert digest(estimated.teacher.net.state_dict()) == teacher_before  # type: ignore[union-attr]
+    assert weights_digest(estimated.teacher.net.state_dict()) == teacher_before  # type: ignore[union-attr]
     trained = [*estimated.student.parameters(), *estimated.objective.parameters()]
     assert all(parameter.grad is None for parameter in trained)
     assert_same(states(estimated), states(untouched))
@@ -491,7 +492,7 @@ def test_compiled_run_is_the_run_that_is_not_compiled(tmp_path: Path, monkeypatc
     for trainer in (plain, compiled):
         trainer.fit()
     assert traced == [compiled.student]
-    assert digest(compiled.student.state_dict()) == digest(plain.student.state_dict())
+    assert weights_digest(compiled.student.state_dict()) == weights_digest(plain.student.state_dict())
 
 
 def test_student_that_cannot_be_compiled_is_trained_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -506,4 +507,4 @@ def test_student_that_cannot_be_compiled_is_trained_as_it_is(tmp_path: Path, mon
     for trainer in (plain, other):
         trainer.fit()
     assert "the student cannot be compiled" in (tmp_path / "log").read_text()
-    assert digest(other.student.state_dict()) == digest(plain.student.state_dict())
+    assert weights_digest(other.student.state_dict()) == weights_digest(plain.student.state_dict())

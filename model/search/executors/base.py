@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, NewType, Protocol
 
-from model.config.folder import Folder
+from ...config.folder import Folder
 
-Handle = NewType("Handle", str)  # a name that another driver can still make sense of: a process, a job of a cluster
+JobHandle = NewType(
+    "JobHandle", str
+)  # a name that another driver can still make sense of: a process, a job of a cluster
 
 GRACE_SECONDS = 120.0  # for a run to end its step and save; then it is killed
 
@@ -44,7 +46,7 @@ class Job:
         return self.command if Folder(self.folder).run.exists() else (*self.command, *self.when_new)
 
 
-class End(NamedTuple):
+class JobEnd(NamedTuple):
     """How a job ended.
 
     Args:
@@ -56,7 +58,7 @@ class End(NamedTuple):
     why: str | None = None
 
 
-class Engine(Protocol):
+class Executor(Protocol):
     """Does jobs, so many at once."""
 
     @property
@@ -77,24 +79,24 @@ class Engine(Protocol):
             UserError: None ever would be, as somebody asked for what this place does not have.
         """
 
-    def submit(self, job: Job) -> Handle:
+    def submit(self, job: Job) -> JobHandle:
         """Start a job, or put it into the cluster's queue.
 
         Raises:
             OSError: The command or the log cannot be opened.
         """
 
-    def attach(self, job: Job) -> Handle | None:
+    def attach(self, job: Job) -> JobHandle | None:
         """The job that an earlier driver submitted for this folder, where jobs outlive drivers and it has not ended."""
 
-    def poll(self, handle: Handle) -> End | None:
+    def poll(self, handle: JobHandle) -> JobEnd | None:
         """How a job ended, or None as long as it has not.
 
         A job whose end was told is forgotten.
         """
 
-    def stop(self, handle: Handle) -> None:
+    def stop(self, handle: JobHandle) -> None:
         """Ask a job to save and end; returns at once."""
 
-    def kill(self, handle: Handle) -> None:
+    def kill(self, handle: JobHandle) -> None:
         """End a job at once, with all processes that it started."""

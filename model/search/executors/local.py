@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from model.errors import UserError
-from model.search.executors.base import End, Handle, Job
-from model.search.executors.process import Process
+from ...errors import UserError
+from .base import Job, JobEnd, JobHandle
+from .process import Process
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
-class LocalEngine:
+class LocalExecutor:
     """Sub-processes in slots.
 
     Args:
@@ -25,12 +25,12 @@ class LocalEngine:
     def __init__(self, slots: Sequence[dict[str, str]]) -> None:
         self.slots = tuple(slots)
         self._free = list(slots)
-        self._running: dict[Handle, tuple[Process, dict[str, str]]] = {}
+        self._running: dict[JobHandle, tuple[Process, dict[str, str]]] = {}
 
     @classmethod
     def for_runs(
         cls, num_runs: int, *, jobs: int | None = None, device: str = "auto", runs_per_gpu: int | None = None
-    ) -> LocalEngine:
+    ) -> LocalExecutor:
         """Slots for so many runs, never more of them than runs.
 
         Args:
@@ -72,16 +72,16 @@ class LocalEngine:
     def has_room(self) -> bool:
         return bool(self._free)
 
-    def submit(self, job: Job) -> Handle:
+    def submit(self, job: Job) -> JobHandle:
         process = Process(job, self._free[0])
-        handle = Handle(str(process.number))
+        handle = JobHandle(str(process.number))
         self._running[handle] = process, self._free.pop(0)
         return handle
 
-    def attach(self, job: Job) -> Handle | None:  # noqa: ARG002
+    def attach(self, job: Job) -> JobHandle | None:
         return None  # runs end with their driver
 
-    def poll(self, handle: Handle) -> End | None:
+    def poll(self, handle: JobHandle) -> JobEnd | None:
         process, slot = self._running[handle]
         end = process.poll()
         if end is not None:
@@ -89,10 +89,10 @@ class LocalEngine:
             self._free.append(slot)
         return end
 
-    def stop(self, handle: Handle) -> None:
+    def stop(self, handle: JobHandle) -> None:
         self._running[handle][0].stop()
 
-    def kill(self, handle: Handle) -> None:
+    def kill(self, handle: JobHandle) -> None:
         self._running[handle][0].kill()
 
 

@@ -7,11 +7,11 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable
 from functools import partial
 
-from model.errors import UserError
-from model.search.executors.base import Engine
-from model.search.executors.local import LocalEngine
+from ...errors import UserError
+from .base import Executor
+from .local import LocalExecutor
 
-MakeEngine = Callable[[int], Engine]  # of the number of runs
+MakeEngine = Callable[[int], Executor]  # of the number of runs
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -46,18 +46,18 @@ def engine_maker(args: Namespace) -> MakeEngine:
 
 
 def local(args: Namespace) -> MakeEngine:
-    return partial(LocalEngine.for_runs, jobs=args.jobs, device=args.device, runs_per_gpu=args.runs_per_gpu)
+    return partial(LocalExecutor.for_runs, jobs=args.jobs, device=args.device, runs_per_gpu=args.runs_per_gpu)
 
 
 def ray(args: Namespace) -> MakeEngine:
-    from model.search.executors.ray import RayEngine
+    from .ray import RayExecutor
 
     try:
         gpus = None if args.gpus is None else float(args.gpus)
     except ValueError:
         raise UserError(f"--gpus of --engine ray must be a number, got {args.gpus}") from None
     return partial(
-        RayEngine.for_runs,
+        RayExecutor.for_runs,
         folder=args.parent_dir,
         address=args.address,
         jobs=args.jobs,
@@ -68,8 +68,8 @@ def ray(args: Namespace) -> MakeEngine:
 
 
 def slurm(args: Namespace) -> MakeEngine:
-    from model.search.executors.slurm import SlurmEngine
-    from model.search.executors.slurm_commands import Asked
+    from .slurm import SlurmExecutor
+    from .slurm_commands import SlurmOptions
 
     if args.time is None:
         raise UserError("--engine slurm needs --time, of one job; a run that takes longer is requeued and goes on")
@@ -77,14 +77,14 @@ def slurm(args: Namespace) -> MakeEngine:
     if not re.fullmatch(r"([\w.-]+:)?\d+", gpus):
         raise UserError(f"--gpus of --engine slurm must be a whole number, or as in a100:1, got {gpus}")
     flags = [flag.lstrip("-").partition("=") for flag in args.sbatch or ()]
-    asked = Asked(
+    asked = SlurmOptions(
         minutes=int(args.time // 60),
         cpus=args.cpus or 1,
         gpus=gpus,
         partition=args.partition,
         flags={name: value if equals else True for name, equals, value in flags},
     )
-    return partial(SlurmEngine.for_runs, folder=args.parent_dir / ".slurm", asked=asked, jobs=args.jobs)
+    return partial(SlurmExecutor.for_runs, folder=args.parent_dir / ".slurm", asked=asked, jobs=args.jobs)
 
 
 ENGINES: dict[str, Callable[[Namespace], MakeEngine]] = {"local": local, "ray": ray, "slurm": slurm}

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from model.logs import duration
-from model.search.executors.base import End, Job
+from ...logs import format_duration
+from .base import Job, JobEnd
 
 # The command ends with us. On other systems it goes on without us, and the next call waits for it.
 TIED = (sys.executable, "-IS", str(Path(__file__).with_name("die_with_parent.py"))) if sys.platform == "linux" else ()
@@ -56,16 +56,16 @@ class Process:
         """The process's, and that of its group."""
         return self._process.pid
 
-    def poll(self) -> End | None:
+    def poll(self) -> JobEnd | None:
         """How it ended, or None; what takes too long is ended here, so this must be called now and then."""
         status = self._process.poll()
         if status is not None:
-            return End(status, self._why)
+            return JobEnd(status, self._why)
         now = time.monotonic()
         if now > self._stop_at:
             assert self.job.time_limit is not None
             self._stop_at = math.inf
-            self._why = f"it took longer than {duration(self.job.time_limit)}"
+            self._why = f"it took longer than {format_duration(self.job.time_limit)}"
             self.stop(within=self.job.grace)
         elif now > self._kill_at:
             self._why = self._why or "it was told to save and end, and did not"

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.errors import EXIT_FAILED, UserError, first_sentence, last_line
-from model.files import write_text
-from model.home import ROOT
-from model.logs import log
-from model.search.executors import worker
-from model.search.executors.base import End, Handle, Job
+from ...errors import EXIT_FAILED, UserError, first_sentence, last_line
+from ...files import write_text
+from ...home import ROOT
+from ...logs import log
+from . import worker
+from .base import Job, JobEnd, JobHandle
 
 INSTALL = 'pip install "ray>=2.58,<3"'
 MAX_RETRIES = 2  # of a task whose worker or node died
@@ -34,7 +34,7 @@ FORCE_SECONDS = 10.0  # for a node to follow an order to kill
 
 
 @dataclass(frozen=True)
-class Share:
+class RayResources:
     """What a run gets of a node."""
 
     cpus: int
@@ -56,7 +56,7 @@ class Share:
 
 
 @dataclass
-class Sent:
+class SubmittedTask:
     """A task."""
 
     job: Job
@@ -64,7 +64,7 @@ class Sent:
     kill_at: float | None = None  # when it is killed by force
 
 
-class RayEngine:
+class RayExecutor:
     """Tasks of a Ray cluster.
 
     Args:
@@ -72,10 +72,10 @@ class RayEngine:
         folder: Of the search; all nodes must see it.
     """
 
-    def __init__(self, ray: Any, share: Share, *, folder: Path, at_once: int) -> None:
+    def __init__(self, ray: Any, share: RayResources, *, folder: Path, at_once: int) -> None:
         self.ray, self.share, self.folder, self.at_once = ray, share, folder.absolute(), at_once
-        self._sent: dict[Handle, Sent] = {}
-        self._ended: set[Handle] = set()
+        self._sent: dict[JobHandle, SubmittedTask] = {}
+        self._ended: set[JobHandle] = set()
         self._next_look = 0.0
         self._is_checked = False
         self._work = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, max_retries=MAX_RETRIES)(make_work())
@@ -91,7 +91,7 @@ class RayEngine:
         cpus: int = 1,
         gpus: float | None = None,
         device: str = "auto",
-    ) -> RayEngine:
+    ) -> RayExecutor:
         """An engine for so many runs.
 
         Args:
@@ -103,7 +103,7 @@ class RayEngine:
         nodes = [each["Resources"] for each in ray.nodes() if each["Alive"]]
         if gpus is None:
             gpus = float(device != "cpu" and any(each.get("GPU", 0) for each in nodes))
-        share = Share(cpus, gpus)
+        share = RayResources(cpus, gpus)
         held = sum(share.times_in(each) for each in nodes)
         if held == 0:
             largest = ", ".join(
@@ -126,37 +126,37 @@ class RayEngine:
             self._is_checked = True
         return len(self._sent) < self.at_once
 
-    def submit(self, job: Job) -> Handle:
-        worker.forget_orders(job)
-        handle = Handle(str(job.folder))
+    def submit(self, job: Job) -> JobHandle:
+        worker.clear_commands(job)
+        handle = JobHandle(str(job.folder))
         # Plain values: what a node is given is unpacked before it knows where our code is.
         given = (str(job.folder), job.command, job.when_new, job.time_limit, job.grace)
         reference = self._work.options(name=job.folder.name).remote(given, hide_gpus=self.share.gpus == 0)
-        self._sent[handle] = Sent(job, reference)
+        self._sent[handle] = SubmittedTask(job, reference)
         return handle
 
-    def attach(self, job: Job) -> Handle | None:  # noqa: ARG002
+    def attach(self, job: Job) -> JobHandle | None:
         return None  # tasks end with their driver
 
-    def poll(self, handle: Handle) -> End | None:
+    def poll(self, handle: JobHandle) -> JobEnd | None:
         self._look()
         if handle not in self._ended:
             return None
         self._ended.remove(handle)
         return self._end_of(self._sent.pop(handle))
 
-    def stop(self, handle: Handle) -> None:
+    def stop(self, handle: JobHandle) -> None:
         sent = self._sent[handle]
-        worker.order(sent.job, "stop")
-        if not worker.has_begun(sent.job):
+        worker.send_command(sent.job, "stop")
+        if not worker.is_running(sent.job):
             self.ray.cancel(sent.reference)
 
-    def kill(self, handle: Handle) -> None:
+    def kill(self, handle: JobHandle) -> None:
         sent = self._sent[handle]
         if sent.kill_at is None:
             sent.kill_at = time.monotonic() + FORCE_SECONDS
-            worker.order(sent.job, "kill")
-            if not worker.has_begun(sent.job):
+            worker.send_command(sent.job, "kill")
+            if not worker.is_running(sent.job):
                 self.ray.cancel(sent.reference)
 
     def _look(self) -> None:
@@ -172,16 +172,16 @@ class RayEngine:
             if sent.kill_at is not None and time.monotonic() > sent.kill_at:
                 self.ray.cancel(sent.reference, force=True)
 
-    def _end_of(self, sent: Sent) -> End:
+    def _end_of(self, sent: SubmittedTask) -> JobEnd:
         errors = self.ray.exceptions
         try:
-            return End(*self.ray.get(sent.reference))
+            return JobEnd(*self.ray.get(sent.reference))
         except errors.TaskCancelledError:
-            return End(-signal.SIGTERM)
+            return JobEnd(-signal.SIGTERM)
         except errors.RayError as error:
             if sent.kill_at is not None:
-                return End(-signal.SIGKILL)
-            return End(EXIT_FAILED, f"its task of Ray ended: {last_line(str(error))}")
+                return JobEnd(-signal.SIGKILL)
+            return JobEnd(EXIT_FAILED, f"its task of Ray ended: {last_line(str(error))}")
 
 
 def make_work() -> Callable[..., tuple[int, str | None]]:
@@ -195,12 +195,12 @@ def make_work() -> Callable[..., tuple[int, str | None]]:
 
         if root not in sys.path:
             sys.path.insert(0, root)
-        from model.search.executors import base, worker
+        from . import base, worker
 
         folder, *others = given
         # Ray sets the number of threads; without GPUs of its own, a task sees all.
         environment = {"CUDA_VISIBLE_DEVICES": ""} if hide_gpus else {}
-        end = worker.work(base.Job(Path(folder), *others), environment, name=f"Ray, process {os.getpid()}")
+        end = worker.run_job(base.Job(Path(folder), *others), environment, name=f"Ray, process {os.getpid()}")
         return end.status, end.why
 
     return work
@@ -216,7 +216,7 @@ def make_look() -> Callable[[str], str]:
 
         if root not in sys.path:
             sys.path.insert(0, root)
-        from model.search.executors import worker
+        from . import worker
 
         return worker.check_token(Path(path))
 

@@ -17,23 +17,23 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from model.errors import EXIT_FAILED, UserError, last_line
-from model.files import read_json, write_json, write_text
-from model.logs import duration, log
-from model.search.executors import worker
-from model.search.executors.base import End, Handle, Job
-from model.search.executors.slurm_commands import (
-    Asked,
+from ...errors import EXIT_FAILED, UserError, last_line
+from ...files import read_json, write_json, write_text
+from ...logs import format_duration, log
+from . import worker
+from .base import Job, JobEnd, JobHandle
+from .slurm_commands import (
     Queue,
     Refused,
+    SlurmOptions,
     cancel,
     import_submitit,
     last_words,
-    look_at_queue,
+    read_queue,
     result_of,
     sbatch,
 )
-from model.search.executors.slurm_task import Task
+from .slurm_task import Task
 
 MOST_JOBS = 32  # in the queue at once, where --jobs says nothing
 SQUEUE_SECONDS = 3.0  # between two looks at the queue
@@ -46,7 +46,7 @@ SHARED = "the search's folder, the code and its Python must lie in a file system
 
 
 @dataclass
-class Sent:
+class SubmittedJob:
     """A job that was given to sbatch.
 
     Args:
@@ -59,12 +59,12 @@ class Sent:
     id: str | None = None
     again_at: float = 0.0
     missing_since: float | None = None
-    wanted: worker.Order | None = None
+    wanted: worker.WorkerCommand | None = None
     force_at: float | None = None
-    end: End | None = None
+    end: JobEnd | None = None
 
 
-class SlurmEngine:
+class SlurmExecutor:
     """Jobs of SLURM.
 
     Args:
@@ -72,15 +72,15 @@ class SlurmEngine:
         at_once: Jobs in the queue, waiting or running.
     """
 
-    def __init__(self, folder: Path, asked: Asked, *, at_once: int) -> None:
+    def __init__(self, folder: Path, asked: SlurmOptions, *, at_once: int) -> None:
         self.folder, self.asked, self.at_once = folder.absolute(), asked, at_once
-        self._sent: dict[Handle, Sent] = {}
-        self._check = Check(self.folder, asked)
+        self._sent: dict[JobHandle, SubmittedJob] = {}
+        self._check = ClusterCheck(self.folder, asked)
         self._queue: Queue | None = None
         self._next_look = 0.0
 
     @classmethod
-    def for_runs(cls, num_runs: int, *, folder: Path, asked: Asked, jobs: int | None = None) -> SlurmEngine:
+    def for_runs(cls, num_runs: int, *, folder: Path, asked: SlurmOptions, jobs: int | None = None) -> SlurmExecutor:
         """An engine for so many runs."""
         import_submitit()
         for command in ("sbatch", "squeue", "scancel"):
@@ -98,16 +98,16 @@ class SlurmEngine:
     def has_room(self) -> bool:
         return len(self._sent) < self.at_once and self._check.is_passed()
 
-    def submit(self, job: Job) -> Handle:
-        worker.forget_orders(job)
-        handle = Handle(name_of(job))
-        self._sent[handle] = Sent(job)
+    def submit(self, job: Job) -> JobHandle:
+        worker.clear_commands(job)
+        handle = JobHandle(name_of(job))
+        self._sent[handle] = SubmittedJob(job)
         self._send(self._sent[handle])
         return handle
 
-    def attach(self, job: Job) -> Handle | None:
+    def attach(self, job: Job) -> JobHandle | None:
         if self._queue is None:
-            self._queue = look_at_queue()
+            self._queue = read_queue()
         if self._queue is None:
             raise UserError("squeue does not answer, so nobody knows which runs are in SLURM's queue already")
         name = name_of(job)
@@ -115,49 +115,49 @@ class SlurmEngine:
         number = next(iter(going), None)
         if number is None:
             return None
-        (job.folder / worker.ORDER_FILE).unlink(missing_ok=True)  # an earlier driver's
+        (job.folder / worker.COMMAND_FILE).unlink(missing_ok=True)  # an earlier driver's
         self._check.skip()
-        self._sent[Handle(name)] = Sent(job, number)
+        self._sent[JobHandle(name)] = SubmittedJob(job, number)
         log.info("%s: SLURM job %s", job.folder.name, number)
-        return Handle(name)
+        return JobHandle(name)
 
-    def poll(self, handle: Handle) -> End | None:
+    def poll(self, handle: JobHandle) -> JobEnd | None:
         self._look()
         end = self._sent[handle].end
         if end is not None:
             del self._sent[handle]
         return end
 
-    def stop(self, handle: Handle) -> None:
+    def stop(self, handle: JobHandle) -> None:
         self._order(self._sent[handle], "stop")
 
-    def kill(self, handle: Handle) -> None:
+    def kill(self, handle: JobHandle) -> None:
         sent = self._sent[handle]
         self._order(sent, "kill")
         sent.force_at = sent.force_at or time.monotonic() + FORCE_SECONDS
 
-    def _order(self, sent: Sent, what: worker.Order) -> None:
+    def _order(self, sent: SubmittedJob, what: worker.WorkerCommand) -> None:
         if sent.wanted in (what, "kill"):
             return
         sent.wanted = what
-        worker.order(sent.job, what)
+        worker.send_command(sent.job, what)
         if sent.id is not None:
             cancel("--state=PENDING", sent.id)
         self._next_look = 0.0
 
-    def _send(self, sent: Sent) -> None:
+    def _send(self, sent: SubmittedJob) -> None:
         try:
             sent.id = sbatch(self.folder, self.asked, name_of(sent.job), Task(sent.job, self.asked.notice))
             log.info("%s: SLURM job %s", sent.job.folder.name, sent.id)
         except Refused as error:
             sent.again_at = time.monotonic() + AGAIN_SECONDS
-            log.warning("%s: %s; asked again in %s", sent.job.folder.name, error, duration(AGAIN_SECONDS))
+            log.warning("%s: %s; asked again in %s", sent.job.folder.name, error, format_duration(AGAIN_SECONDS))
 
     def _look(self) -> None:
         if time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + SQUEUE_SECONDS
-        self._queue = look_at_queue()
+        self._queue = read_queue()
         for sent in self._sent.values():
             sent.end = self._end_of(sent)
             if sent.id is None and sent.end is None and time.monotonic() > sent.again_at:
@@ -165,30 +165,34 @@ class SlurmEngine:
             if sent.id is not None and sent.force_at is not None and time.monotonic() > sent.force_at:
                 cancel(sent.id)
 
-    def _end_of(self, sent: Sent) -> End | None:
-        as_wanted = End(-signal.SIGKILL if sent.wanted == "kill" else -signal.SIGTERM) if sent.wanted else None
+    def _end_of(self, sent: SubmittedJob) -> JobEnd | None:
+        as_wanted = JobEnd(-signal.SIGKILL if sent.wanted == "kill" else -signal.SIGTERM) if sent.wanted else None
         if sent.id is None:
             return as_wanted
         if (result := result_of(self.folder, sent.id)) is not None:
             outcome, value = result
-            return End(*value) if outcome == "success" else End(EXIT_FAILED, f"SLURM job {sent.id}: {last_line(value)}")
+            return (
+                JobEnd(*value)
+                if outcome == "success"
+                else JobEnd(EXIT_FAILED, f"SLURM job {sent.id}: {last_line(value)}")
+            )
         if self._queue is None or sent.id in self._queue:
             sent.missing_since = None
             return None
         sent.missing_since = sent.missing_since or time.monotonic()
         if as_wanted or time.monotonic() < sent.missing_since + LOST_SECONDS:
             return as_wanted
-        return End(-signal.SIGKILL, f"SLURM job {sent.id} left the queue{last_words(self.folder, sent.id)}")
+        return JobEnd(-signal.SIGKILL, f"SLURM job {sent.id} left the queue{last_words(self.folder, sent.id)}")
 
 
-class Check:
+class ClusterCheck:
     """A job that looks whether a node sees what the driver writes, and can run its Python. Not asked of a search twice.
 
     Args:
         folder: Where submitit's files go.
     """
 
-    def __init__(self, folder: Path, asked: Asked) -> None:
+    def __init__(self, folder: Path, asked: SlurmOptions) -> None:
         self.folder, self.asked = folder, replace(asked, minutes=CHECK_MINUTES)
         self._is_passed = False
         self._id: str | None = None
@@ -230,7 +234,7 @@ class Check:
 
     def _has_come_back(self, number: str) -> bool:
         self._next_look = time.monotonic() + SQUEUE_SECONDS
-        queue = look_at_queue()
+        queue = read_queue()
         if (result := result_of(self.folder, number)) is not None:
             outcome, value = result
             if (outcome, value) == ("success", self._token):

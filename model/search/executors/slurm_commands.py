@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from model.errors import UserError, last_line
-from model.home import ROOT
-from model.logs import duration
+from ...errors import UserError, last_line
+from ...home import ROOT
+from ...logs import format_duration
 
 INSTALL = 'pip install "submitit>=1.5.3,<2"'
 SHORTEST_MINUTES = 3  # submitit takes any signal in a shorter job for the end of its time
@@ -44,7 +44,7 @@ OURS = (
 
 
 @dataclass(frozen=True)
-class Asked:
+class SlurmOptions:
     """What sbatch is asked for.
 
     Args:
@@ -95,14 +95,14 @@ class Asked:
         gpus = "" if self.gpus == "0" else f", {self.gpus} GPU{'s' * (self.gpus != '1')}"
         cores = f"{self.cpus} core{'s' * (self.cpus > 1)}"
         where = f" in partition {self.partition}" if self.partition else ""
-        return f"{cores}{gpus} each{where}, requeued after {duration(60 * self.minutes)}"
+        return f"{cores}{gpus} each{where}, requeued after {format_duration(60 * self.minutes)}"
 
 
 class Refused(Exception):
     """sbatch took no job; the message says why."""
 
 
-def sbatch(folder: Path, asked: Asked, name: str, function: Callable[..., Any], *arguments: Any) -> str:
+def sbatch(folder: Path, asked: SlurmOptions, name: str, function: Callable[..., Any], *arguments: Any) -> str:
     """Put a function into the queue; returns the job's number.
 
     Raises:
@@ -121,7 +121,7 @@ def sbatch(folder: Path, asked: Asked, name: str, function: Callable[..., Any], 
 Queue = dict[str, tuple[str, str]]  # number of each of the user's jobs that wait or run -> state and name
 
 
-def look_at_queue() -> Queue | None:
+def read_queue() -> Queue | None:
     """All of the user's jobs in one question; None where squeue does not answer."""
     command = ["squeue", "--me", "--noheader", "--array", "--format=%i|%T|%j"]
     try:

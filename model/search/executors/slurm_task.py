@@ -15,11 +15,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from model.errors import EXIT_STOPPED
-from model.search.executors import worker
-from model.search.executors.base import End, Job
-from model.search.executors.process import POLL_SECONDS
-from model.search.executors.slurm_commands import import_submitit
+from ...errors import EXIT_STOPPED
+from . import worker
+from .base import Job, JobEnd
+from .process import POLL_SECONDS
+from .slurm_commands import import_submitit
 
 STOPPED = (EXIT_STOPPED, *(-number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)))
 SETTLE_SECONDS = 1.0
@@ -36,15 +36,15 @@ class Task:
     def __init__(self, job: Job, notice: int) -> None:
         self.job = replace(job, grace=min(job.grace, notice * 0.75))
 
-    def __call__(self) -> End:
+    def __call__(self) -> JobEnd:
         came: list[int] = []
         requeue = signal.getsignal(signal.SIGUSR2)  # submitit's, which is not to run between any two lines of ours
         assert callable(requeue)
         for number in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(number, lambda number, _: came.append(number))
         name = f"SLURM job {os.environ['SLURM_JOB_ID']}"
-        end = worker.work(self.job, environment_on_node(), name=name, is_wanted_back=lambda: bool(came))
-        if end.why or end.status not in STOPPED or worker.ordered(self.job):
+        end = worker.run_job(self.job, environment_on_node(), name=name, is_wanted_back=lambda: bool(came))
+        if end.why or end.status not in STOPPED or worker.read_command(self.job):
             return end
         _wait_for(lambda: bool(came), SETTLE_SECONDS)  # the run may have got the signal before us
         if came:

@@ -15,46 +15,46 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-from model.config.folder import Folder
-from model.files import write_json, write_text
-from model.search.executors.base import End, Job
-from model.search.executors.process import POLL_SECONDS, Process
+from ...config.folder import Folder
+from ...files import write_json, write_text
+from .base import Job, JobEnd
+from .process import POLL_SECONDS, Process
 
-ORDER_FILE = ".order"  # what the driver wants of the job
+COMMAND_FILE = ".order"  # what the driver wants of the job
 NODE_FILE = "node.json"  # where the job is being done; there only while it is
 LOOK_SECONDS = 0.5
 
-Order = Literal["stop", "kill"]
+WorkerCommand = Literal["stop", "kill"]
 
 
-def order(job: Job, what: Order) -> None:
+def send_command(job: Job, what: WorkerCommand) -> None:
     """Have a job stop or be killed, wherever it is, and also if it has yet to begin."""
     with suppress(OSError):  # the disk is full; then it ends as one that does not follow
-        write_text(job.folder / ORDER_FILE, what)
+        write_text(job.folder / COMMAND_FILE, what)
 
 
-def ordered(job: Job) -> str | None:
+def read_command(job: Job) -> str | None:
     """What the driver wants of a job."""
     try:
-        return (job.folder / ORDER_FILE).read_text()
+        return (job.folder / COMMAND_FILE).read_text()
     except FileNotFoundError:
         return None
 
 
-def forget_orders(job: Job) -> None:
+def clear_commands(job: Job) -> None:
     """Remove what an earlier job of this folder left behind."""
-    (job.folder / ORDER_FILE).unlink(missing_ok=True)
+    (job.folder / COMMAND_FILE).unlink(missing_ok=True)
     (job.folder / NODE_FILE).unlink(missing_ok=True)
 
 
-def has_begun(job: Job) -> bool:
+def is_running(job: Job) -> bool:
     """Whether a node works on a job."""
     return (job.folder / NODE_FILE).exists()
 
 
-def work(
+def run_job(
     job: Job, environment: Mapping[str, str], *, name: str, is_wanted_back: Callable[[], bool] = lambda: False
-) -> End:
+) -> JobEnd:
     """Bring a job to its end on this machine, and follow orders meanwhile.
 
     Args:
@@ -72,11 +72,11 @@ def work(
                 return end
             if time.monotonic() >= next_look:
                 next_look = time.monotonic() + LOOK_SECONDS
-                wanted = ordered(job)
+                wanted = read_command(job)
                 if process is not None:
                     _follow(wanted, process)
                 elif wanted or is_wanted_back():
-                    return End(-signal.SIGTERM)
+                    return JobEnd(-signal.SIGTERM)
                 elif not folder.is_busy():  # an attempt that was killed may be saving still
                     process = Process(job, environment)
             if process is not None and is_wanted_back():

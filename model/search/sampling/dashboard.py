@@ -16,14 +16,14 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from model.errors import first_sentence
-from model.files import write_text
-from model.logs import log
-from model.search.results import Outcome
-from model.search.sampling.sampler import directions, distribution_of_range, is_numeric
-from model.search.space.naming import canonical
-from model.search.space.points import Point, axes
-from model.search.space.schema import Parameter, Space
+from ...errors import first_sentence
+from ...files import write_text
+from ...logs import log
+from ..results import TrialResult
+from ..space.naming import canonical
+from ..space.points import Point, axes
+from ..space.schema import Parameter, Space
+from .sampler import directions, distribution_of_range, is_numeric
 
 JOURNAL_FILE = "optuna.journal"
 
@@ -35,14 +35,14 @@ STATES = {
 }
 
 
-class Journal:
+class Dashboard:
     """The journal in a search's folder; where it cannot be written, the search goes on without it.
 
     Args:
         known: All points that have a folder, in the order of their numbers.
     """
 
-    def __init__(self, parent_dir: Path, space: Space, known: Sequence[tuple[Point, Outcome]]) -> None:
+    def __init__(self, parent_dir: Path, space: Space, known: Sequence[tuple[Point, TrialResult]]) -> None:
         self._parameters = {axis: parameter for axis, _, parameter in axes(space)}
         self._trials: dict[str, int] = {}  # name of a point -> Optuna's id of its trial
         self._told: dict[str, int] = {}  # name of a point -> its last epoch in the journal
@@ -58,7 +58,7 @@ class Journal:
             path.with_name(f"{path.name}.lock").unlink(missing_ok=True)  # of a search that was killed while it wrote
             self._storage = JournalStorage(JournalFileBackend(str(path)))
 
-    def add(self, point: Point, outcome: Outcome) -> None:
+    def add(self, point: Point, outcome: TrialResult) -> None:
         """A point that has got a folder."""
         if self._storage is None:
             return
@@ -66,7 +66,7 @@ class Journal:
             self._trials[point.name] = self._storage.create_new_trial(self._study, self._trial(point, outcome))
             self._told[point.name] = max(outcome.curve, default=0)
 
-    def update(self, point: Point, outcome: Outcome) -> None:
+    def update(self, point: Point, outcome: TrialResult) -> None:
         """What is newly known of a point."""
         if self._storage is None:
             return
@@ -87,7 +87,7 @@ class Journal:
             self._storage = None
             log.warning("the journal for optuna-dashboard is not written any more (%s)", first_sentence(error))
 
-    def _trial(self, point: Point, outcome: Outcome) -> FrozenTrial:
+    def _trial(self, point: Point, outcome: TrialResult) -> FrozenTrial:
         parameters = {axis: self._parameters[axis] for axis in point.picks}
         return create_trial(
             state=STATES[outcome.state],
@@ -112,7 +112,7 @@ class InMemory(BaseJournalBackend):
         self.logs += logs
 
 
-def values_of(outcome: Outcome) -> list[float] | None:
+def values_of(outcome: TrialResult) -> list[float] | None:
     """What Optuna takes for a trial's values: of one that was pruned the last."""
     if outcome.state == "pruned":
         return [outcome.curve[max(outcome.curve)]]

@@ -18,16 +18,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from model.config.folder import Folder
-from model.search.results import curve_of
-from model.search.space.points import seed_of
-from model.search.space.schema import EarlyTerminate, Metric
+from ...config.folder import Folder
+from ..results import curve_of
+from ..space.points import seed_of
+from ..space.schema import EarlyTerminate, Metric
 
 FEWEST_FOR_A_MEDIAN = 5  # finished runs
 
 
 @dataclass
-class Course:
+class LearningCurve:
     """How a run goes.
 
     Args:
@@ -53,11 +53,11 @@ class Pruner:
 
     def __init__(self, rule: EarlyTerminate, metric: Metric, *, seed: int = 0) -> None:
         self.rule, self.metric, self.seed = rule, metric, seed
-        self._courses: dict[Folder, Course] = {}
+        self._courses: dict[Folder, LearningCurve] = {}
 
     def begin(self, folder: Folder, *, num_epochs: int) -> None:
         """Count a run in, one that has ended, too."""
-        course = self._courses[folder] = Course(self._bracket(folder.path.name, num_epochs))
+        course = self._courses[folder] = LearningCurve(self._bracket(folder.path.name, num_epochs))
         self.look(folder)
         course.judged = len(course.best) - 1  # a search that was killed may not have judged the last
 
@@ -77,7 +77,7 @@ class Pruner:
         course.judged = len(course.best)
         return any(self._is_too_bad(course, epoch) for epoch in epochs)
 
-    def _is_too_bad(self, course: Course, epoch: int) -> bool:
+    def _is_too_bad(self, course: LearningCurve, epoch: int) -> bool:
         if self.rule.type == "median":
             finished = [each.best for each in self._courses.values() if each.is_finished]
             others = [best[epoch - 1] for best in finished if len(best) >= epoch]

@@ -15,10 +15,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
-from model.search.results import Outcome
-from model.search.space.naming import canonical
-from model.search.space.points import Point, axes, point_of, seed_of
-from model.search.space.schema import Metric, Parameter, Space
+from ..results import TrialResult
+from ..space.naming import canonical
+from ..space.points import Point, axes, point_of, seed_of
+from ..space.schema import Metric, Parameter, Space
 
 # A generation. Optuna's 50 would be more than most searches that train networks have runs in all.
 POPULATION = 10
@@ -36,7 +36,7 @@ class Sampler:
         self._axes = {axis: Axis(parameter) for axis, _, parameter in axes(space)}
 
     def proposals(
-        self, known: Sequence[tuple[Point, Outcome]], number: int, attempts: range = range(1)
+        self, known: Sequence[tuple[Point, TrialResult]], number: int, attempts: range = range(1)
     ) -> Iterator[Point]:
         """The point to try next, and others in its place.
 
@@ -69,7 +69,7 @@ class Sampler:
                 return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
         return optuna.samplers.NSGAIISampler(seed=seed, population_size=POPULATION)
 
-    def _tell(self, study: optuna.Study, point: Point, outcome: Outcome) -> None:
+    def _tell(self, study: optuna.Study, point: Point, outcome: TrialResult) -> None:
         if outcome.state == "failed":  # tells nothing of the values
             return
         params = {axis: self._axes[axis].encoded(picked) for axis, picked in point.picks.items()}

@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import chain
 
-from model.config.folder import Folder
-from model.logs import log
-from model.search.plan import Cell, Plan, Run
-from model.search.results import Outcome, outcome_of
-from model.search.sampling.dashboard import Journal
-from model.search.sampling.sampler import Sampler
-from model.search.space.points import LONGEST_NAME, Point, combinations, num_points
+from ...config.folder import Folder
+from ...logs import log
+from ..plan import Plan, Trial, TrialRun
+from ..results import TrialResult, result_of_trial
+from ..space.points import LONGEST_NAME, Point, combinations, num_points
+from .dashboard import Dashboard
+from .sampler import Sampler
 
 # A sampler may propose what has been run. So many of its proposals are looked at to find something new, and then so
 # many of a sampler that was told of no run, which makes every sampler draw at random.
 ATTEMPTS, RANDOM_ATTEMPTS = 5, 20
 
 
-class Proposals:
+class Suggester:
     """The points of a search whose method is no grid.
 
     Args:
@@ -29,11 +29,11 @@ class Proposals:
         self.plan, self.sampler = plan, Sampler(plan.space)
         self._cells = {cell.run: cell for cell in plan.cells}
         self._outcomes = {cell.run: self._outcome(cell) for cell in plan.cells}
-        self._outcomes |= {run: Outcome("open") for run in plan.to_do}
+        self._outcomes |= {run: TrialResult("open") for run in plan.to_do}
         self._is_exhausted = False
-        self.journal = Journal(plan.parent_dir, plan.space, self._known())
+        self.journal = Dashboard(plan.parent_dir, plan.space, self._known())
 
-    def next(self) -> Run | None:
+    def next(self) -> TrialRun | None:
         """One more run, or None as long as enough of them are finished, pruned or going on."""
         if self._is_exhausted or sum(each.state != "failed" for each in self._outcomes.values()) >= self.plan.cap:
             return None
@@ -42,25 +42,25 @@ class Proposals:
         if point is None:
             return None
         run = self.plan.make_run(point, self.plan.seeds[0], number=number)
-        self._cells[run] = Cell(point, number, run)
-        self._outcomes[run] = Outcome("open")
+        self._cells[run] = Trial(point, number, run)
+        self._outcomes[run] = TrialResult("open")
         self.journal.add(point, self._outcomes[run])
         return run
 
-    def look(self, run: Run) -> None:
+    def look(self, run: TrialRun) -> None:
         """Take note of how far a run is that goes on."""
         self.journal.update(self._cells[run].point, replace(self._outcome(self._cells[run]), state="open"))
 
-    def ended(self, run: Run) -> None:
+    def ended(self, run: TrialRun) -> None:
         """Take note of how a run ended."""
         self._outcomes[run] = self._outcome(self._cells[run])
         self.journal.update(self._cells[run].point, self._outcomes[run])
 
-    def _outcome(self, cell: Cell) -> Outcome:
+    def _outcome(self, cell: Trial) -> TrialResult:
         names = [f"{cell.point.name}{self.plan.suffix(seed)}" for seed in self.plan.seeds]
-        return outcome_of([Folder(self.plan.parent_dir / name) for name in names], self.plan.space.metric)
+        return result_of_trial([Folder(self.plan.parent_dir / name) for name in names], self.plan.space.metric)
 
-    def _known(self) -> list[tuple[Point, Outcome]]:
+    def _known(self) -> list[tuple[Point, TrialResult]]:
         return [(cell.point, self._outcomes[run]) for run, cell in self._cells.items()]
 
     def _new_point(self, number: int) -> Point | None:

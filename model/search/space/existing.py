@@ -8,19 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from model.config.dotted import full_path, value_of, with_values
-from model.config.params import PARAMS_FILE
-from model.config.references import one_level_deeper
-from model.errors import OptionError, UserError, shown
-from model.files import read_json
-from model.search.space.naming import canonical, is_whole
-from model.search.space.points import Pick, Point, axes, point_of
-from model.search.space.schema import Parameter, Space
+from ...config.dotted import full_path, value_of, with_values
+from ...config.params import PARAMS_FILE
+from ...config.references import one_level_deeper
+from ...errors import OptionError, UserError, preview
+from ...files import read_json
+from .naming import canonical, is_whole
+from .points import Pick, Point, axes, point_of
+from .schema import Parameter, Space
 
 TRIAL_FILE = "trial.json"  # in the folder of a proposal: {"number": 7}, its place in their order
 
 
-def found_points(parent_dir: Path, space: Space, base: dict[str, Any], *, suffix: str = "") -> list[tuple[int, Point]]:
+def existing_points(
+    parent_dir: Path, space: Space, base: dict[str, Any], *, suffix: str = ""
+) -> list[tuple[int, Point]]:
     """The points that have a folder, and their numbers, in the order in which they were proposed.
 
     Folders without a number, such as those of a grid, come first in the order of their names. What is no point of the
@@ -51,7 +53,7 @@ def _number(path: Path) -> int:
     told = read_json(path)
     number = told.get("number") if isinstance(told, dict) else None
     if not isinstance(number, int) or number < 0:
-        raise UserError(f"{path}: must hold the number of a proposal, got {shown(told)}")
+        raise UserError(f"{path}: must hold the number of a proposal, got {preview(told)}")
     return number
 
 

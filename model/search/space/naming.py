@@ -7,19 +7,21 @@ import re
 from typing import Any
 
 
-def short(value: Any) -> str:
+def short_name(value: Any) -> str:
     """A value as a part of a file's name: 4.0 is 4, {"kd": {"alpha": 0.9}} is kd_alpha_0.9, a path is a-path."""
     if isinstance(value, dict):
-        parts = [short(part) if key == "name" else f"{safe(key)}_{short(part)}" for key, part in value.items()]
+        parts = [
+            short_name(part) if key == "name" else f"{safe_name(key)}_{short_name(part)}" for key, part in value.items()
+        ]
         return "_".join(part.rstrip("_") for part in parts)
     if isinstance(value, list):
-        return "-".join(short(part) for part in value)
+        return "-".join(short_name(part) for part in value)
     if isinstance(value, str):
-        return safe(value)
+        return safe_name(value)
     return canonical(value)
 
 
-def safe(text: str) -> str:
+def safe_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip(".-")
 
 

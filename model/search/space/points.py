@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from model.search.space.naming import canonical, short
-from model.search.space.schema import Parameter, Space, split
+from .naming import canonical, short_name
+from .schema import Parameter, Space, split
 
 LONGEST_NAME = 120  # file systems allow 255 bytes, people far less
 
@@ -57,7 +57,7 @@ def point_of(space: Space, pick: Pick) -> Point:
     def take(axis: str, key: str, parameter: Parameter) -> None:
         picked = picks[axis] = pick(axis, parameter)
         if not parameter.choices:
-            told.append((key, short(picked)))
+            told.append((key, short_name(picked)))
             values[key] = picked
             return
         told.append((key, picked))
@@ -176,7 +176,7 @@ def describe(space: Space) -> Sequence[str]:
             step = f" in steps of {parameter.q}" if parameter.q is not None else ""
             lines.append(f"{axis}: {parameter.distribution} from {low} to {high}{step}")
         else:
-            lines.append(f"{axis}: {', '.join(map(short, parameter.options))}")
+            lines.append(f"{axis}: {', '.join(map(short_name, parameter.options))}")
     return lines
 
 

@@ -40,11 +40,11 @@ from pydantic import (
     model_validator,
 )
 
-from model.config.dotted import full_path, value_of, with_values
-from model.config.params import Strict
-from model.errors import OptionError, UserError, nearest, shown
-from model.files import read_json
-from model.search.space.naming import canonical, is_whole, safe
+from ...config.dotted import full_path, value_of, with_values
+from ...config.params import Strict
+from ...errors import OptionError, UserError, did_you_mean, preview
+from ...files import read_json
+from .naming import canonical, is_whole, safe_name
 
 SEARCH_FILE = "search.json"
 METHODS = ("grid", "random", "tpe", "gp", "cmaes", "nsga2")
@@ -60,7 +60,7 @@ ANCESTORS_GRID = {
 
 def _number(given: Any) -> Any:
     if isinstance(given, bool) or not isinstance(given, int | float):
-        raise ValueError(f"must be a number, got {shown(given)}")
+        raise ValueError(f"must be a number, got {preview(given)}")
     return given
 
 
@@ -124,7 +124,7 @@ class Parameter(Strict):
     @classmethod
     def _have_plain_names(cls, choices: dict[str, Any]) -> dict[str, Any]:
         for name in choices:
-            if not name or safe(name) != name:
+            if not name or safe_name(name) != name:
                 raise ValueError(f'a choice is a part of folders\' names: letters, digits and ._+- only, got "{name}"')
         return choices
 
@@ -153,15 +153,15 @@ class Parameter(Strict):
         if self.min is None or self.max is None:
             raise ValueError('a range needs both "min" and "max"')
         if self.min >= self.max:
-            raise ValueError(f"min must be less than max, got {shown(self.min)} and {shown(self.max)}")
+            raise ValueError(f"min must be less than max, got {preview(self.min)} and {preview(self.max)}")
         if self.distribution == "log_uniform_values" and self.min <= 0:
-            raise ValueError(f"log_uniform_values needs a min above 0, got {shown(self.min)}")
+            raise ValueError(f"log_uniform_values needs a min above 0, got {preview(self.min)}")
         if self.distribution == "int_uniform" and not (is_whole(self.min) and is_whole(self.max)):
-            raise ValueError(f"int_uniform needs whole numbers, got {shown(self.min)} and {shown(self.max)}")
+            raise ValueError(f"int_uniform needs whole numbers, got {preview(self.min)} and {preview(self.max)}")
         if (self.q is not None) != (self.distribution == "q_uniform") and self.distribution is not None:
             raise ValueError("q_uniform needs q, the distance of two values, and no other distribution has it")
         if self.q is not None and not 0 < self.q <= self.max - self.min:
-            raise ValueError(f"q must be above 0 and at most max - min, got {shown(self.q)}")
+            raise ValueError(f"q must be above 0 and at most max - min, got {preview(self.q)}")
 
     @property
     def is_range(self) -> bool:
@@ -229,7 +229,7 @@ class Space(Strict):
     def _is_known(cls, name: str) -> str:
         name = ALIASES.get(name, name)
         if name not in METHODS:
-            raise ValueError(f'no method is named "{name}"{nearest(name, METHODS)}; known: {", ".join(METHODS)}')
+            raise ValueError(f'no method is named "{name}"{did_you_mean(name, METHODS)}; known: {", ".join(METHODS)}')
         return name
 
     @property
@@ -406,7 +406,7 @@ def _first(error: ValidationError) -> str:
     key = ".".join(place)
     if first["type"] == "extra_forbidden":
         known = list((MODELS.get(place[0], Space) if len(place) > 1 else Space).model_fields)
-        return f"{key}: unknown key{nearest(place[-1], known)}; known: {', '.join(known)}"
+        return f"{key}: unknown key{did_you_mean(place[-1], known)}; known: {', '.join(known)}"
     if first["type"] == "missing":
         return f"{key}: this key is needed"
     if first["type"] == "value_error":
@@ -414,6 +414,6 @@ def _first(error: ValidationError) -> str:
     if first["type"] == "too_short":
         return f"{key}: is empty"
     if first["type"] == "model_type":
-        return f"{key}: should be an object, got {shown(first['input'])}"
+        return f"{key}: should be an object, got {preview(first['input'])}"
     message = first["msg"].removeprefix("Input ")
     return f"{key}: {message[0].lower()}{message[1:]}, got {json.dumps(first['input'])}"

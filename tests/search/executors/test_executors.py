@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from model.search.executors import worker
-from model.search.executors.base import End, Engine, Handle, Job
-from model.search.executors.local import LocalEngine
+from model.search.executors.base import Executor, Job, JobEnd, JobHandle
+from model.search.executors.local import LocalExecutor
 from tests.search.executors.clusters import PATIENCE
 from tests.search.fake_search import FakeSearch, is_alive, wait_until
 
-MakeEngine = Callable[..., Engine]
+MakeEngine = Callable[..., Executor]
 ENGINES = ["local", *(pytest.param(name, marks=pytest.mark.cluster) for name in ("ray", "slurm"))]
 
 
@@ -31,23 +31,23 @@ def make_engine(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pyt
 
 @pytest.fixture
 def on_local() -> MakeEngine:
-    return partial(LocalEngine.for_runs, device="cpu")
+    return partial(LocalExecutor.for_runs, device="cpu")
 
 
 @pytest.fixture
 def on_ray(ray_cluster: Any, tmp_path: Path) -> MakeEngine:
-    from model.search.executors.ray import RayEngine
+    from model.search.executors.ray import RayExecutor
 
-    return partial(RayEngine.for_runs, folder=tmp_path, address=ray_cluster.address, gpus=0)
+    return partial(RayExecutor.for_runs, folder=tmp_path, address=ray_cluster.address, gpus=0)
 
 
 @pytest.fixture
 def on_slurm(slurm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeEngine:
-    from model.search.executors.slurm import SlurmEngine
-    from model.search.executors.slurm_commands import Asked
+    from model.search.executors.slurm import SlurmExecutor
+    from model.search.executors.slurm_commands import SlurmOptions
 
     monkeypatch.setattr("model.search.executors.slurm.SQUEUE_SECONDS", 0.2)
-    return partial(SlurmEngine.for_runs, folder=tmp_path / ".slurm", asked=Asked(minutes=10, gpus="0"))
+    return partial(SlurmExecutor.for_runs, folder=tmp_path / ".slurm", asked=SlurmOptions(minutes=10, gpus="0"))
 
 
 def python(folder: Path, program: str, *arguments: str, **options: Any) -> Job:
@@ -55,7 +55,7 @@ def python(folder: Path, program: str, *arguments: str, **options: Any) -> Job:
     return Job(folder, (sys.executable, "-IS", "-c", program, *arguments), **options)
 
 
-def end_of(engine: Engine, handle: Handle) -> End:
+def end_of(engine: Executor, handle: JobHandle) -> JobEnd:
     until = time.monotonic() + PATIENCE
     while (end := engine.poll(handle)) is None:
         assert time.monotonic() < until, "the job does not end"
@@ -80,13 +80,13 @@ SAVING = (
 @pytest.mark.parametrize("status", [0, 1, 75])
 def test_the_exit_status_is_told(make_engine: MakeEngine, tmp_path: Path, status: int) -> None:
     engine = make_engine(1)
-    assert end_of(engine, engine.submit(python(tmp_path, f"import sys; sys.exit({status})"))) == End(status)
+    assert end_of(engine, engine.submit(python(tmp_path, f"import sys; sys.exit({status})"))) == JobEnd(status)
 
 
 def test_a_job_that_was_killed_is_told_with_the_signal(make_engine: MakeEngine, tmp_path: Path) -> None:
     engine = make_engine(1)
     program = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-    assert end_of(engine, engine.submit(python(tmp_path, program))) == End(-9)
+    assert end_of(engine, engine.submit(python(tmp_path, program))) == JobEnd(-9)
 
 
 def test_both_outputs_are_appended_to_the_log(make_engine: MakeEngine, tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_stop_lets_a_job_save(make_engine: MakeEngine, tmp_path: Path) -> None:
     handle = engine.submit(python(tmp_path, SAVING))
     wait_for_log(tmp_path, "ready")
     engine.stop(handle)
-    assert end_of(engine, handle) == End(75)
+    assert end_of(engine, handle) == JobEnd(75)
     assert (tmp_path / "stdout.log").read_text() == "ready\nsaved\n"
 
 
@@ -159,7 +159,7 @@ def test_kill_ends_a_job_with_all_that_it_started(make_engine: MakeEngine, tmp_p
     wait_for_log(tmp_path, "\n")
     child = int((tmp_path / "stdout.log").read_text())
     engine.kill(handle)
-    assert end_of(engine, handle) == End(-signal.SIGKILL)
+    assert end_of(engine, handle) == JobEnd(-signal.SIGKILL)
     wait_until(lambda: not is_alive(child))
 
 
@@ -170,25 +170,25 @@ def test_a_job_that_has_been_told_to_stop_can_be_killed(make_engine: MakeEngine,
     engine.stop(handle)
     engine.kill(handle)
     engine.kill(handle)
-    assert end_of(engine, handle) == End(-signal.SIGKILL)
+    assert end_of(engine, handle) == JobEnd(-signal.SIGKILL)
 
 
 def test_a_job_that_takes_too_long_is_let_save_and_has_failed(make_engine: MakeEngine, tmp_path: Path) -> None:
     engine = make_engine(1)
     handle = engine.submit(python(tmp_path, SAVING, time_limit=1.0))
-    assert end_of(engine, handle) == End(75, "it took longer than 1 s")
+    assert end_of(engine, handle) == JobEnd(75, "it took longer than 1 s")
     assert (tmp_path / "stdout.log").read_text() == "ready\nsaved\n"
 
 
 def test_a_job_that_hangs_is_killed_when_it_takes_too_long(make_engine: MakeEngine, tmp_path: Path) -> None:
     engine = make_engine(1)
     handle = engine.submit(python(tmp_path, DEAF, time_limit=1.0, grace=0.5))
-    assert end_of(engine, handle) == End(-signal.SIGKILL, "it took longer than 1 s")
+    assert end_of(engine, handle) == JobEnd(-signal.SIGKILL, "it took longer than 1 s")
 
 
 def test_a_job_that_ends_in_time_has_no_reason(make_engine: MakeEngine, tmp_path: Path) -> None:
     engine = make_engine(1)
-    assert end_of(engine, engine.submit(python(tmp_path, "pass", time_limit=30.0))) == End(0)
+    assert end_of(engine, engine.submit(python(tmp_path, "pass", time_limit=30.0))) == JobEnd(0)
 
 
 def test_stop_and_kill_of_a_job_that_has_just_ended_are_no_errors(make_engine: MakeEngine, tmp_path: Path) -> None:
@@ -204,8 +204,8 @@ def test_stop_and_kill_of_a_job_that_has_just_ended_are_no_errors(make_engine: M
 
 def test_what_was_ordered_of_an_earlier_job_is_forgotten(make_engine: MakeEngine, tmp_path: Path) -> None:
     engine = make_engine(1)
-    worker.order(python(tmp_path, ""), "kill")
-    assert end_of(engine, engine.submit(python(tmp_path, "print('done')"))) == End(0)
+    worker.send_command(python(tmp_path, ""), "kill")
+    assert end_of(engine, engine.submit(python(tmp_path, "print('done')"))) == JobEnd(0)
     assert (tmp_path / "stdout.log").read_text() == "done\n"
 
 
@@ -228,7 +228,7 @@ def test_a_search_gives_the_same_on_every_engine(make_engine: MakeEngine, tmp_pa
 def test_ctrl_c_lets_the_runs_save_and_the_next_call_goes_on(make_engine: MakeEngine, tmp_path: Path) -> None:
     fake = FakeSearch(tmp_path, {"alpha": [0.1, 0.2, 0.3]}, num_epochs=3, student={"seconds": 0.3})
 
-    def engine(num_runs: int, *, jobs: int) -> Engine:
+    def engine(num_runs: int, *, jobs: int) -> Executor:
         return Interrupting(make_engine(num_runs, jobs=jobs), lambda: len(fake.begun()) == 2)
 
     assert fake.run(engine=engine) == 75
@@ -241,14 +241,14 @@ def test_ctrl_c_lets_the_runs_save_and_the_next_call_goes_on(make_engine: MakeEn
 class Interrupting:
     """An engine under which somebody presses Ctrl-C, once."""
 
-    def __init__(self, engine: Engine, when: Callable[[], bool]) -> None:
+    def __init__(self, engine: Executor, when: Callable[[], bool]) -> None:
         self._engine, self._when = engine, when
         self._is_done = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
-    def poll(self, handle: Handle) -> End | None:
+    def poll(self, handle: JobHandle) -> JobEnd | None:
         if not self._is_done and self._when():
             self._is_done = True
             os.kill(os.getpid(), signal.SIGINT)
@@ -297,7 +297,7 @@ def test_cores_and_gpus_are_shared_out(
     devices: list[str | None],
 ) -> None:
     machine(cores, gpus)
-    slots = LocalEngine.for_runs(runs, jobs=jobs, device=device).slots
+    slots = LocalExecutor.for_runs(runs, jobs=jobs, device=device).slots
     assert len(slots) == at_once
     assert {(slot["OMP_NUM_THREADS"], slot["MKL_NUM_THREADS"]) for slot in slots} == {(str(threads), str(threads))}
     assert [slot.get("CUDA_VISIBLE_DEVICES") for slot in slots] == devices
@@ -316,15 +316,15 @@ def test_three_runs_share_a_gpu_where_asked_for(
     machine: Callable[[int, str], None], gpus: str, jobs: int | None, runs: int, devices: list[str]
 ) -> None:
     machine(16, gpus)
-    slots = LocalEngine.for_runs(runs, jobs=jobs, runs_per_gpu=3).slots
+    slots = LocalExecutor.for_runs(runs, jobs=jobs, runs_per_gpu=3).slots
     assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots] == devices
 
 
 def test_the_engine_says_what_each_run_gets(machine: Callable[[int, str], None]) -> None:
     machine(16, "0,1,2,3")
-    assert LocalEngine.for_runs(40).describe() == "4 at once on 4 GPUs, 4 threads each"
+    assert LocalExecutor.for_runs(40).describe() == "4 at once on 4 GPUs, 4 threads each"
     machine(2, "")
-    assert LocalEngine.for_runs(40).describe() == "2 at once, 1 thread each"
+    assert LocalExecutor.for_runs(40).describe() == "2 at once, 1 thread each"
 
 
 @pytest.mark.parametrize(

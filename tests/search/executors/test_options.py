@@ -79,10 +79,10 @@ def test_runs_per_gpu_without_a_gpu_is_an_error(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("gpus", [1.5, -1.0, 2.5])
 def test_more_than_one_gpu_of_ray_must_be_whole(gpus: float) -> None:
-    from model.search.executors.ray import Share
+    from model.search.executors.ray import RayResources
 
     with pytest.raises(UserError, match=f"must be a part of one GPU or a whole number, got {gpus:g}"):
-        Share(1, gpus)
+        RayResources(1, gpus)
 
 
 @pytest.mark.parametrize(
@@ -100,9 +100,9 @@ def test_more_than_one_gpu_of_ray_must_be_whole(gpus: float) -> None:
 def test_a_ray_node_holds_what_fits_its_cores_and_gpus(
     cpus: int, gpus: float, node: dict[str, float], expected: int
 ) -> None:
-    from model.search.executors.ray import Share
+    from model.search.executors.ray import RayResources
 
-    assert Share(cpus, gpus).times_in(node) == expected
+    assert RayResources(cpus, gpus).times_in(node) == expected
 
 
 @pytest.mark.parametrize(("options", "gpus"), [((), "1"), (("--gpus", "0"), "0"), (("--gpus", "a100:2"), "a100:2")])

@@ -12,19 +12,19 @@ from typing import Any
 import pytest
 
 from model.errors import UserError
-from model.search.executors.base import End
-from model.search.executors.ray import RayEngine, check_nodes
+from model.search.executors.base import JobEnd
+from model.search.executors.ray import RayExecutor, check_nodes
 from tests.search.executors.clusters import CPUS, GPUS, PATIENCE, kill_9
 from tests.search.executors.test_executors import DEAF, SAVING, end_of, python, wait_for_log
 from tests.search.fake_search import FakeSearch, is_alive, wait_until
 
 pytestmark = pytest.mark.cluster
-MakeRayEngine = Callable[..., RayEngine]
+MakeRayEngine = Callable[..., RayExecutor]
 
 
 @pytest.fixture
 def make(ray_cluster: Any, tmp_path: Path) -> MakeRayEngine:
-    return partial(RayEngine.for_runs, folder=tmp_path, address=ray_cluster.address)
+    return partial(RayExecutor.for_runs, folder=tmp_path, address=ray_cluster.address)
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def in_a_process(address: str) -> str:
 
 
 def on_ray(fake: FakeSearch, ray_cluster: Any, **options: Any) -> Any:
-    return partial(RayEngine.for_runs, folder=fake.folder, address=ray_cluster.address, gpus=0, **options)
+    return partial(RayExecutor.for_runs, folder=fake.folder, address=ray_cluster.address, gpus=0, **options)
 
 
 def wait_for_nodes(ray_cluster: Any, count: int) -> None:
@@ -189,10 +189,10 @@ def test_a_run_that_is_stopped_while_it_waits_never_begins(make: MakeRayEngine, 
         wait_for_log(tmp_path / str(number), "ready")
     waiting = engine.submit(python(tmp_path / "waiting", "print('begun')"))
     engine.stop(waiting)
-    assert end_of(engine, waiting) == End(-signal.SIGTERM)
+    assert end_of(engine, waiting) == JobEnd(-signal.SIGTERM)
     for handle in going:
         engine.stop(handle)
-        assert end_of(engine, handle) == End(75)
+        assert end_of(engine, handle) == JobEnd(75)
     assert not (tmp_path / "waiting" / "stdout.log").exists()
 
 
@@ -203,7 +203,7 @@ def test_a_killed_run_does_not_outlive_its_worker(make: MakeRayEngine, tmp_path:
     wait_for_log(tmp_path, "ready")
     run = int((tmp_path / "stdout.log").read_text().split()[0])
     engine.kill(handle)
-    assert end_of(engine, handle) == End(-signal.SIGKILL)
+    assert end_of(engine, handle) == JobEnd(-signal.SIGKILL)
     wait_until(lambda: not is_alive(run), PATIENCE)
 
 

@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 
 from model.errors import UserError
-from model.search.executors.base import End, Job
-from model.search.executors.slurm import SlurmEngine, name_of
-from model.search.executors.slurm_commands import Asked, Refused, cancel, sbatch
+from model.search.executors.base import Job, JobEnd
+from model.search.executors.slurm import SlurmExecutor, name_of
+from model.search.executors.slurm_commands import Refused, SlurmOptions, cancel, sbatch
 from tests.search.executors.clusters import PATIENCE, SlurmCluster
 from tests.search.executors.test_executors import DEAF, SAVING, end_of, python, wait_for_log
 from tests.search.fake_search import FakeSearch, is_alive, wait_until
 
 pytestmark = pytest.mark.cluster
-ON_CPU = Asked(minutes=10, gpus="0")
+ON_CPU = SlurmOptions(minutes=10, gpus="0")
 IN_A_PROCESS = (
     "from functools import partial; from model.search import slurm; from model.search.slurm_commands import Asked;"
     "slurm.SQUEUE_SECONDS = 0.2;"
@@ -38,12 +38,12 @@ def quick(slurm: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     slurm.clear()
 
 
-def engine_in(folder: Path, *, asked: Asked = ON_CPU, at_once: int = 4) -> SlurmEngine:
-    return SlurmEngine(folder / ".slurm", asked, at_once=at_once)
+def engine_in(folder: Path, *, asked: SlurmOptions = ON_CPU, at_once: int = 4) -> SlurmExecutor:
+    return SlurmExecutor(folder / ".slurm", asked, at_once=at_once)
 
 
-def on_slurm(fake: FakeSearch, *, asked: Asked = ON_CPU) -> Any:
-    return partial(SlurmEngine.for_runs, folder=fake.folder / ".slurm", asked=asked)
+def on_slurm(fake: FakeSearch, *, asked: SlurmOptions = ON_CPU) -> Any:
+    return partial(SlurmExecutor.for_runs, folder=fake.folder / ".slurm", asked=asked)
 
 
 def only_job(slurm: SlurmCluster) -> str:
@@ -60,7 +60,7 @@ def signal_job(number: str, *signals: str) -> None:
 
 
 def test_jobs_spread_over_the_nodes(tmp_path: Path) -> None:
-    engine = engine_in(tmp_path, asked=Asked(minutes=10, gpus="0", cpus=2))
+    engine = engine_in(tmp_path, asked=SlurmOptions(minutes=10, gpus="0", cpus=2))
     program = "import os, time; print(os.environ['SLURMD_NODENAME'], os.environ['OMP_NUM_THREADS'], flush=True); "
     handles = [engine.submit(python(tmp_path / str(n), program + "time.sleep(60)")) for n in range(2)]
     for number in range(2):
@@ -74,14 +74,14 @@ def test_jobs_spread_over_the_nodes(tmp_path: Path) -> None:
 
 def test_a_job_sees_the_gpus_that_it_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
-    engine = engine_in(tmp_path, asked=Asked(minutes=10, gpus="1"))
+    engine = engine_in(tmp_path, asked=SlurmOptions(minutes=10, gpus="1"))
     end_of(engine, engine.submit(python(tmp_path, "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])")))
     assert (tmp_path / "stdout.log").read_text() in ("0\n", "1\n")
 
 
 def test_further_options_reach_sbatch(tmp_path: Path, slurm: SlurmCluster) -> None:
     flags: dict[str, str | bool] = {"comment": "two words", "nodelist": "n2"}
-    engine = engine_in(tmp_path, asked=Asked(minutes=10, gpus="0", partition="debug", flags=flags))
+    engine = engine_in(tmp_path, asked=SlurmOptions(minutes=10, gpus="0", partition="debug", flags=flags))
     handle = engine.submit(python(tmp_path, SAVING))
     wait_for_log(tmp_path, "ready")
     told = slurm.asked("squeue", "-h", "-o", "%k|%N|%P|%l")
@@ -109,7 +109,7 @@ def test_a_driver_that_is_a_job_itself_does_not_pass_on_what_it_was_given(
         monkeypatch.setenv(name, value)
     engine = engine_in(tmp_path)
     program = "import os; print(os.environ['OMP_NUM_THREADS'], repr(os.environ['CUDA_VISIBLE_DEVICES']))"
-    assert end_of(engine, engine.submit(python(tmp_path, program))) == End(0)
+    assert end_of(engine, engine.submit(python(tmp_path, program))) == JobEnd(0)
     assert (tmp_path / "stdout.log").read_text() == "1 ''\n"
 
 
@@ -154,7 +154,7 @@ def test_a_run_that_begins_anew_does_so_once(tmp_path: Path, slurm: SlurmCluster
     number = only_job(slurm)
     signal_job(number, "USR2")
     slurm.begin_at_once(number)
-    assert end_of(engine, handle) == End(0)
+    assert end_of(engine, handle) == JobEnd(0)
     assert ["--restart" in event["argv"] for event in fake.events("begin")] == [True, False]
     assert [row["epoch"] for row in fake.history("alpha_0.5")] == [1, 2, 3, 4, 5, 6]
 
@@ -164,7 +164,7 @@ def test_a_job_that_hangs_when_its_time_is_over_is_not_requeued(tmp_path: Path, 
     handle = engine.submit(python(tmp_path, "import signal; signal.signal(12, lambda *_: 0);" + DEAF, grace=0.5))
     wait_for_log(tmp_path, "ready")
     signal_job(only_job(slurm), "USR2")
-    assert end_of(engine, handle) == End(-signal.SIGKILL, "it was told to save and end, and did not")
+    assert end_of(engine, handle) == JobEnd(-signal.SIGKILL, "it was told to save and end, and did not")
 
 
 def test_a_job_that_somebody_cancels_has_failed_and_slurms_words_are_told(tmp_path: Path, slurm: SlurmCluster) -> None:
@@ -186,20 +186,20 @@ def test_a_run_that_somebody_stops_on_the_node_is_told_as_stopped(tmp_path: Path
     handle = engine.submit(python(tmp_path, "import os; print(os.getpid(), flush=True); " + SAVING))
     wait_for_log(tmp_path, "ready")
     subprocess.run(["kill", (tmp_path / "stdout.log").read_text().split()[0]], check=True)
-    assert end_of(engine, handle) == End(75)
+    assert end_of(engine, handle) == JobEnd(75)
 
 
 def test_a_job_that_is_stopped_while_it_waits_never_begins(tmp_path: Path, slurm: SlurmCluster) -> None:
-    engine = engine_in(tmp_path, asked=Asked(minutes=10, gpus="0", flags={"begin": "now+1hour"}))
+    engine = engine_in(tmp_path, asked=SlurmOptions(minutes=10, gpus="0", flags={"begin": "now+1hour"}))
     handle = engine.submit(python(tmp_path, "print('begun')"))
     wait_until(lambda: list(slurm.jobs().values()) == ["PENDING"], PATIENCE)
     engine.stop(handle)
-    assert end_of(engine, handle) == End(-signal.SIGTERM)
+    assert end_of(engine, handle) == JobEnd(-signal.SIGTERM)
     assert not (tmp_path / "stdout.log").exists()
 
 
 def test_a_killed_slurmd_costs_no_run(tmp_path: Path, slurm: SlurmCluster) -> None:
-    asked = Asked(minutes=10, gpus="0", flags={"nodelist": "n2"})
+    asked = SlurmOptions(minutes=10, gpus="0", flags={"nodelist": "n2"})
     fake = FakeSearch(tmp_path, {"alpha": [0.5]}, num_epochs=6, student={"seconds": 0.3})
     driver = fake.start(engine=IN_A_PROCESS.replace("gpus='0'", f"gpus='0', flags={dict(asked.flags)}"))
     wait_until(lambda: len(fake.events("begin")) == 1, PATIENCE)
@@ -212,7 +212,7 @@ def test_a_killed_slurmd_costs_no_run(tmp_path: Path, slurm: SlurmCluster) -> No
 
 
 def test_what_goes_wrong_on_the_node_is_told_in_one_line(tmp_path: Path, slurm: SlurmCluster) -> None:
-    engine = engine_in(tmp_path, asked=Asked(minutes=10, gpus="0", flags={"begin": "now+1hour"}))
+    engine = engine_in(tmp_path, asked=SlurmOptions(minutes=10, gpus="0", flags={"begin": "now+1hour"}))
     handle = engine.submit(python(tmp_path / "run", "pass"))
     (tmp_path / "run").rmdir()
     number = next(iter(slurm.jobs()))
@@ -243,7 +243,7 @@ def test_a_killed_drivers_jobs_go_on_and_the_next_driver_takes_them_up(tmp_path:
 
 
 def test_a_job_that_still_waits_is_taken_up_too(tmp_path: Path, slurm: SlurmCluster) -> None:
-    asked = Asked(minutes=10, gpus="0", flags={"begin": "now+1hour"})
+    asked = SlurmOptions(minutes=10, gpus="0", flags={"begin": "now+1hour"})
     job = python(tmp_path / "run", "print('done')")
     first = engine_in(tmp_path, asked=asked)
     handle = first.submit(job)
@@ -251,7 +251,7 @@ def test_a_job_that_still_waits_is_taken_up_too(tmp_path: Path, slurm: SlurmClus
     assert second.attach(job) == handle
     assert second.attach(python(tmp_path / "other", "pass")) is None
     slurm.begin_at_once(next(iter(slurm.jobs())))
-    assert end_of(second, handle) == End(0)
+    assert end_of(second, handle) == JobEnd(0)
     assert (tmp_path / "run" / "stdout.log").read_text() == "done\n"
 
 
@@ -286,7 +286,7 @@ def test_a_job_that_sbatch_refuses_is_submitted_later(tmp_path: Path, monkeypatc
     monkeypatch.setattr("model.search.executors.slurm.sbatch", refuse_once)
     monkeypatch.setattr("model.search.executors.slurm.AGAIN_SECONDS", 0.5)
     engine = engine_in(tmp_path)
-    assert end_of(engine, engine.submit(python(tmp_path, "pass"))) == End(0)
+    assert end_of(engine, engine.submit(python(tmp_path, "pass"))) == JobEnd(0)
     assert len(calls) == 2
 
 
@@ -294,7 +294,7 @@ def test_what_sbatch_does_not_take_is_told_before_the_first_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake = FakeSearch(tmp_path, {"alpha": [0.1, 0.2]})
-    assert fake.run(engine=on_slurm(fake, asked=Asked(minutes=10, gpus="0", partition="nowhere"))) == 2
+    assert fake.run(engine=on_slurm(fake, asked=SlurmOptions(minutes=10, gpus="0", partition="nowhere"))) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: --engine slurm: sbatch: error: ")
     assert "nvalid partition" in error

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from model.search.executors import worker
-from model.search.executors.base import End
+from model.search.executors.base import JobEnd
 from tests.search.executors.test_executors import DEAF, SAVING, python
 from tests.search.fake_search import is_alive, wait_until
 
@@ -42,8 +42,8 @@ def when_ready(folder: Path, act: Callable[[], object]) -> threading.Thread:
 
 def test_an_order_to_stop_is_followed(tmp_path: Path) -> None:
     job = python(tmp_path, SAVING)
-    thread = when_ready(tmp_path, lambda: worker.order(job, "stop"))
-    assert worker.work(job, {}, name="1") == End(75)
+    thread = when_ready(tmp_path, lambda: worker.send_command(job, "stop"))
+    assert worker.run_job(job, {}, name="1") == JobEnd(75)
     thread.join()
     assert (tmp_path / "stdout.log").read_text() == "ready\nsaved\n"
 
@@ -52,19 +52,19 @@ def test_an_order_to_kill_is_followed_after_one_to_stop(tmp_path: Path) -> None:
     job = python(tmp_path, DEAF)
 
     def give_orders() -> None:
-        worker.order(job, "stop")
+        worker.send_command(job, "stop")
         time.sleep(0.2)
-        worker.order(job, "kill")
+        worker.send_command(job, "kill")
 
     thread = when_ready(tmp_path, give_orders)
-    assert worker.work(job, {}, name="1") == End(-signal.SIGKILL)
+    assert worker.run_job(job, {}, name="1") == JobEnd(-signal.SIGKILL)
     thread.join()
 
 
 def test_what_is_ordered_before_a_job_begins_keeps_it_from_beginning(tmp_path: Path) -> None:
     job = python(tmp_path, "print('begun')")
-    worker.order(job, "stop")
-    assert worker.work(job, {}, name="1") == End(-signal.SIGTERM)
+    worker.send_command(job, "stop")
+    assert worker.run_job(job, {}, name="1") == JobEnd(-signal.SIGTERM)
     assert not (tmp_path / "stdout.log").exists()
 
 
@@ -81,7 +81,7 @@ def test_a_job_waits_until_an_earlier_attempt_has_saved(tmp_path: Path) -> None:
             fcntl.flock(lock, fcntl.LOCK_UN)
 
         thread = meanwhile(save)
-        assert worker.work(job, {}, name="1") == End(0)
+        assert worker.run_job(job, {}, name="1") == JobEnd(0)
         thread.join()
     assert (tmp_path / "stdout.log").read_text() == "saved\nbegun\n"
 
@@ -89,15 +89,15 @@ def test_a_job_waits_until_an_earlier_attempt_has_saved(tmp_path: Path) -> None:
 def test_a_job_whose_node_is_wanted_back_saves(tmp_path: Path) -> None:
     wanted: list[int] = []
     thread = when_ready(tmp_path, lambda: wanted.append(1))
-    assert worker.work(python(tmp_path, SAVING), {}, name="1", is_wanted_back=lambda: bool(wanted)) == End(75)
+    assert worker.run_job(python(tmp_path, SAVING), {}, name="1", is_wanted_back=lambda: bool(wanted)) == JobEnd(75)
     thread.join()
 
 
 def test_a_job_that_does_not_give_its_node_back_is_killed_and_told(tmp_path: Path) -> None:
     wanted: list[int] = []
     thread = when_ready(tmp_path, lambda: wanted.append(1))
-    end = worker.work(python(tmp_path, DEAF, grace=0.3), {}, name="1", is_wanted_back=lambda: bool(wanted))
-    assert end == End(-signal.SIGKILL, "it was told to save and end, and did not")
+    end = worker.run_job(python(tmp_path, DEAF, grace=0.3), {}, name="1", is_wanted_back=lambda: bool(wanted))
+    assert end == JobEnd(-signal.SIGKILL, "it was told to save and end, and did not")
     thread.join()
 
 
@@ -113,7 +113,7 @@ def interruptible() -> Iterator[None]:
 def test_an_interrupted_node_lets_the_job_save_first(tmp_path: Path) -> None:
     thread = when_ready(tmp_path, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
-        worker.work(python(tmp_path, SAVING), {}, name="1")
+        worker.run_job(python(tmp_path, SAVING), {}, name="1")
     thread.join()
     assert (tmp_path / "stdout.log").read_text() == "ready\nsaved\n"
     assert not (tmp_path / "node.json").exists()
@@ -124,19 +124,19 @@ def test_while_a_job_goes_its_folder_tells_where(tmp_path: Path) -> None:
     job = python(tmp_path, SAVING)
 
     def look() -> None:
-        seen.append((json.loads((tmp_path / "node.json").read_text()), worker.has_begun(job)))
-        worker.order(job, "stop")
+        seen.append((json.loads((tmp_path / "node.json").read_text()), worker.is_running(job)))
+        worker.send_command(job, "stop")
 
     thread = when_ready(tmp_path, look)
-    worker.work(job, {}, name="SLURM job 17")
+    worker.run_job(job, {}, name="SLURM job 17")
     thread.join()
     assert seen == [({"job": "SLURM job 17", "host": socket.gethostname(), "process": os.getpid()}, True)]
-    assert not worker.has_begun(job)
+    assert not worker.is_running(job)
 
 
 def test_a_job_gets_its_variables_and_ends_with_its_node(tmp_path: Path) -> None:
     job = python(tmp_path, "import os; print(os.environ['OMP_NUM_THREADS'], os.getpid(), flush=True)")
-    assert worker.work(job, {"OMP_NUM_THREADS": "3"}, name="1") == End(0)
+    assert worker.run_job(job, {"OMP_NUM_THREADS": "3"}, name="1") == JobEnd(0)
     threads, process = (tmp_path / "stdout.log").read_text().split()
     assert threads == "3"
     assert not is_alive(int(process))
@@ -147,5 +147,5 @@ def test_an_order_on_a_full_disk_is_no_error(tmp_path: Path, monkeypatch: pytest
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(worker, "write_text", fail)
-    worker.order(python(tmp_path, ""), "stop")
-    assert worker.ordered(python(tmp_path, "")) is None
+    worker.send_command(python(tmp_path, ""), "stop")
+    assert worker.read_command(python(tmp_path, "")) is None

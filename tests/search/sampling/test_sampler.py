@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from model.search.results import Outcome
+from model.search.results import TrialResult
 from model.search.sampling.sampler import Sampler
 from model.search.space.points import Point
 from model.search.space.schema import Space, load_space
@@ -54,12 +54,12 @@ def quadratic(point: Point) -> tuple[float]:
 
 def searched(
     searched_space: Space, num_runs: int, objective: Callable[[Point], tuple[float, ...]]
-) -> list[tuple[Point, Outcome]]:
+) -> list[tuple[Point, TrialResult]]:
     sampler = Sampler(searched_space)
-    known: list[tuple[Point, Outcome]] = []
+    known: list[tuple[Point, TrialResult]] = []
     for number in range(num_runs):
         point = next(sampler.proposals(known, number))
-        known.append((point, Outcome("complete", objective(point))))
+        known.append((point, TrialResult("complete", objective(point))))
     return known
 
 
@@ -128,13 +128,13 @@ def test_pruned_and_open_points_are_told_and_failed_ones_are_not(tmp_path: Path)
     ranges = space(tmp_path, "tpe", RANGES)
     known = searched(ranges, 12, quadratic)
 
-    def next_with(outcome: Outcome) -> Point:
+    def next_with(outcome: TrialResult) -> Point:
         return next(Sampler(ranges).proposals([*known[:-1], (known[-1][0], outcome)], 12))
 
     unknown = next(Sampler(ranges).proposals(known[:-1], 12))
-    assert next_with(Outcome("failed")) == unknown
-    assert next_with(Outcome("pruned", (), {1: 0.0, 2: 0.1})) != unknown
-    assert next_with(Outcome("open")) != unknown
+    assert next_with(TrialResult("failed")) == unknown
+    assert next_with(TrialResult("pruned", (), {1: 0.0, 2: 0.1})) != unknown
+    assert next_with(TrialResult("open")) != unknown
 
 
 def test_proposals_are_written_with_few_digits(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from model.search.space.naming import short
+from model.search.space.naming import short_name
 
 
 @pytest.mark.parametrize(
@@ -30,4 +30,4 @@ from model.search.space.naming import short
     ],
 )
 def test_a_value_has_one_short_name(value: Any, name: str) -> None:
-    assert short(value) == name
+    assert short_name(value) == name

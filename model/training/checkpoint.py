@@ -1,0 +1,49 @@
+"""Checkpoint files: tensors and plain values, written whole or not at all, and read without running any code."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import UserError, first_sentence
+from ..files import atomic_write
+
+
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write tensors and plain values so that a reader never sees half a file."""
+    with atomic_write(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU without running any code from it.
+
+    Beside tensors and plain values, NumPy's float64 numbers and command-line arguments are read: published teachers
+    come with the state of their optimizer, whose learning rate is such a number, and with the arguments of their run.
+
+    Raises:
+        UserError: The file is missing, cut short, or holds more than that.
+    """
+    number = np.float64(0).__reduce__()[0]  # what a pickled number is made with again
+    allowed: list[Any] = [
+        *((number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),  # NumPy 1's name, and NumPy 2's
+        *(np.dtype, np.dtypes.Float64DType, argparse.Namespace),
+    ]
+    try:
+        with torch.serialization.safe_globals(allowed):
+            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except pickle.UnpicklingError:
+        raise UserError(f"{path}: holds more than tensors and plain values, or is no checkpoint: not loaded") from None
+    except Exception as error:  # a broken file makes the reader raise almost anything
+        reason = first_sentence(error)
+        raise UserError(f"{path}: cannot be read, it may be cut short ({reason})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds a {type(content).__name__}, not a checkpoint")
+    return content
