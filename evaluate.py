@@ -32,21 +32,19 @@ def main() -> int:
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
     args = parser.parse_args()
 
+    from model.build.experiment import Experiment  # after the options: --help need not wait for torch
     from model.build.runtime import Runtime, find_device
-    from model.commands.evaluate import evaluate_folder
-    from model.config.folder import Folder
+    from model.commands.evaluate import evaluate
 
-    folder, place = Folder(args.model_dir), Runtime(device=find_device(args.device), data_dir=args.data_dir)
-    print(
-        evaluate_folder(
-            folder,
-            place,
-            split=args.split,
-            restore_file=args.restore_file,
-            temperature=args.temperature,
-            ensemble=args.ensemble,
-        )
+    experiment = Experiment(args.model_dir, Runtime(device=find_device(args.device), data_dir=args.data_dir))
+    page = evaluate(
+        experiment,
+        split=args.split,
+        restore_file=args.restore_file,
+        temperature=args.temperature,
+        ensemble=args.ensemble,
     )
+    print(page)
     return EXIT_DONE
 
 

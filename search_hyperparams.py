@@ -13,10 +13,10 @@ import argparse
 import math
 import shlex
 import sys
-from functools import partial
 from pathlib import Path
 
 from model.cli import run_script
+from model.config.params import Params
 from model.errors import EXIT_DONE, EXIT_STOPPED, UserError
 from model.home import ROOT
 from model.search.driver import Final, search
@@ -47,23 +47,31 @@ def main() -> int:
     final = Final(args.top, args.final_seeds) if args.top is not None else None
     make_engine = engine_maker(args)
 
-    from model.build.runtime import Runtime, find_device  # after the options: --help need not wait for torch
-    from model.commands.dry_run import estimate_seconds
-    from model.commands.preflight import check_params
+    from model.build.experiment import Experiment  # after the options: --help need not wait for torch
+    from model.build.runtime import Runtime, find_device
+    from model.commands.dry_run import estimate_run_seconds
+    from model.commands.preflight import check_experiment
     from model.report.search_tables import tables_of_search
     from model.report.tables import results_table
 
     command = [sys.executable, str(ROOT / "train.py"), "--device", args.device]
     command += ["--data_dir", str(args.data_dir.absolute())] if args.data_dir else []
     data_dir = args.data_dir or ROOT / "data"
-    check = partial(check_params, place=Runtime(device=find_device("cpu"), data_dir=data_dir))
+    cpu = Runtime(device=find_device("cpu"), data_dir=data_dir)
+
+    def check(params: Params, path: Path) -> None:
+        check_experiment(Experiment(path.parent, cpu, params=params))
+
     if args.dry_run:
         plan = make_plan(args.parent_dir, check=check, restart=args.restart)
         print(summary(plan))
         engine = make_engine(math.ceil(num_to_come(plan)))
         print(f"{engine.describe()}: {shlex.join(command)} --model_dir RUN")
-        place = Runtime(device=find_device(args.device), data_dir=data_dir)
-        measure = partial(estimate_seconds, place=place, threads=engine.threads)
+        runtime = Runtime(device=find_device(args.device), data_dir=data_dir)
+
+        def measure(params: Params, path: Path) -> float | None:
+            return estimate_run_seconds(Experiment(path.parent, runtime, params=params), threads=engine.threads)
+
         num_final = final.top * final.num_seeds if final else 0
         print(told_time(plan, engine.at_once, measure, num_final=num_final))
         print(listing(plan))

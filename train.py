@@ -26,20 +26,21 @@ def main() -> int:
     parser.add_argument("--dry_run", action="store_true", help="build everything, run one batch, write nothing")
     args = parser.parse_args()
 
-    from model.build.runtime import Runtime, find_device  # after the options: --help need not wait for torch
+    from model.build.experiment import Experiment  # after the options: --help need not wait for torch
+    from model.build.runtime import Runtime, find_device
     from model.commands.dry_run import dry_run
-    from model.commands.train import train_folder
-    from model.config.folder import Folder
+    from model.commands.train import train
     from model.training.distributed import init_distributed
 
-    folder = Folder(args.model_dir)
     with init_distributed() as world:
-        device = world.on_all_ranks(lambda: find_device(args.device, world))
+        device = world.on_all_ranks(find_device, args.device, world)
         if args.dry_run:
-            world.on_rank_zero(lambda: print(dry_run(folder, Runtime(device=device, data_dir=args.data_dir))))
+            experiment = Experiment(args.model_dir, Runtime(device=device, data_dir=args.data_dir))
+            world.on_rank_zero(lambda: print(dry_run(experiment)))
         else:
-            place = Runtime(device=device, data_dir=args.data_dir, world=world.for_device(device))
-            train_folder(folder, place, restart=args.restart, train_teachers=not args.no_train_teacher)
+            runtime = Runtime(device=device, data_dir=args.data_dir, world=world.for_device(device))
+            experiment = Experiment(args.model_dir, runtime)
+            train(experiment, restart=args.restart, train_teachers=not args.no_train_teacher)
     return EXIT_DONE
 
 

@@ -12,15 +12,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from model.build.data import build_source
-from model.build.network import build_student
-from model.build.resolve import resolve_params
+from model.build.experiment import Experiment
 from model.build.runtime import Runtime
-from model.build.teacher import build_teacher, read_teachers
-from model.build.trainer import build_trainer, open_data
-from model.build.weights import describe
+from model.build.teacher import build_teacher, read_teacher_weights
+from model.build.trainer import build_trainer, describe
 from model.config.folder import Folder
-from model.config.params import Params, parse_params
+from model.config.params import parse_params
 from model.files import write_json
 from model.home import ROOT
 from model.registry import NETS
@@ -43,50 +40,50 @@ COMMON: dict[str, Any] = {
 }
 
 
-class Workshop:
-    """Builds the parts of runs in a folder of its own: a data set, trainers, a teacher with random weights.
+class BenchmarkRuns:
+    """The parts of runs in a folder of their own: a data set, trainers, a teacher with random weights.
 
     Args:
         folder: An empty folder.
-        place: Device and data.
     """
 
-    def __init__(self, folder: Path, place: Runtime) -> None:
+    def __init__(self, folder: Path, runtime: Runtime) -> None:
         keep_freed_memory()  # as train.py does
-        self.folder, self.place = Folder(folder), place
-        write_json(self.folder.params, COMMON)  # the folder is named as the teacher's, too, which trainers are handed
-        params = self.params()
-        self.source = build_source(params, place)
-        self.data = open_data(params, self.folder, self.source, place)
+        self.folder, self.runtime = folder, runtime
+        write_json(folder / "params.json", COMMON)
+        self.data = self.experiment().data
         self.batch = next(iter(self.data.train_batches(0, BATCH_SIZE)))
 
-    def params(self, **changes: Any) -> Params:
-        params = parse_params({**COMMON, **changes}, self.folder.params)
-        return resolve_params(params, self.folder.params)
+    def experiment(self, **changes: Any) -> Experiment:
+        params = parse_params({**COMMON, **changes}, self.folder / "params.json")
+        experiment = Experiment(self.folder, self.runtime, params=params)
+        if hasattr(self, "data"):
+            experiment.data = self.data
+        return experiment
 
     def trainer(self, student: str = "cnn", teacher: Teacher | None = None) -> Trainer:
+        # The teacher is handed over; the folder is named as its own teacher, for the shapes of a teacher's output.
         loss: dict[str, Any] = {"ce": {}} if teacher is None else {"kd": {}}
-        params = self.params(student={"name": student}, loss=loss, teacher=str(self.folder.path))
-        return build_trainer(self.folder, params, self.place, self.source, self.data, teacher)
+        experiment = self.experiment(student={"name": student}, loss=loss, teacher=str(self.folder))
+        return build_trainer(experiment, teacher)
 
     def teacher(self, network: str, *, cache: bool) -> Teacher:
-        """A teacher as train.py has it; `cache` gives one that knows all views of the epochs."""
-        guide = Folder(self.folder.path / network)
-        params = self.params(student={"name": network})
-        if not guide.path.exists():
-            guide.path.mkdir()
-            write_json(guide.params, {**COMMON, "student": {"name": network}})
-            net = build_student(params, self.source)
-            described = describe(params, self.source)
-            save_checkpoint(guide.checkpoint("best"), {"state_dict": net.state_dict(), **described})
-        distilling = self.params(teacher={"model_dir": str(guide.path), "cache": cache}, loss={"kd": {}})
-        trained = read_teachers(distilling, self.folder.params)
-        teacher = build_teacher(trained, distilling, self.source, self.data, self.place)
+        """A teacher as train.py builds it; `cache` gives one with the outputs of all views of the epochs cached."""
+        folder = Folder(self.folder / network)
+        if not folder.path.exists():
+            folder.path.mkdir()
+            write_json(folder.params, {**COMMON, "student": {"name": network}})
+            experiment = Experiment(folder.path, self.runtime)
+            content = {"state_dict": experiment.student().state_dict(), **describe(experiment)}
+            save_checkpoint(folder.checkpoint("best"), content)
+        distilling = self.experiment(teacher={"model_dir": str(folder.path), "cache": cache}, loss={"kd": {}})
+        weights = read_teacher_weights(distilling)
+        teacher = build_teacher(distilling, weights)
         assert teacher is not None
         if cache:
             for batch in all_batches(self.data):
                 teacher(batch)
-            teacher = build_teacher(trained, distilling, self.source, self.data, self.place)  # as a later run finds it
+            teacher = build_teacher(distilling, weights)  # as a later run finds it
             assert teacher is not None
         return teacher
 
@@ -123,13 +120,13 @@ def trained(trainer: Trainer) -> Step:
     """The trainer's step on the pipeline's batches, epoch after epoch."""
     batches = unbounded(lambda: all_batches(trainer.data))
     trainer.student.train()
-    return lambda: trainer.train_step(next(batches))
+    return lambda: trainer.take_step(next(batches))
 
 
 @contextmanager
-def conventional(place: Runtime) -> Iterator[Step]:
+def conventional(runtime: Runtime) -> Iterator[Step]:
     """The loop that most projects have, in a process of its own, for the allocator there is as the system has it."""
-    command = [sys.executable, "-m", "benchmarks.conventional", str(place.data_dir), str(place.device)]
+    command = [sys.executable, "-m", "benchmarks.conventional", str(runtime.data_dir), str(runtime.device)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
-from benchmarks.loops import BATCH_SIZE, COMMON, Workshop, trained
+from benchmarks.loops import BATCH_SIZE, COMMON, BenchmarkRuns, trained
 from model.build.runtime import Runtime
 from model.config.folder import Folder
 from model.files import read_json, write_json
@@ -31,32 +31,32 @@ SECONDS = 10.0
 # train.py, ended by its first step.
 UNTIL_THE_FIRST_STEP = """
 import os, sys
-from model.engine.trainer import Trainer
-train_step = Trainer.train_step
+from model.training.trainer import Trainer
+take_step = Trainer.take_step
 def first(self, batch):
-    train_step(self, batch)
+    take_step(self, batch)
     os._exit(0)
-Trainer.train_step = first
+Trainer.take_step = first
 import train
 sys.exit(train.main())
 """
 
 
-def main(place: Runtime) -> None:
+def main(runtime: Runtime) -> None:
     with tempfile.TemporaryDirectory() as temporary:
-        rows = [*first_steps(Path(temporary), place), *searches(Path(temporary), place)]
+        rows = [*first_steps(Path(temporary), runtime), *searches(Path(temporary), runtime)]
     print(tabulate(rows, headers=("command", "seconds", "goal"), tablefmt="pipe", disable_numparse=True), end="\n\n")
-    if place.device.type == "cpu":
+    if runtime.device.type == "cpu":
         rows = runs_at_once()
         print(tabulate(rows, headers=("runs at once", "images/s together", "of one"), tablefmt="pipe"), end="\n\n")
 
 
-def first_steps(root: Path, place: Runtime) -> list[tuple[str, str, str]]:
+def first_steps(root: Path, runtime: Runtime) -> list[tuple[str, str, str]]:
     """From the command to the end of the first step, with the data set's files and the teacher's answers there."""
-    dataset = "cifar10" if DATASETS.build("cifar10", place.data_dir).is_ready() else "cifar10_mini"
+    dataset = "cifar10" if DATASETS.build("cifar10", runtime.data_dir).is_ready() else "cifar10_mini"
     common = {**COMMON, "dataset": {"name": dataset}}
-    workshop = Workshop(root, place)
-    workshop.teacher("resnet18", cache=False)  # makes its folder
+    runs = BenchmarkRuns(root, runtime)
+    runs.teacher("resnet18", cache=False)  # makes its folder
     guide = Folder(root / "resnet18")
     guide.update_run(state="finished")
     rows: list[tuple[str, str, str]] = []
@@ -66,28 +66,28 @@ def first_steps(root: Path, place: Runtime) -> list[tuple[str, str, str]]:
     }.items():
         folder = made(root / f"start_{len(rows)}", common, changes)
         seconds = [
-            seconds_of([sys.executable, "-c", UNTIL_THE_FIRST_STEP, *where(folder, place)]) for _ in range(REPEATS)
+            seconds_of([sys.executable, "-c", UNTIL_THE_FIRST_STEP, *where(folder, runtime)]) for _ in range(REPEATS)
         ]
         rows.append((f"{name}: to the first step", f"{statistics.median(seconds):.1f}", "4"))
     folder = made(root / "memory", common, {"num_epochs": 1})
-    seconds_of([sys.executable, "train.py", *where(folder, place)])
+    seconds_of([sys.executable, "train.py", *where(folder, runtime)])
     rows.append(
         (f"train.py, cnn alone, {dataset}: peak memory", format_bytes(read_json(folder.run)["peak_memory_bytes"]), "")
     )
     return rows
 
 
-def searches(root: Path, place: Runtime) -> list[tuple[str, str, str]]:
+def searches(root: Path, runtime: Runtime) -> list[tuple[str, str, str]]:
     """What a search takes beyond its runs, a run."""
     common = {**COMMON, "student": {"name": "cnn", "num_channels": 4}, "num_epochs": 1}
     values = [1, 2, 3, 4]
     alone = sum(
-        seconds_of([sys.executable, "train.py", *where(made(root / f"alone_{seed}", common, {"seed": seed}), place)])
+        seconds_of([sys.executable, "train.py", *where(made(root / f"alone_{seed}", common, {"seed": seed}), runtime)])
         for seed in values
     )
     parent = made(root / "search", common, {})
     write_json(parent.path / "search.json", {"method": "grid", "parameters": {"seed": values}})
-    options = ["--parent_dir", str(parent.path), "--data_dir", str(place.data_dir), "--device", place.device.type]
+    options = ["--parent_dir", str(parent.path), "--data_dir", str(runtime.data_dir), "--device", runtime.device.type]
     together = seconds_of([sys.executable, "search_hyperparams.py", *options, "--jobs", "1"])
     added = (together - alone) / len(values)
     return [("search_hyperparams.py: a run, beyond train.py itself", f"{added:.1f}", "1")]
@@ -131,9 +131,9 @@ def images_per_second(*, runs: int, threads: int) -> float:
 
 def work(seconds: float) -> None:
     """The loop of train.py for some seconds, when a line comes; prints images a second."""
-    place = Runtime(device=torch.device("cpu"), data_dir=ROOT / "data")
+    runtime = Runtime(device=torch.device("cpu"), data_dir=ROOT / "data")
     with tempfile.TemporaryDirectory() as temporary:
-        step = trained(Workshop(Path(temporary), place).trainer())
+        step = trained(BenchmarkRuns(Path(temporary), runtime).trainer())
         step()
         print("ready", flush=True)
         input()
@@ -151,8 +151,8 @@ def made(path: Path, common: dict[str, Any], changes: dict[str, Any]) -> Folder:
     return folder
 
 
-def where(folder: Folder, place: Runtime) -> list[str]:
-    return ["--model_dir", str(folder.path), "--data_dir", str(place.data_dir), "--device", place.device.type]
+def where(folder: Folder, runtime: Runtime) -> list[str]:
+    return ["--model_dir", str(folder.path), "--data_dir", str(runtime.data_dir), "--device", runtime.device.type]
 
 
 def seconds_of(command: list[str]) -> float:

@@ -23,7 +23,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from benchmarks import processes
-from benchmarks.loops import BATCH_SIZE, Step, Workshop, bare, conventional, trained
+from benchmarks.loops import BATCH_SIZE, BenchmarkRuns, Step, bare, conventional, trained
 from model.build.runtime import Runtime, find_device
 from model.build.trainer import EVAL_BATCH_SIZE
 from model.commands.provenance import processor
@@ -44,35 +44,35 @@ def main() -> None:
     args = parser.parse_args()
 
     logging.getLogger("retort").setLevel(logging.WARNING)
-    place = Runtime(device=find_device(args.device), data_dir=args.data_dir)
-    machine = torch.cuda.get_device_name(place.device) if place.device.type == "cuda" else processor()
-    print(f"{machine}, {torch.get_num_threads()} threads, torch {torch.__version__}, {place.device}\n")
+    runtime = Runtime(device=find_device(args.device), data_dir=args.data_dir)
+    machine = torch.cuda.get_device_name(runtime.device) if runtime.device.type == "cuda" else processor()
+    print(f"{machine}, {torch.get_num_threads()} threads, torch {torch.__version__}, {runtime.device}\n")
     with tempfile.TemporaryDirectory() as temporary:
-        workshop = Workshop(Path(temporary), place)
-        times = {"rounds": args.rounds, "seconds": args.seconds, "device": place.device}
-        loops(workshop, times)
-        students(workshop, times)
-        evaluation(workshop, times)
+        runs = BenchmarkRuns(Path(temporary), runtime)
+        times = {"rounds": args.rounds, "seconds": args.seconds, "device": runtime.device}
+        loops(runs, times)
+        students(runs, times)
+        evaluation(runs, times)
     if not args.loops_only:
-        processes.main(place)
+        processes.main(runtime)
 
 
-def loops(workshop: Workshop, times: Mapping[str, Any]) -> None:
+def loops(runs: BenchmarkRuns, times: Mapping[str, Any]) -> None:
     """The table of the step."""
-    place, batch = workshop.place, workshop.batch
-    dtype = resolve_precision("auto", place.device)
-    live, cached = (workshop.teacher("resnet18", cache=cache) for cache in (False, True))
+    runtime, batch = runs.runtime, runs.batch
+    dtype = resolve_precision("auto", runtime.device)
+    live, cached = (runs.teacher("resnet18", cache=cache) for cache in (False, True))
     in_float32 = batch._replace(images=batch.images.contiguous())
-    with conventional(place) as usual:
+    with conventional(runtime) as usual:
         speeds = timed(
             {
-                "a": bare("cnn", batch, dtype, place.device),
-                "b": trained(workshop.trainer()),
-                "c": trained(workshop.trainer(teacher=cached)),
-                "d": trained(workshop.trainer(teacher=live)),
+                "a": bare("cnn", batch, dtype, runtime.device),
+                "b": trained(runs.trainer()),
+                "c": trained(runs.trainer(teacher=cached)),
+                "d": trained(runs.trainer(teacher=live)),
                 "teacher": lambda: live(batch),
                 "e": usual,
-                "float32": bare("cnn", in_float32, torch.float32, place.device),
+                "float32": bare("cnn", in_float32, torch.float32, runtime.device),
             },
             **times,
         )
@@ -106,12 +106,12 @@ def loops(workshop: Workshop, times: Mapping[str, Any]) -> None:
     )
 
 
-def students(workshop: Workshop, times: Mapping[str, Any]) -> None:
+def students(runs: BenchmarkRuns, times: Mapping[str, Any]) -> None:
     """What the loop costs over the network, for networks of several sizes."""
-    dtype, device = resolve_precision("auto", workshop.place.device), workshop.place.device
+    dtype, device = resolve_precision("auto", runs.runtime.device), runs.runtime.device
     rows = []
     for name in ("cnn", "resnet20", "wrn_16_2", "resnet18"):
-        steps = {"bare": bare(name, workshop.batch, dtype, device), "train.py": trained(workshop.trainer(name))}
+        steps = {"bare": bare(name, runs.batch, dtype, device), "train.py": trained(runs.trainer(name))}
         speeds = timed(steps, **times)
         rows.append(
             (name, shown(speeds["bare"]), shown(speeds["train.py"]), f"{ratio(speeds, 'train.py', 'bare'):.3f}")
@@ -119,18 +119,18 @@ def students(workshop: Workshop, times: Mapping[str, Any]) -> None:
     table(("student, alone", "bare, images/s", "train.py, images/s", "ratio"), rows)
 
 
-def evaluation(workshop: Workshop, times: Mapping[str, Any]) -> None:
+def evaluation(runs: BenchmarkRuns, times: Mapping[str, Any]) -> None:
     """Evaluation beside a forward pass in training mode without its backward pass."""
-    dtype, device = resolve_precision("auto", workshop.place.device), workshop.place.device
+    dtype, device = resolve_precision("auto", runs.runtime.device), runs.runtime.device
     rows = []
     for name in ("cnn", "resnet18"):
-        net = workshop.trainer(name).student
-        size = workshop.data.size("test") / BATCH_SIZE  # as `timed` counts steps of a batch
+        net = runs.trainer(name).student
+        size = runs.data.size("test") / BATCH_SIZE  # as `timed` counts steps of a batch
 
         def evaluate(net: torch.nn.Module = net) -> None:
-            predictions(net, workshop.data.eval_batches("test", EVAL_BATCH_SIZE), dtype=dtype, device=device)
+            predictions(net, runs.data.eval_batches("test", EVAL_BATCH_SIZE), dtype=dtype, device=device)
 
-        speeds = timed({"evaluation": evaluate, "train.py": trained(workshop.trainer(name))}, **times)
+        speeds = timed({"evaluation": evaluate, "train.py": trained(runs.trainer(name))}, **times)
         found = [speed * size for speed in speeds["evaluation"]]
         both = {"evaluation": found, "train.py": speeds["train.py"]}
         rows.append((name, shown(found), f"{ratio(both, 'evaluation', 'train.py'):.2f}"))

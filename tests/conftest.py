@@ -97,7 +97,7 @@ def make_folder(tiny_data: Path) -> MakeFolder:
 
 
 @pytest.fixture(scope="session")
-def place(tiny_data: Path) -> Runtime:
+def runtime(tiny_data: Path) -> Runtime:
     return Runtime(device=torch.device("cpu"), data_dir=tiny_data.parent)
 
 
@@ -120,4 +120,4 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 
 @pytest.fixture
 def searches_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.search.executors.options.LocalEngine", InThisProcess)
+    monkeypatch.setattr("model.search.executors.options.LocalExecutor", InThisProcess)

@@ -16,17 +16,19 @@ from pathlib import Path
 from typing import NoReturn
 
 from model.home import ROOT
+from model.training.distributed import SINGLE_PROCESS
+from model.training.parallel import DistributedTrainer
 from model.training.trainer import Trainer
 from model.types import Batch
 
 STEP, SIGNAL = int(sys.argv.pop(1)), signal.Signals(int(sys.argv.pop(1)))
 
-train_step, save = Trainer.train_step, Trainer.save
+take_step, save = Trainer.take_step, Trainer.save
 
 
-def train_step_and_signal(trainer: Trainer, batch: Batch) -> None:
-    train_step(trainer, batch)
-    world = trainer.world
+def take_step_and_signal(trainer: Trainer, batch: Batch) -> None:
+    take_step(trainer, batch)
+    world = trainer.world if isinstance(trainer, DistributedTrainer) else SINGLE_PROCESS
     if trainer.step == STEP and world.rank == world.size - 1 and (SIGNAL is not signal.SIGKILL or world.size > 1):
         os.kill(os.getpid(), SIGNAL)
 
@@ -43,7 +45,7 @@ def die(_: Path, target: Path) -> NoReturn:
     raise AssertionError("nothing comes after SIGKILL")
 
 
-Trainer.train_step = train_step_and_signal  # type: ignore[assignment,method-assign]
+Trainer.take_step = take_step_and_signal  # type: ignore[assignment,method-assign]
 Trainer.save = save_and_signal  # type: ignore[assignment,method-assign]
 sys.argv[0] = "train.py"
 runpy.run_path(str(ROOT / "train.py"), run_name="__main__")

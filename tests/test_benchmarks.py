@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.loops import Workshop
+from benchmarks.loops import BenchmarkRuns
 from model.build.runtime import Runtime
 
 
 @pytest.mark.parametrize("cache", [False, True])
-def test_a_run_with_a_teacher_takes_a_step(cache: bool, tmp_path: Path, place: Runtime) -> None:
-    workshop = Workshop(tmp_path, place)
-    trainer = workshop.trainer(teacher=workshop.teacher("cnn", cache=cache))
-    trainer.train_step(workshop.batch)
+def test_a_run_with_a_teacher_takes_a_step(cache: bool, tmp_path: Path, runtime: Runtime) -> None:
+    runs = BenchmarkRuns(tmp_path, runtime)
+    trainer = runs.trainer(teacher=runs.teacher("cnn", cache=cache))
+    trainer.take_step(runs.batch)
     assert trainer.step == 1

@@ -5,18 +5,19 @@ from __future__ import annotations
 import itertools
 import re
 from fnmatch import fnmatch
-from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
+from torch import nn
 
-from model.build.data import build_source
+from model.build.experiment import Experiment
 from model.build.runtime import Runtime
 from model.build.teacher import build_untrained_teacher
 from model.build.trainer import build_trainer
-from model.commands.dry_run import stand_in
-from model.commands.preflight import check_params
+from model.commands.dry_run import random_data
+from model.commands.preflight import check_experiment
 from model.config.folder import Folder
 from model.config.generations import first_generation
 from model.config.params import Params, load_params
@@ -58,18 +59,19 @@ def nowhere(tmp_path: Path) -> Runtime:
 @pytest.mark.parametrize("name", FOLDERS)
 def test_an_experiment_takes_a_step(name: str, nowhere: Runtime) -> None:
     folder = FOLDERS[name]
-    params = check_params(load_params(folder.path), folder.params, nowhere)
+    check_experiment(Experiment(folder.path, nowhere))
+    params = load_params(folder.path)
     if params.generations:
         params = first_generation(params)
-    params = params.model_copy(update={"precision": "float32"})
-    source = build_source(params, nowhere)
-    data = stand_in(source, NUM_IMAGES, nowhere)
-    teacher = build_untrained_teacher(params, folder.params, source, data, nowhere, nowhere.data_dir)
-    trainer = build_trainer(folder, params, nowhere, source, data, teacher)
+    params = params.model_copy(update={"precision": "float32", "batch_size": NUM_IMAGES})
+    experiment = Experiment(folder.path, nowhere, params=params)
+    experiment.data = random_data(experiment)
+    trainer = build_trainer(experiment, build_untrained_teacher(experiment, nowhere.data_dir))
 
-    trainer.train_step(next(data.train_batches(0, NUM_IMAGES)))
+    trainer.take_step(next(trainer.train_batches(0, 0)))
 
-    parameters = [*trainer.student.named_parameters(), *trainer.objective.named_parameters()]
+    objective = cast(nn.Module, trainer.objective)
+    parameters = [*trainer.student.named_parameters(), *objective.named_parameters()]
     gradients = {key: parameter.grad for key, parameter in parameters if parameter.grad is not None}
     missing = [key for key, parameter in parameters if parameter.requires_grad and key not in gradients]
     assert gradients
@@ -93,7 +95,11 @@ def some(check: CheckParams) -> CheckParams:
 
 @pytest.mark.parametrize("name", SEARCHES)
 def test_runs_of_a_search_can_be_trained(name: str, nowhere: Runtime) -> None:
-    plan = make_plan(FOLDERS[name].path, check=some(partial(check_params, place=nowhere)), restart=True)
+    plan = make_plan(
+        FOLDERS[name].path,
+        check=some(lambda params, path: check_experiment(Experiment(path.parent, nowhere, params=params))),
+        restart=True,
+    )
 
     assert plan.to_do == plan.runs
     assert len({run.name for run in plan.runs}) == len(plan.runs) > 1

@@ -1,92 +1,73 @@
-"""Networks of an experiment, and the shapes of their outputs."""
+"""Networks by their options: to be trained, to load weights into, or for the shapes of their outputs alone."""
 
 from __future__ import annotations
 
 import functools
 import json
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ..config.params import Params
+from ..config.params import Component
 from ..errors import option_scope
-from ..nets.construct import classifier_name, construct, without_pretrained
-from ..types import DataSource, Output
-from .data import build_source
-from .runtime import Runtime
+from ..nets.construct import classifier_name, construct
+from ..types import Output
+
+ImageShape = tuple[int, int, int]  # C, H, W
 
 
-def build_student(params: Params, source: DataSource) -> nn.Module:
-    """A network to be trained, with the data set's number of classes and channels.
-
-    Weights are as drawn by torch's generator, or published ones where the options ask for them.
+def build_network(student: Component, num_classes: int, image_shape: ImageShape) -> nn.Module:
+    """A network with fresh weights, drawn by torch's generator, or with published ones where its options say so.
 
     Raises:
         OptionError: An option is wrong, or published weights cannot be fetched.
     """
-    return _network(params, source, params.student.options)
-
-
-def build_network(params: Params, source: DataSource) -> nn.Module:
-    """The same network for its shapes alone, or for weights that are loaded into it: none are fetched."""
-    return _network(params, source, without_pretrained(params.student.options))
-
-
-def _network(params: Params, source: DataSource, options: dict[str, Any]) -> nn.Module:
-    return _student(params.student.name, options, len(source.class_names), source.image_shape)
-
-
-def _student(name: str, options: dict[str, Any], num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
     channels, height, _ = image_shape
     with option_scope("student"):
-        return construct(name, num_classes=num_classes, in_channels=channels, image_size=height, options=options)
+        return construct(
+            student.name,
+            num_classes=num_classes,
+            in_channels=channels,
+            image_size=height,
+            options=student.options,
+        )
 
 
-def shapes_of(params: Params, place: Runtime, num_images: int) -> Output:
-    """What a folder's network says of so many images: shapes only, nothing is allocated and nothing drawn."""
-    return _shapes_of(
-        params, build_source(params, place), without_pretrained(params.student.options), num_images, False
-    )
-
-
-def shapes_in_training(params: Params, source: DataSource, num_images: int) -> Output:
-    """What a student says in a training step, shapes only.
+def output_shapes(
+    student: Component, num_classes: int, image_shape: ImageShape, num_images: int, *, training: bool = False
+) -> Output:
+    """The output of a network for a number of images, on the meta device: nothing is allocated and nothing drawn.
 
     Raises:
         OptionError: An option is wrong, or published weights cannot be fetched.
         RuntimeError, ValueError, AssertionError: The network cannot be used for such images.
     """
-    return _shapes_of(params, source, params.student.options, num_images, True)
+    options = json.dumps(student.options, sort_keys=True)
+    return _output_shapes(student.name, options, num_classes, tuple(image_shape), num_images, training)
 
 
-def _shapes_of(params: Params, source: DataSource, options: dict[str, Any], num_images: int, training: bool) -> Output:
-    written, shape = json.dumps(options, sort_keys=True), tuple(source.image_shape)
-    return _shapes_said(params.student.name, written, len(source.class_names), shape, num_images, training)
-
-
-@functools.lru_cache(maxsize=256)  # hundreds of runs of a search ask for the same few
+@functools.lru_cache(maxsize=256)  # hundreds of trials of a search have the same few networks
 @torch.no_grad()
-def _shapes_said(
-    name: str, options: str, num_classes: int, image_shape: tuple[int, int, int], num_images: int, training: bool
+def _output_shapes(
+    name: str, options: str, num_classes: int, image_shape: ImageShape, num_images: int, training: bool
 ) -> Output:
+    student = Component(name=name, **json.loads(options))
     with torch.device("meta"):
-        net = _student(name, json.loads(options), num_classes, image_shape)
-        said: Output = net.train(training)(torch.empty(num_images, *image_shape))
-    return said
+        net = build_network(student, num_classes, image_shape).train(training)
+        output: Output = net(torch.empty(num_images, *image_shape))
+    return output
 
 
-def classifier_of(params: Params, place: Runtime, state: dict[str, Any] | None = None) -> nn.Linear | None:
-    """The layer that makes the logits of a folder's network, frozen; None where no linear layer makes them.
+def classifier_of(net: nn.Module, image_shape: ImageShape, state: dict[str, Tensor] | None) -> nn.Linear | None:
+    """The linear layer that computes the logits of a network on the meta device, frozen; None where there is no such.
 
     Args:
-        state: The network's weights; without these, the layer's are random.
+        state: The network's weights; without them, the layer's are random.
     """
-    source = build_source(params, place)
     with torch.device("meta"):
-        net = build_network(params, source).eval()
-        name = classifier_name(net, torch.empty(2, *source.image_shape))
+        name = classifier_name(net.eval(), torch.empty(2, *image_shape))
     if name is None:
         return None
     classifier = cast(nn.Linear, net.get_submodule(name)).to_empty(device="cpu")
@@ -97,8 +78,8 @@ def classifier_of(params: Params, place: Runtime, state: dict[str, Any] | None =
     return classifier.requires_grad_(False)
 
 
-def concat_embeddings(taught: Sequence[Output]) -> Output | None:
-    """What several teachers say together: the embeddings side by side; None where there is none."""
-    if len(taught) < 2:
-        return taught[0] if taught else None
-    return Output(logits=taught[0].logits, embedding=torch.cat([each.embedding for each in taught], dim=1))
+def concat_embeddings(outputs: Sequence[Output]) -> Output | None:
+    """The output of several teachers together: embeddings side by side; None where there is none."""
+    if len(outputs) < 2:
+        return outputs[0] if outputs else None
+    return Output(logits=outputs[0].logits, embedding=torch.cat([output.embedding for output in outputs], dim=1))

@@ -2,79 +2,58 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from ..config.folder import Folder
-from ..config.params import Params
-from ..errors import OptionError, UserError, option_scope
+from ..errors import OptionError, option_scope
 from ..losses.objective import Objective
 from ..registry import LOSSES
-from ..training.checkpoint import load_checkpoint
-from ..types import LossContext, Pipeline
-from .network import classifier_of, concat_embeddings, shapes_of
-from .resolve import init_folder, params_of, teacher_folders
-from .runtime import Runtime
-from .weights import state_dict_of
+from ..types import LossContext
+from .network import concat_embeddings
+
+if TYPE_CHECKING:
+    from .experiment import Experiment
 
 
-def build_objective(params: Params) -> Objective:
-    terms = {}
-    for name, options in params.loss.items():
+def build_objective(terms: dict[str, dict[str, Any]]) -> Objective:
+    """The weighted sum of loss terms.
+
+    Args:
+        terms: Name of a loss -> its options.
+
+    Raises:
+        OptionError: An option is wrong, or no term has a weight above 0.
+    """
+    losses = {}
+    for name, options in terms.items():
         with option_scope(f"loss.{name}"):
-            terms[name] = (LOSSES.build(name, **options), LOSSES.common_options(name, options))
+            losses[name] = (LOSSES.build(name, **options), LOSSES.common_options(name, options))
     try:
-        return Objective(terms)
+        return Objective(losses)
     except ValueError as error:
         raise OptionError("loss", str(error)) from None
 
 
-def prepare_objective(objective: Objective, params: Params, path: Path, data: Pipeline, place: Runtime) -> LossContext:
-    """Let the terms make what depends on the networks and the data; gives what they were told.
-
-    Raises:
-        UserError: A term cannot compare the student with its teacher.
-    """
-    asked, images = teacher_folders(params, path) if objective.needs else [], params.batch_size * data.views_shown
-    try:
-        setting = LossContext(
-            student=shapes_of(params, place, images),
-            teacher=concat_embeddings([shapes_of(params_of(folder), place, images) for folder in asked]),
-            labels=torch.from_numpy(data.training_labels()),
-            seed=params.seed,
-            views_shown=data.views_shown,
-            classifier=_trained_classifier(asked[0], params, place) if "classifier" in objective.needs else None,
-        )
-        objective.prepare(setting)
-    except OptionError as error:
-        raise UserError(f"{path}: {error}") from None
-    return setting
+def build_loss_context(experiment: Experiment) -> LossContext:
+    """Shapes of both networks' outputs, the training labels, and the teacher's classifier where a term reads it."""
+    data = experiment.data
+    num_images = experiment.params.batch_size * data.views_shown
+    teachers = experiment.teachers_in_use
+    reads_classifier = "classifier" in experiment.objective.needs
+    return LossContext(
+        student=experiment.output_shapes(num_images),
+        teacher=concat_embeddings([teacher.output_shapes(num_images) for teacher in teachers]),
+        labels=torch.from_numpy(data.training_labels()),
+        seed=experiment.params.seed,
+        views_shown=data.views_shown,
+        classifier=_teacher_classifier(experiment) if reads_classifier else None,
+    )
 
 
-def begin(objective: Objective, student: nn.Module, path: Path) -> None:
-    """Let the terms change what the student begins with.
-
-    Raises:
-        UserError: A term cannot be used for this network.
-    """
-    try:
-        objective.begin(student)
-    except OptionError as error:
-        raise UserError(f"{path}: {error}") from None
-
-
-def _trained_classifier(folder: Folder, params: Params, place: Runtime) -> nn.Linear | None:
-    """A teacher's; with random weights before it is trained, for a dry run."""
-    assert params.teacher is not None
-    path = folder.checkpoint(params.teacher.weights)
-    state = state_dict_of(load_checkpoint(path), path) if folder.is_trained() else None
-    return classifier_of(params_of(folder), place, state)
-
-
-def needed_folders(params: Params, path: Path) -> list[Folder]:
-    """The folders that must be trained before this one: its teachers, where a term asks them, and where it starts."""
-    teachers = teacher_folders(params, path) if build_objective(params).needs else []
-    init = init_folder(params, path)
-    return teachers if init is None else [*teachers, init]
+def _teacher_classifier(experiment: Experiment) -> nn.Linear | None:
+    """The first teacher's; with random weights before it is trained, for a dry run."""
+    teacher = experiment.teachers_in_use[0]
+    weights = experiment.teacher_options.weights
+    return teacher.classifier(weights if teacher.is_trained else None)

@@ -1,23 +1,15 @@
-"""Where a run computes: device, data folder, processes. Not part of the experiment."""
+"""Where a run computes: device, data folder, processes. None of it is part of the experiment."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from ..errors import UserError, first_sentence
+from ..home import ROOT
 from ..training.distributed import SINGLE_PROCESS, World
-
-
-@dataclass(frozen=True, kw_only=True)
-class Runtime:
-    """Where a run computes, in how many processes, and where its data lie; not part of the experiment."""
-
-    device: torch.device
-    data_dir: Path
-    world: World = SINGLE_PROCESS
 
 
 def find_device(name: str, world: World = SINGLE_PROCESS) -> torch.device:
@@ -38,7 +30,16 @@ def find_device(name: str, world: World = SINGLE_PROCESS) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device).item()  # torch.device() alone also takes what does not compute here
+        torch.zeros(1, device=device).item()  # torch.device() alone also accepts devices that cannot compute here
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f'--device {name}: {first_sentence(error)}; "auto" takes what is there') from None
+        raise UserError(f'--device {name}: {first_sentence(error)}; "auto" selects an available one') from None
     return device
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """Device, data folder and processes of a run; by default a GPU where there is one, `data` and this process."""
+
+    device: torch.device = field(default_factory=lambda: find_device("auto"))
+    data_dir: Path = ROOT / "data"
+    world: World = SINGLE_PROCESS

@@ -1,217 +1,188 @@
-"""From the folders that teach to what answers in a run."""
+"""The teacher of an experiment: live or cached networks, one or an ensemble."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from ..config.folder import Folder
-from ..config.params import Params
 from ..logs import format_bytes, log
 from ..teachers.cached import SAMPLE, CachedTeacher, open_cache, wanted_rows
 from ..teachers.encoding import Encoding, Float16Encoding, TopKEncoding
 from ..teachers.ensemble import COMBINE, EnsembleTeacher
 from ..teachers.live import LiveTeacher
-from ..training.checkpoint import load_checkpoint
-from ..training.precision import resolve_precision
-from ..types import PER_IMAGE_NEEDS, DataSource, Need, Normalisation, Part, Pipeline, Teacher
-from .data import build_source, split_options
-from .network import build_network
-from .objective import build_objective
-from .resolve import params_of, teacher_folders
-from .runtime import Runtime
-from .weights import load_weights, normalisation_of, state_dict_of, weights_digest
+from ..types import PER_IMAGE_NEEDS, Need, Normalisation, Part, Teacher
+from .weights import WeightsFile
 
-TOP_K = 16  # probabilities kept where views have no end, as a file of all logits would be too large
+if TYPE_CHECKING:
+    from .experiment import Experiment
+
+TOP_K = 16  # probabilities that are cached where views are unbounded, as a file of all logits would be too large
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainedTeacher:
-    """A teacher's weights as they were read."""
-
-    folder: Folder
-    path: Path
-    content: dict[str, Any]
-    weights_digest: str
-
-
-def read_teachers(params: Params, path: Path) -> list[TrainedTeacher]:
-    """The weights of the folders that teach; none where no loss term needs them.
+def read_teacher_weights(experiment: Experiment) -> list[WeightsFile]:
+    """The weights of the folders that teach; none where no loss term needs a teacher.
 
     Raises:
         UserError: A file is missing or broken.
     """
-    if params.teacher is None or not build_objective(params).needs:
+    if not experiment.teachers_in_use:
         return []
-    trained = []
-    for folder in teacher_folders(params, path):
-        file = folder.checkpoint(params.teacher.weights)
-        content = load_checkpoint(file)
-        trained.append(
-            TrainedTeacher(
-                folder=folder, path=file, content=content, weights_digest=weights_digest(state_dict_of(content, file))
-            )
-        )
-    return trained
+    which = experiment.teacher_options.weights
+    return [WeightsFile.read(teacher.folder.checkpoint(which)) for teacher in experiment.teachers_in_use]
 
 
-def build_teacher(
-    trained: Sequence[TrainedTeacher], params: Params, source: DataSource, data: Pipeline, place: Runtime
-) -> Teacher | None:
-    """What teaches a run: the trained networks, with their answers kept where that is possible and wanted.
+def build_teacher(experiment: Experiment, weights: Sequence[WeightsFile]) -> Teacher | None:
+    """The teacher of a run: the trained networks, with their outputs cached where that is possible and wanted.
 
-    Tells which of them have been trained on images that the run holds out as `val`.
+    Logs which of them have been trained on images that the run holds out as `val`.
+
+    Args:
+        weights: One file for each of the experiment's teachers in use.
 
     Raises:
-        UserError: Weights are of another network, or a kept answer is wrong.
+        UserError: Weights are another network's, or a cached output is wrong.
     """
-    for each in trained:
-        if has_seen_val(each.folder, params, data):
-            log.warning("%s has been trained on images of val: val flatters, test does not", each.folder.name)
-    return _together([_build_member(each, params, source, data, place) for each in trained], params)
-
-
-def has_seen_val(teacher: Folder, params: Params, data: Pipeline) -> bool:
-    """Whether a teacher was trained on the same images, and among them on some that the run holds out."""
-    theirs = params_of(teacher)
-    path = theirs.dataset.options.get("path")
-    if (theirs.dataset.name, path) != (params.dataset.name, params.dataset.options.get("path")):
-        return False
-    split = split_options(theirs)
-    held_out = len(data.training_labels()) // 10 if split.val_size is None else split.val_size
-    is_other_split = split.split_seed != split_options(params).split_seed
-    return data.size("val") > (0 if is_other_split else held_out)
-
-
-def build_untrained_teacher(
-    params: Params, path: Path, source: DataSource, data: Pipeline, place: Runtime, scratch: Path
-) -> Teacher | None:
-    """A teacher of the same shape as the trained one, for a dry run; its answers are kept in `scratch`."""
-    if params.teacher is None or not build_objective(params).needs:
-        return None
     members: list[Teacher] = []
-    for number, folder in enumerate(teacher_folders(params, path)):
-        theirs = params_of(folder)
-        net = build_network(theirs, build_source(theirs, place))
-        live = _live(net, source.normalisation, params, source, place)
-        stand_in = Folder(scratch / str(number))
-        about = {"weights": "none", "digest": ""}
-        members.append(_with_cache(live, stand_in, about, params, data, place) if has_cache(params, data) else live)
-    return _together(members, params)
+    for teacher, file in zip(experiment.teachers_in_use, weights, strict=True):
+        if has_seen_val(experiment, teacher):
+            log.warning("teacher %s was trained on images of val: only accuracy on test is unbiased", teacher.name)
+        members.append(_build_member(experiment, teacher, file))
+    return _combine(experiment, members)
 
 
-def has_cache(params: Params, data: Pipeline) -> bool:
-    """Whether a run keeps what its teachers say."""
-    assert params.teacher is not None
-    wanted = not data.views(params.num_epochs).unbounded if params.teacher.cache is None else params.teacher.cache
-    return wanted and not _of_no_rows(params)
+def build_untrained_teacher(experiment: Experiment, scratch: Path) -> Teacher | None:
+    """A teacher of the same shape as the trained one, for a dry run; its outputs are cached in `scratch`."""
+    members: list[Teacher] = []
+    for number, teacher in enumerate(experiment.teachers_in_use):
+        live = _live(experiment, teacher.network(), experiment.source.normalisation)
+        if has_cache(experiment):
+            key = {"weights": "none", "digest": ""}
+            members.append(_with_cache(experiment, live, Folder(scratch / str(number)), key))
+        else:
+            members.append(live)
+    return _combine(experiment, members)
 
 
-def _of_no_rows(params: Params) -> set[Need]:
-    """What is read of the answers and cannot be kept."""
-    return set(
-        build_objective(params).needs - PER_IMAGE_NEEDS - {"classifier"}
-    )  # which is of the network, and no answer
+def has_seen_val(experiment: Experiment, teacher: Experiment) -> bool:
+    """Whether a teacher was trained on the same data set, and on some images that the experiment holds out as val."""
+    own, other = experiment.params.dataset, teacher.params.dataset
+    if (own.name, own.options.get("path")) != (other.name, other.options.get("path")):
+        return False
+    split = teacher.split_options
+    num_held_out = len(experiment.data.training_labels()) // 10 if split.val_size is None else split.val_size
+    is_other_split = split.split_seed != experiment.split_options.split_seed
+    return experiment.data.size("val") > (0 if is_other_split else num_held_out)
 
 
-def _together(members: Sequence[Teacher], params: Params) -> Teacher | None:
+def has_cache(experiment: Experiment) -> bool:
+    """Whether the outputs of the teachers are cached."""
+    wanted = experiment.teacher_options.cache
+    if wanted is None:
+        wanted = not experiment.data.views(experiment.params.num_epochs).unbounded
+    return wanted and not _uncacheable_needs(experiment)
+
+
+def _uncacheable_needs(experiment: Experiment) -> set[Need]:
+    """What loss terms read of the teacher's output and no cache holds."""
+    return set(experiment.objective.needs - PER_IMAGE_NEEDS - {"classifier"})  # the classifier is no output
+
+
+def _combine(experiment: Experiment, members: Sequence[Teacher]) -> Teacher | None:
     if len(members) > 1:
-        assert params.teacher is not None
-        return EnsembleTeacher(members, COMBINE[params.teacher.combine])
+        return EnsembleTeacher(members, COMBINE[experiment.teacher_options.combine])
     return members[0] if members else None
 
 
-def _live(net: nn.Module, trained_on: Normalisation, params: Params, source: DataSource, place: Runtime) -> LiveTeacher:
-    dtype = resolve_precision(params.precision, place.device)
-    return LiveTeacher(net, trained_on=trained_on, fed_with=source.normalisation, dtype=dtype, device=place.device)
-
-
-def _build_member(
-    trained: TrainedTeacher, params: Params, source: DataSource, data: Pipeline, place: Runtime
-) -> Teacher:
-    assert params.teacher is not None
-    theirs = params_of(trained.folder)
-    their_source = build_source(theirs, place)
-    net = build_network(theirs, their_source)
-    load_weights(net, trained.content, trained.path)
-    live = _live(net, normalisation_of(trained.content, their_source.normalisation), params, source, place)
-    if not has_cache(params, data):
-        if params.teacher.cache:
-            maps = ", ".join(sorted(_of_no_rows(params)))
-            log.info("teacher %s: its %s cannot be kept, so it is run on every batch", trained.folder.name, maps)
-        return live
-    about = {
-        "weights": params.teacher.weights,
-        "digest": trained.weights_digest,
-        "network": theirs.student.model_dump(),
-        "trained_on": asdict(live.trained_on),
-    }
-    try:
-        cached = _with_cache(live, trained.folder, about, params, data, place)
-    except OSError as error:
-        log.warning("%s: its answers cannot be kept (%s); it is run on every batch", trained.folder.name, error)
-        return live
-    index, view = cached.sample()
-    if len(index):
-        cached.check(data.training_batch(index, view))
-    log.info("teacher %s: %s", trained.folder.name, _summary(cached, len(index)))
-    return cached
-
-
-def _with_cache(
-    live: LiveTeacher, folder: Folder, about: dict[str, Any], params: Params, data: Pipeline, place: Runtime
-) -> CachedTeacher:
-    views = data.views(params.num_epochs)
-    about |= {
-        "images": data.content_digest(),
-        "views": views.meaning,
-        "precision": str(live.dtype).removeprefix("torch."),
-        "device": place.device.type,
-    }
-    drawn = [data.drawn_views(epoch) for epoch in range(params.num_epochs)]
-    index, view = drawn[0]
-    said = live(data.training_batch(index[:SAMPLE], view[:SAMPLE]))
-    needs = build_objective(params).needs
-    codings: dict[Part, Encoding] = {}
-    if needs & {"logits", "probabilities"}:
-        codings["logits"] = _coding_of_logits(said.logits, folder, params, unbounded=views.unbounded)
-    if "embedding" in needs:
-        codings["embedding"] = Float16Encoding(said.embedding.shape[1])
-    return open_cache(
-        live,
-        folder.cache,
-        about=about,
-        codings=codings,
-        views=views,
-        wanted=wanted_rows(views, drawn),
-        dtype=live.dtype,
-        device=place.device,
+def _live(experiment: Experiment, net: nn.Module, trained_on: Normalisation) -> LiveTeacher:
+    return LiveTeacher(
+        net,
+        trained_on=trained_on,
+        fed_with=experiment.source.normalisation,
+        dtype=experiment.dtype,
+        device=experiment.runtime.device,
     )
 
 
-def _coding_of_logits(sample_NK: Tensor, folder: Folder, params: Params, *, unbounded: bool) -> Encoding:
-    assert params.teacher is not None
-    num_classes, top_k = sample_NK.shape[1], params.teacher.cache_top_k
+def _build_member(experiment: Experiment, teacher: Experiment, weights: WeightsFile) -> Teacher:
+    options = experiment.teacher_options
+    net = teacher.network()
+    weights.load_into(net)
+    live = _live(experiment, net, weights.normalisation(teacher.source.normalisation))
+    if not has_cache(experiment):
+        if options.cache:
+            parts = ", ".join(sorted(_uncacheable_needs(experiment)))
+            log.info("teacher %s: %s cannot be cached, so it is run on every batch", teacher.name, parts)
+        return live
+    key = {
+        "weights": options.weights,
+        "digest": weights.digest,
+        "network": teacher.params.student.model_dump(),
+        "trained_on": asdict(live.trained_on),
+    }
+    try:
+        cached = _with_cache(experiment, live, teacher.folder, key)
+    except OSError as error:
+        log.warning("teacher %s: its outputs cannot be cached (%s): it is run on every batch", teacher.name, error)
+        return live
+    index, view = cached.sample()
+    if len(index):
+        cached.check(experiment.data.training_batch(index, view))
+    log.info("teacher %s: %s", teacher.name, _cache_summary(cached, len(index)))
+    return cached
+
+
+def _with_cache(experiment: Experiment, live: LiveTeacher, folder: Folder, key: dict[str, Any]) -> CachedTeacher:
+    data, num_epochs, needs = experiment.data, experiment.params.num_epochs, experiment.objective.needs
+    views = data.views(num_epochs)
+    key |= {
+        "images": data.content_digest(),
+        "views": views.meaning,
+        "precision": str(live.dtype).removeprefix("torch."),
+        "device": experiment.runtime.device.type,
+    }
+    drawn = [data.drawn_views(epoch) for epoch in range(num_epochs)]
+    index, view = drawn[0]
+    output = live(data.training_batch(index[:SAMPLE], view[:SAMPLE]))
+    encodings: dict[Part, Encoding] = {}
+    if needs & {"logits", "probabilities"}:
+        encodings["logits"] = _encoding_of_logits(experiment, output.logits, folder, unbounded=views.unbounded)
+    if "embedding" in needs:
+        encodings["embedding"] = Float16Encoding(output.embedding.shape[1])
+    return open_cache(
+        live,
+        folder.cache,
+        about=key,
+        codings=encodings,
+        views=views,
+        wanted=wanted_rows(views, drawn),
+        dtype=live.dtype,
+        device=experiment.runtime.device,
+    )
+
+
+def _encoding_of_logits(experiment: Experiment, sample_NK: Tensor, folder: Folder, *, unbounded: bool) -> Encoding:
+    num_classes, top_k = sample_NK.shape[1], experiment.teacher_options.cache_top_k
     k = top_k or (TOP_K if unbounded else num_classes)
-    if k >= num_classes or "logits" in build_objective(params).needs:
+    if k >= num_classes or "logits" in experiment.objective.needs:
         return Float16Encoding(num_classes)
-    coding = TopKEncoding(k, num_classes)
-    mass = coding.mass(coding.encode(sample_NK)).mean().item()
-    log.info("teacher %s: the %d largest probabilities are kept, %.2f %% of the mass", folder.name, k, 100 * mass)
-    return coding
+    encoding = TopKEncoding(k, num_classes)
+    mass = encoding.mass(encoding.encode(sample_NK)).mean().item()
+    log.info("teacher %s: the %d largest probabilities are cached, %.2f %% of the mass", folder.name, k, 100 * mass)
+    return encoding
 
 
-def _summary(cached: CachedTeacher, num_checked: int) -> str:
-    """One line: what is kept already, what is to come, how large it may grow."""
-    size = sum(kept.answers.size for kept in cached.kept.values())
-    place = next(iter(cached.kept.values())).answers.path.parent
-    there = len(cached.wanted) - cached.num_missing
-    checked = f" ({num_checked} of them computed again: the same)" if num_checked else ""
+def _cache_summary(cached: CachedTeacher, num_checked: int) -> str:
+    """One line: how many outputs are cached, how many will be, and how large the files may grow."""
+    size = sum(part.answers.size for part in cached.kept.values())
+    path = next(iter(cached.kept.values())).answers.path.parent
+    num_rows = len(cached.wanted)
+    checked = f", {num_checked} of them checked against the network" if num_checked else ""
     return (
-        f"{there:,} of the {len(cached.wanted):,} answers that this run needs are kept{checked}; "
-        f"{Folder(place).name} has {format_bytes(size)} when it is full"
+        f"outputs cached: {num_rows - cached.num_missing:,} of {num_rows:,} rows{checked}; "
+        f"{Folder(path).name} takes {format_bytes(size)} when full"
     )

@@ -1,88 +1,111 @@
-"""The trainer of an experiment."""
+"""The trainer of an experiment at step 0: student, objective, optimizer, schedule."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 
-from ..config.folder import Folder
-from ..config.params import Params
-from ..errors import UserError
-from ..evaluation.cost import Cost, cost
+from ..config.params import Component
+from ..errors import option_scope
 from ..evaluation.metrics import metrics_of, predictions
-from ..training.precision import resolve_precision, to_device
-from ..training.trainer import Trainer
-from ..types import DataSource, Pipeline, Split, Teacher
-from .data import split_options
-from .network import build_network, build_student
-from .objective import begin, build_objective, prepare_objective
-from .optimizer import build_optimizer, build_schedule
-from .runtime import Runtime
-from .weights import describe
+from ..registry import OPTIMIZERS, SCHEDULES
+from ..training.parallel import DistributedTrainer, DistributedTrainStep
+from ..training.precision import to_device
+from ..training.schedules import Schedule, warmed_up
+from ..training.step import TrainStep
+from ..training.trainer import Evaluate, Trainer
+from ..types import Split, Teacher
+
+if TYPE_CHECKING:
+    from .experiment import Experiment
 
 EVAL_BATCH_SIZE = 1000
 
 
 def build_trainer(
-    folder: Folder,
-    params: Params,
-    place: Runtime,
-    source: DataSource,
-    data: Pipeline,
-    teacher: Teacher | None,
-    *,
-    should_stop: Callable[[], bool] = lambda: False,
+    experiment: Experiment, teacher: Teacher | None, *, should_stop: Callable[[], bool] = lambda: False
 ) -> Trainer:
-    """Everything that a run needs, at step 0."""
-    device, dtype, world = place.device, resolve_precision(params.precision, place.device), place.world
+    """Everything that a run needs, at step 0.
+
+    Raises:
+        UserError: A loss term cannot be used with these networks.
+    """
+    params, device, world = experiment.params, experiment.runtime.device, experiment.runtime.world
+    context = experiment.loss_context
     torch.manual_seed(params.seed)
-    student = world.convert_sync_batchnorm(to_device(build_student(params, source), device))
-    objective = build_objective(params)
-    prepare_objective(objective, params, folder.params, data, place)
-    begin(objective, student, folder.params)
+    student = world.convert_sync_batchnorm(to_device(experiment.student(), device))
+    objective = experiment.new_objective()
+    with experiment.naming_params():
+        objective.prepare(context)
+        objective.begin(student)
     objective.to(device)
     for loss in objective.per_shard_terms():
         world.convert_sync_batchnorm(loss)
-    parameters = [p for module in (student, objective) for p in module.parameters() if p.requires_grad]
+    parts: dict[str, Any] = {
+        "student": student,
+        "teacher": teacher,
+        "objective": objective,
+        "seed": params.seed,
+        "steps_per_epoch": experiment.data.steps_per_epoch(params.batch_size),
+        "device": device,
+        "dtype": experiment.dtype,
+    }
+    if world.size == 1:
+        train_step = TrainStep(**parts)
+    else:
+        train_step = DistributedTrainStep(**parts, world=world, data=experiment.data, batch_size=params.batch_size)
+    with experiment.naming_params():
+        run: dict[str, Any] = {
+            "train_step": train_step,
+            "optimizer": build_optimizer(params.optimizer, train_step.parameters),
+            "schedule": build_schedule(params.schedule, params.num_epochs),
+            "data": experiment.data,
+            "evaluate": evaluation_of(experiment),
+            "folder": experiment.folder,
+            "describe": describe(experiment),
+            "batch_size": params.batch_size,
+            "num_epochs": params.num_epochs,
+            "gradient_clip": params.gradient_clip,
+            "checkpoint_minutes": params.checkpoint_minutes,
+            "should_stop": should_stop,
+        }
+    return Trainer(**run) if world.size == 1 else DistributedTrainer(**run, world=world)
+
+
+def evaluation_of(experiment: Experiment) -> Evaluate:
+    """A function that computes the metrics of a network on a split of the experiment's data."""
+    data, world = experiment.data, experiment.runtime.world
 
     def evaluate(net: nn.Module, split: Split) -> dict[str, float]:
         batches = data.eval_batches(split, EVAL_BATCH_SIZE, world.shard)
-        said = predictions(net, batches, dtype=dtype, device=device)
-        return metrics_of(said.gather(lambda rows: world.all_gather(rows, data.size(split))))
+        shard = predictions(net, batches, dtype=experiment.dtype, device=experiment.runtime.device)
+        return metrics_of(shard.gather(lambda rows: world.all_gather(rows, data.size(split))))
 
-    return Trainer(
-        student=student,
-        teacher=teacher,
-        objective=objective,
-        optimizer=build_optimizer(params, parameters),
-        schedule=build_schedule(params),
-        data=data,
-        evaluate=evaluate,
-        folder=folder,
-        describe=describe(params, source),
-        batch_size=params.batch_size,
-        num_epochs=params.num_epochs,
-        seed=params.seed,
-        device=device,
-        dtype=dtype,
-        gradient_clip=params.gradient_clip,
-        checkpoint_minutes=params.checkpoint_minutes,
-        should_stop=should_stop,
-        world=world,
-    )
+    return evaluate
 
 
-def cost_of(params: Params, source: DataSource) -> Cost:
-    """What the folder's network costs."""
-    with torch.device("meta"):  # nothing is allocated, and no random number drawn
-        return cost(build_network(params, source), source.image_shape)
+def build_optimizer(optimizer: Component, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+    with option_scope("optimizer"):
+        return cast(torch.optim.Optimizer, OPTIMIZERS.build(optimizer.name, parameters, **optimizer.options))
 
 
-def open_data(params: Params, folder: Folder, source: DataSource, place: Runtime) -> Pipeline:
-    options = split_options(params)
-    try:
-        return source.open(options, seed=params.seed, device=place.device)
-    except ValueError as error:
-        raise UserError(f"{folder.params}: dataset: {error}") from None
+def build_schedule(schedule: Component, num_epochs: int) -> Schedule:
+    with option_scope("schedule"):
+        factor: Schedule = SCHEDULES.build(schedule.name, num_epochs, **schedule.options)
+        return warmed_up(factor, SCHEDULES.common_options(schedule.name, schedule.options))
+
+
+def describe(experiment: Experiment) -> dict[str, Any]:
+    """What goes into a weights file beside the weights, so that it can be used without its folder."""
+    source = experiment.source
+    return {
+        "student": experiment.params.student.model_dump(),
+        "dataset": experiment.params.dataset.name,
+        "num_classes": len(source.class_names),
+        "image_shape": list(source.image_shape),
+        "mean": list(source.normalisation.mean),
+        "std": list(source.normalisation.std),
+    }

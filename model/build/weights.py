@@ -1,22 +1,144 @@
-"""Weights files: what they hold, and whether they fit a network."""
+"""Weights files: best.pth.tar, last.pth.tar, and those that others published."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..config.params import Params
 from ..errors import UserError
-from ..types import DataSource, Normalisation
+from ..training.checkpoint import load_checkpoint
+from ..training.step import TrainingObjective
+from ..types import Normalisation
 
-WEIGHTS_KEYS = ("state_dict", "model")  # of a checkpoint, with the state dict below
+STATE_DICT_KEYS = ("state_dict", "model")  # of a file's content
 
 
-def weights_digest(state: dict[str, Tensor]) -> str:
+@dataclass(frozen=True)
+class WeightsFile:
+    """The content of a weights file.
+
+    The state dict is the file's `state_dict`, its `model` as in RepDistiller's files, or the whole file.
+    """
+
+    path: Path
+    content: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> WeightsFile:
+        """Read a file onto the CPU.
+
+        Raises:
+            UserError: It is missing, cut short, or holds more than tensors and plain values.
+        """
+        return cls(path, load_checkpoint(path))
+
+    @cached_property
+    def state_dict(self) -> dict[str, Any]:
+        """Without the prefix that DataParallel puts before every name.
+
+        Raises:
+            UserError: The file holds none.
+        """
+        state = self.content if self._key is None else self.content[self._key]
+        if self._key is None and not (state and all(isinstance(value, Tensor) for value in state.values())):
+            keys = ", ".join(map(str, self.content)) or "nothing"
+            raise UserError(f"{self.path}: holds neither {' nor '.join(STATE_DICT_KEYS)} nor tensors alone, but {keys}")
+        if state and all(str(name).startswith("module.") for name in state):
+            return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+        return dict(state)
+
+    @cached_property
+    def digest(self) -> str:
+        return weights_digest(self.state_dict)
+
+    @property
+    def epoch(self) -> Any:
+        return self.content.get("epoch")
+
+    def normalisation(self, default: Normalisation) -> Normalisation:
+        """The normalisation of the images that the network was trained on, where the file has `mean` and `std`."""
+        if self._key is None or "mean" not in self.content:
+            return default
+        return Normalisation(mean=tuple(self.content["mean"]), std=tuple(self.content["std"]))
+
+    def check(self, net: nn.Module) -> None:
+        """Compare names and shapes with a network, which may be on the meta device.
+
+        Raises:
+            UserError: A name is missing or unknown, or a shape differs; the first of them is named.
+        """
+        self._state_dict_for(net)
+
+    def load_into(self, net: nn.Module) -> None:
+        """Load the weights into a network, strictly.
+
+        Raises:
+            UserError: They are another network's.
+        """
+        net.load_state_dict(self._state_dict_for(net))
+
+    def load_terms_into(self, objective: TrainingObjective) -> None:
+        """Load what loss terms of the same names had learned, where the file holds that.
+
+        Raises:
+            UserError: Such a term has other parameters in the file.
+        """
+        state = objective.state_dict()
+        for name in objective.names:
+            own, learned = (_of_term(name, each) for each in (state, self.content.get("objective", {})))
+            if not learned:
+                continue
+            if problem := mismatch(own, learned):
+                raise UserError(f"{self.path}: the loss {name} has other parameters there: {problem}")
+            state |= {f"losses.{name}.{key}": value for key, value in learned.items()}
+        objective.load_state_dict(state)
+
+    @property
+    def _key(self) -> str | None:
+        """Under which key the state dict is; None where the content has none of the known ones."""
+        return next((key for key in STATE_DICT_KEYS if isinstance(self.content.get(key), dict)), None)
+
+    def _state_dict_for(self, net: nn.Module) -> dict[str, Any]:
+        state, expected = dict(self.state_dict), net.state_dict()
+        # Files of PyTorch before 0.4.1 have no counters of batches, and nothing reads them.
+        counters = [name for name in expected if name not in state and name.endswith(".num_batches_tracked")]
+        state |= {name: expected[name] for name in counters}
+        if problem := mismatch(expected, state):
+            raise UserError(f"{self.path}: {problem}")
+        return state
+
+
+def mismatch(expected: Mapping[str, Tensor], state: Mapping[str, Any]) -> str | None:
+    """Why a state dict is not a module's: the first missing or unknown name, or the first wrong shape; else None."""
+    missing = [name for name in expected if name not in state]
+    unknown = [name for name in state if name not in expected]
+    for problem, names in (("lacks", missing), ("has unknown", unknown)):
+        if names:
+            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            return f"{problem} {names[0]}{more}: not this network's weights"
+    for name, tensor in expected.items():
+        value = state[name]
+        if not isinstance(value, Tensor):
+            return f"{name} is a {type(value).__name__}, not a tensor"
+        if value.shape != tensor.shape:
+            return f"{name} has shape {tuple(value.shape)}, the network {tuple(tensor.shape)}"
+    return None
+
+
+def _of_term(name: str, state: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of an objective's state dict that belongs to one term."""
+    prefix = f"losses.{name}."
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def weights_digest(state: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, types, shapes and values of a state dict, in order of the names."""
     total = hashlib.sha256()
     for name in sorted(state):
@@ -24,105 +146,3 @@ def weights_digest(state: dict[str, Tensor]) -> str:
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         total.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
-
-
-def describe(params: Params, source: DataSource) -> dict[str, Any]:
-    """What goes into a weights file beside the weights, so that it can be used without its folder."""
-    return {
-        "student": params.student.model_dump(),
-        "dataset": params.dataset.name,
-        "num_classes": len(source.class_names),
-        "image_shape": list(source.image_shape),
-        "mean": list(source.normalisation.mean),
-        "std": list(source.normalisation.std),
-    }
-
-
-def normalisation_of(content: dict[str, Any], otherwise: Normalisation) -> Normalisation:
-    """The normalisation that a weights file says it was trained with, in `mean` and `std` beside the weights."""
-    if _weights_key(content) is None or "mean" not in content:
-        return otherwise
-    return Normalisation(mean=tuple(content["mean"]), std=tuple(content["std"]))
-
-
-def load_weights(net: nn.Module, content: dict[str, Any], path: Path) -> None:
-    """Put a checkpoint's weights into a network, strictly.
-
-    Raises:
-        UserError: They are of another network.
-    """
-    net.load_state_dict(fitting_weights(net, content, path))
-
-
-def state_dict_of(content: dict[str, Any], path: Path) -> dict[str, Any]:
-    """A checkpoint's state dict, without the prefix that DataParallel puts before every name.
-
-    It stands under `state_dict`, or under `model` as in RepDistiller's files, or is the whole file.
-
-    Raises:
-        UserError: It holds none.
-    """
-    key = _weights_key(content)
-    state = content if key is None else content[key]
-    if key is None and not (state and all(isinstance(value, torch.Tensor) for value in state.values())):
-        held = ", ".join(map(str, content)) or "nothing"
-        raise UserError(f"{path}: holds neither {' nor '.join(WEIGHTS_KEYS)} nor tensors alone, but {held}")
-    if state and all(str(name).startswith("module.") for name in state):
-        return {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    return dict(state)
-
-
-def load_term_states(objective: nn.Module, content: dict[str, Any], path: Path) -> None:
-    """Let terms go on from what terms of the same name had learned, where a checkpoint holds that.
-
-    Raises:
-        UserError: Such a term has other parameters there.
-    """
-    for name, loss in objective.get_submodule("losses").named_children():
-        prefix = f"losses.{name}."
-        state = {
-            key.removeprefix(prefix): value
-            for key, value in content.get("objective", {}).items()
-            if key.startswith(prefix)
-        }
-        if not state:
-            continue
-        if problem := misfit(loss.state_dict(), state):
-            raise UserError(f"{path}: the loss {name} has other parameters there: {problem}")
-        loss.load_state_dict(state)
-
-
-def _weights_key(content: dict[str, Any]) -> str | None:
-    """Under which key a checkpoint's state dict stands; None where it has none of the known ones."""
-    return next((key for key in WEIGHTS_KEYS if isinstance(content.get(key), dict)), None)
-
-
-def fitting_weights(net: nn.Module, content: dict[str, Any], path: Path) -> dict[str, Any]:
-    """A checkpoint's state dict, compared with a network, which may be on the meta device.
-
-    Batch norms' counters of batches may be missing, as files of PyTorch before 0.4.1 have none; nothing reads them.
-
-    Raises:
-        UserError: A name is missing or too many, or a shape differs; the first of them is named.
-    """
-    state, own = state_dict_of(content, path), net.state_dict()
-    state |= {name: own[name] for name in own if name not in state and name.endswith(".num_batches_tracked")}
-    if problem := misfit(own, state):
-        raise UserError(f"{path}: {problem}")
-    return state
-
-
-def misfit(own: dict[str, Any], state: dict[str, Any]) -> str | None:
-    """Why a state dict is not of this module: the first name that is missing or too many, or the first wrong shape."""
-    missing, unknown = [name for name in own if name not in state], [name for name in state if name not in own]
-    for problem, names in (("lacks", missing), ("has unknown", unknown)):
-        if names:
-            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-            return f"{problem} {names[0]}{more}: not this network's weights"
-    for name, tensor in own.items():
-        came = state[name]
-        if not isinstance(came, torch.Tensor):
-            return f"{name} is a {type(came).__name__}, not a tensor"
-        if came.shape != tensor.shape:
-            return f"{name} has shape {tuple(came.shape)}, the network {tuple(tensor.shape)}"
-    return None

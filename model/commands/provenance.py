@@ -15,20 +15,22 @@ from typing import Any
 
 import torch
 
+from ..build.experiment import Experiment
 from ..home import ROOT
 
 
-def provenance(device: torch.device, dtype: torch.dtype, processes: int) -> dict[str, Any]:
-    """Who runs this, on what, with what, since when."""
+def provenance(experiment: Experiment) -> dict[str, Any]:
+    """Process, machine, versions and start of a run, for run.json."""
+    device = experiment.runtime.device
     return {
         "process": os.getpid(),
         "host": socket.gethostname(),
         "began": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": sys.argv,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
-        "processes": processes,
+        "processes": experiment.runtime.world.size,
         "threads": torch.get_num_threads(),
-        "precision": str(dtype).removeprefix("torch."),
+        "precision": str(experiment.dtype).removeprefix("torch."),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "git_commit": _git_commit(),
     }

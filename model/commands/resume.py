@@ -1,21 +1,19 @@
-"""What an earlier run left in a folder: was it this experiment, can it go on, and how it is cleared away."""
+"""What an earlier run left in a folder: whether it can be resumed, and how it is removed."""
 
 from __future__ import annotations
 
 import shutil
 from contextlib import suppress
-from typing import Any
 
-from ..build.resolve import resolve_params
-from ..build.runtime import Runtime
+from ..build.experiment import Experiment
+from ..build.weights import WeightsFile
 from ..config.dotted import differences
 from ..config.folder import Folder
-from ..config.params import Params, parse_params
+from ..config.params import parse_params
 from ..errors import UserError
 from ..files import read_json
-from .preflight import check_weights
 
-WRITTEN_BY_A_RUN = (
+RUN_FILES = (
     "params_resolved.json",
     "run.json",
     "metrics.jsonl",
@@ -29,18 +27,20 @@ WRITTEN_BY_A_RUN = (
 )
 
 
-def refuse_changed_params(folder: Folder, params: Params) -> None:
-    """A run goes on only with the parameters that it began with.
+def refuse_changed_params(experiment: Experiment) -> None:
+    """A run is resumed only with the parameters that it began with.
 
     Raises:
         UserError: Some differ; they are listed with both values.
     """
+    folder = experiment.folder
     if not folder.resolved.exists():
         return
     before = read_json(folder.resolved)
-    with suppress(UserError):  # of a version with other options; then they are compared as they stand
-        before = resolve_params(parse_params(before, folder.resolved), folder.resolved).model_dump(mode="json")
-    if changed := differences(before, params.model_dump(mode="json")):
+    with suppress(UserError):  # of a version with other options; then they are compared as they are
+        parsed = parse_params(before, folder.resolved)
+        before = Experiment(folder.path, experiment.runtime, params=parsed).params.model_dump(mode="json")
+    if changed := differences(before, experiment.params.model_dump(mode="json")):
         raise UserError(
             f"{folder.params}: changed since the run began: {'; '.join(changed)}; "
             "put it back, use another folder, or throw the run away with --restart"
@@ -48,7 +48,7 @@ def refuse_changed_params(folder: Folder, params: Params) -> None:
 
 
 def remove_run(folder: Folder) -> None:
-    for name in WRITTEN_BY_A_RUN:
+    for name in RUN_FILES:
         path = folder.path / name
         if path.is_dir():
             shutil.rmtree(path)
@@ -56,28 +56,30 @@ def remove_run(folder: Folder) -> None:
             path.unlink(missing_ok=True)
 
 
-def remove_leftovers(folder: Folder) -> None:
-    """Half-written files of a process that was killed while it wrote them."""
-    for name in WRITTEN_BY_A_RUN:
+def remove_temporary_files(folder: Folder) -> None:
+    """Remove the temporary files of a process that was killed while it wrote."""
+    for name in RUN_FILES:
         for path in folder.path.glob(f".{name}.*.tmp"):
             path.unlink()
 
 
-def earlier_state(folder: Folder, steps_per_epoch: int, place: Runtime) -> dict[str, Any] | None:
-    """last.pth.tar, found to be this run's; None where there is none.
+def read_last_checkpoint(experiment: Experiment) -> WeightsFile | None:
+    """last.pth.tar, checked to be this run's; None where there is none.
 
     Raises:
-        UserError: The file is cut short or of another run.
+        UserError: The file is cut short or another run's.
     """
-    if not folder.checkpoint("last").exists():
+    path = experiment.folder.checkpoint("last")
+    if not path.exists():
         return None
     try:
-        content = check_weights(folder, "last", place)
+        file = experiment.weights("last")
     except UserError as error:
         raise UserError(f"{error}; --restart begins anew") from None
-    if "step" not in content or content.get("steps_per_epoch") != steps_per_epoch:
+    steps = experiment.data.steps_per_epoch(experiment.params.batch_size)
+    if "step" not in file.content or file.content.get("steps_per_epoch") != steps:
         raise UserError(
-            f"{folder.checkpoint('last')}: is not this run's checkpoint (steps per epoch: "
-            f"{content.get('steps_per_epoch')} there, {steps_per_epoch} here); --restart begins anew"
+            f"{path}: is not this run's checkpoint (steps per epoch: "
+            f"{file.content.get('steps_per_epoch')} there, {steps} here); --restart begins anew"
         )
-    return content
+    return file

@@ -1,4 +1,4 @@
-"""How a run ends: what signals do, and what run.json says of it."""
+"""How a run ends: stop signals, errors in one line, and the state in run.json."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ..training.distributed import is_peer_lost
 
 
 @contextmanager
-def recording_the_end(folder: Folder) -> Iterator[None]:
+def recording_end(folder: Folder) -> Iterator[None]:
     """Write into run.json how the block ended."""
     try:
-        with trouble_in_one_line(folder):
+        with one_line_errors(folder):
             yield
     except Stopped:
         folder.update_run(state="stopped")
-        log.info("%s: stopped and saved; run the same command to go on", folder.name)
+        log.info("%s: stopped and saved; run the same command to resume", folder.name)
         raise
     except (UserError, RunFailed) as error:
         record_failure(folder, str(error))
@@ -36,8 +36,8 @@ def recording_the_end(folder: Folder) -> Iterator[None]:
 
 
 @contextmanager
-def trouble_in_one_line(folder: Folder) -> Iterator[None]:
-    """Turn what the machine does to us into one line: no permission, a full disk, no memory, a process that died."""
+def one_line_errors(folder: Folder) -> Iterator[None]:
+    """Turn errors of the machine into one line: no permission, a full disk, no memory, a process that died."""
     try:
         yield
     except PermissionError as error:
@@ -56,45 +56,45 @@ def record_failure(folder: Folder, reason: str) -> None:
 
 
 class StopSignals:
-    """What SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 do while a folder is worked on.
+    """Handlers of SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 while a folder is worked on.
 
-    While the run is being made ready they end it at once, as nothing is lost. In the training loop, which asks
-    `received` after every step, they let the step end and be saved; a second Ctrl-C ends the run at once. The others
-    say no more the second time: a cluster may tell both a job and all that it has started.
+    While the run is prepared they end it at once, as nothing is lost. In the training loop, which reads `received`
+    after every step, they let the step finish and be saved; a second Ctrl-C ends the run at once. The others have no
+    further effect the second time: a cluster may signal both a job and all processes that it has started.
 
     Args:
-        together: Whether torchrun looks after the processes of the run. It sends a signal to all of them, and one more
-            when one has ended: the second one means nothing, and torchrun itself ends those that take too long.
+        torchrun: Whether torchrun supervises the processes of the run. It signals all of them, and once more when one
+            has exited: a second signal has no meaning then, and torchrun itself kills those that take too long.
     """
 
     NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
-    def __init__(self, *, together: bool = False) -> None:
-        self.together, self.received = together, False
+    def __init__(self, *, torchrun: bool = False) -> None:
+        self.torchrun, self.received = torchrun, False
         self._deferred = False
 
     def __enter__(self) -> StopSignals:
-        self._before = {number: signal.signal(number, self._receive) for number in self.NUMBERS}
+        self._previous = {number: signal.signal(number, self._handle) for number in self.NUMBERS}
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """A block that asks for itself whether a signal came."""
+        """A block that reads `received` itself."""
         self._deferred = True
         try:
             yield
         finally:
             self._deferred = False
 
-    def _receive(self, number: int, _: FrameType | None) -> None:
-        if self.received and (self.together or number != signal.SIGINT):
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        if self.received and (self.torchrun or number != signal.SIGINT):
             return
         if self.received or not self._deferred:
             self.received = True
-            raise Stopped("nothing is lost; run the same command to go on")
+            raise Stopped("nothing is lost; run the same command to resume")
         self.received = True
         log.info("%s: saving, then stopping", signal.Signals(number).name)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from ..errors import UserError, first_sentence
 from ..files import atomic_write
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -47,3 +50,27 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, not a checkpoint")
     return content
+
+
+def training_state(trainer: Trainer) -> dict[str, Any]:
+    """What last.pth.tar holds beside the description of the network: all that a resume needs."""
+    return {
+        "state_dict": trainer.student.state_dict(),
+        "epoch": trainer.step // trainer.steps_per_epoch,
+        "step": trainer.step,
+        "steps_per_epoch": trainer.steps_per_epoch,
+        "seconds": trainer.seconds,
+        "best": trainer.best,
+        "objective": trainer.objective.state_dict(),
+        "optimizer": trainer.optimizer.state_dict(),
+        "totals": trainer.meters.reduced(),
+    }
+
+
+def restore(trainer: Trainer, content: dict[str, Any]) -> None:
+    """Put a trainer where the content of a last.pth.tar stood."""
+    trainer.student.load_state_dict(content["state_dict"])
+    trainer.objective.load_state_dict(content["objective"])
+    trainer.optimizer.load_state_dict(content["optimizer"])
+    trainer.step, trainer.seconds, trainer.best = content["step"], content["seconds"], content["best"]
+    trainer.load_meters(content["totals"])

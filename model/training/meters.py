@@ -3,38 +3,44 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from ..types import Batch, Output
-from .distributed import SINGLE_PROCESS, World
+from ..types import Batch
+from .step import StepResult
 
 
 class Meters:
-    """Sums over the samples of an epoch, kept on the device: loss, every term, correct answers, samples.
+    """Sums over the samples of an epoch, kept on the device: loss, every term, correct predictions, samples.
 
-    Each process has those of its samples.
+    Args:
+        terms: Names of the loss terms.
+        reduce: Makes the sums over all processes of those of this one.
     """
 
-    def __init__(self, terms: list[str], device: torch.device, world: World = SINGLE_PROCESS) -> None:
-        self.world = world
+    def __init__(
+        self, terms: Sequence[str], device: torch.device, *, reduce: Callable[[Tensor], Tensor] = lambda sums: sums
+    ) -> None:
         self.names = ["loss", *(f"loss_{name}" for name in terms), "accuracy"]
         self.sums = torch.zeros(len(self.names) + 1, dtype=torch.float64, device=device)
+        self._reduce = reduce
 
     @torch.no_grad()
-    def add(self, loss: Tensor, terms: dict[str, Tensor], output: Output, batch: Batch) -> None:
+    def add(self, result: StepResult, batch: Batch) -> None:
         size = len(batch.labels)
-        self.sums[:-2].add_(torch.stack([loss, *terms.values()]), alpha=size)
-        self.sums[-2] += (output.logits.argmax(dim=1) == batch.labels).sum()
+        self.sums[:-2].add_(torch.stack([result.loss, *result.terms.values()]), alpha=size)
+        self.sums[-2] += (result.output.logits.argmax(dim=1) == batch.labels).sum()
         self.sums[-1] += size
 
-    def of_all(self) -> Tensor:
-        return self.world.all_reduce_sum(self.sums)
+    def reduced(self) -> Tensor:
+        """The sums over all processes."""
+        return self._reduce(self.sums)
 
     def means(self) -> dict[str, float]:
-        """Per-sample means over all processes; waits for the device."""
-        *sums, samples = self.of_all().tolist()
+        """Means over the samples of all processes; waits for the device."""
+        *sums, samples = self.reduced().tolist()
         return {name: value / max(samples, 1) for name, value in zip(self.names, sums, strict=True)}
 
     def reset(self) -> None:

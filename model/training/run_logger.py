@@ -1,4 +1,4 @@
-"""What a run tells while it goes: metrics.jsonl, TensorBoard, the progress bar, run.json."""
+"""The log of a run while it trains: metrics.jsonl, TensorBoard, the progress bar, run.json."""
 
 from __future__ import annotations
 
@@ -15,24 +15,22 @@ from ..files import write_jsonl
 from ..logs import format_duration, log
 
 SECONDS_BETWEEN_STEP_LOGS = 2.0
-SECONDS_BETWEEN_LINES = 60.0  # in a log without a progress bar
+SECONDS_BETWEEN_LINES = 60.0  # where there is no progress bar
 
 
 class RunLogger:
-    """Writes what happens in one run into its folder.
+    """Writes the progress of one run into its folder.
 
     Args:
-        folder: Where the run lives.
-        num_epochs: Length of the run.
-        steps_per_epoch: Length of an epoch.
-        first_step: Where the run goes on; TensorBoard's events from there on are replaced.
+        folder: Of the run.
+        first_step: Where the run starts or resumes; TensorBoard's events from there on are replaced.
     """
 
     def __init__(self, folder: Folder, *, num_epochs: int, steps_per_epoch: int, first_step: int) -> None:
         self.folder, self.num_epochs, self.steps_per_epoch = folder, num_epochs, steps_per_epoch
         self.history = [row for row in folder.read_history() if row["epoch"] <= first_step // steps_per_epoch]
         self.first_step, self._started = first_step, time.monotonic()
-        self._next_sign, self._next_line = 0.0, self._started + SECONDS_BETWEEN_LINES
+        self._next_step_log, self._next_line = 0.0, self._started + SECONDS_BETWEEN_LINES
         self._bar: tqdm[Any] | None = None
         # File names end in the step, for those of one second are else the same.
         self._writer = SummaryWriter(str(folder.tensorboard), purge_step=first_step, filename_suffix=f".{first_step}")
@@ -63,10 +61,10 @@ class RunLogger:
             self._bar = None
 
     @contextmanager
-    def asking(self, epoch: int) -> Iterator[Callable[[float], None]]:
-        """A bar over what the teacher is asked ahead of an epoch; it shows when the first share is told."""
+    def teacher_progress(self, epoch: int) -> Iterator[Callable[[float], None]]:
+        """A bar over the teacher's forward passes ahead of an epoch, set by the fraction that is done."""
         with tqdm(
-            desc=f"epoch {epoch}/{self.num_epochs}: asking the teacher",
+            desc=f"epoch {epoch}/{self.num_epochs}: caching teacher outputs",
             total=1.0,
             leave=False,
             disable=None,
@@ -74,37 +72,37 @@ class RunLogger:
             bar_format="{desc} {percentage:3.0f}%|{bar}| {remaining} left",
         ) as bar:
 
-            def tell(share: float) -> None:
-                bar.n = min(share, 1.0)
+            def show(fraction: float) -> None:
+                bar.n = min(fraction, 1.0)
                 bar.refresh()
 
-            yield tell
+            yield show
 
     def is_due(self) -> bool:
-        """Whether it is time for a sign of life, which costs the step a wait for the device."""
-        return time.monotonic() >= self._next_sign
+        """Whether it is time to log a step, for which the step has to wait for the device."""
+        return time.monotonic() >= self._next_step_log
 
     def log_step(self, step: int, *, loss: float, accuracy: float, images_per_second: float) -> None:
         """Show where the run is; `step` counts finished steps of the whole run."""
-        self._next_sign = time.monotonic() + SECONDS_BETWEEN_STEP_LOGS
+        self._next_step_log = time.monotonic() + SECONDS_BETWEEN_STEP_LOGS
         left = self.seconds_left(step)
-        told = f"loss {loss:.3f}, accuracy {100 * accuracy:.1f} %, {images_per_second:,.0f} images/s"
-        told += "" if left is None else f", {format_duration(left)} left"
+        line = f"loss {loss:.3f}, accuracy {100 * accuracy:.1f} %, {images_per_second:,.0f} images/s"
+        line += "" if left is None else f", {format_duration(left)} left"
         done = step % self.steps_per_epoch or self.steps_per_epoch
         if self._bar is not None and not self._bar.disable:
             self._bar.n = done
-            self._bar.set_postfix_str(told)
-        elif time.monotonic() >= self._next_line:  # no terminal, and an epoch that lasts
+            self._bar.set_postfix_str(line)
+        elif time.monotonic() >= self._next_line:  # no terminal, and a long epoch
             self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
             epoch = -(-step // self.steps_per_epoch)
-            log.info("epoch %d/%d, %d %%: %s", epoch, self.num_epochs, 100 * done / self.steps_per_epoch, told)
+            log.info("epoch %d/%d, %d %%: %s", epoch, self.num_epochs, 100 * done / self.steps_per_epoch, line)
         self._writer.add_scalar("step/train_loss", loss, step)
         self.folder.update_run(
             progress=step / (self.num_epochs * self.steps_per_epoch), images_per_second=round(images_per_second, 1)
         )
 
-    def epoch(self, row: dict[str, Any], step: int) -> None:
-        """Keep one epoch's metrics; the file is whole at every moment."""
+    def log_epoch(self, row: dict[str, Any], step: int) -> None:
+        """Append the metrics of an epoch to metrics.jsonl, which is replaced whole, to TensorBoard and to the log."""
         self.history.append(row)
         write_jsonl(self.folder.history, self.history)
         for name, value in row.items():
@@ -129,19 +127,19 @@ class RunLogger:
 
 
 class SilentRunLogger:
-    """What all processes but the first have in its place."""
+    """In the place of RunLogger in all processes but rank zero."""
 
     def progress(self, epoch: int, step: int) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def asking(self, epoch: int) -> AbstractContextManager[Callable[[float], None]]:
-        return nullcontext(lambda share: None)
+    def teacher_progress(self, epoch: int) -> AbstractContextManager[Callable[[float], None]]:
+        return nullcontext(lambda fraction: None)
 
     def is_due(self) -> bool:
         return False
 
     def log_step(self, step: int, *, loss: float, accuracy: float, images_per_second: float) -> None: ...
 
-    def epoch(self, row: dict[str, Any], step: int) -> None: ...
+    def log_epoch(self, row: dict[str, Any], step: int) -> None: ...
 
     def close(self) -> None: ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -11,16 +11,13 @@ from torch import Tensor, nn
 
 import evaluate
 import train
-from model.build.data import build_source
-from model.build.network import build_student, classifier_of
-from model.build.resolve import params_of
+from model.build.experiment import Experiment
+from model.build.network import classifier_of
 from model.build.runtime import Runtime
-from model.build.teacher import build_teacher, read_teachers
-from model.build.trainer import build_trainer, open_data
-from model.commands.preflight import check_params
-from model.commands.train import train_folder
+from model.build.teacher import build_teacher, read_teacher_weights
+from model.build.trainer import build_trainer
+from model.commands.preflight import check_experiment, preflight
 from model.config.folder import Folder
-from model.config.params import load_params
 from model.files import read_json
 from model.registry import NETS
 from model.training.checkpoint import load_checkpoint
@@ -38,9 +35,9 @@ LAYERS = {  # network -> its last linear layer
 
 
 @pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory, make_folder: MakeFolder, place: Runtime) -> Folder:
+def teacher(tmp_path_factory: pytest.TempPathFactory, make_folder: MakeFolder, runtime: Runtime) -> Folder:
     folder = make_folder(tmp_path_factory.mktemp("classifier") / "teacher", student={"name": "resnet8"}, num_epochs=1)
-    train_folder(folder, place)
+    Experiment(folder.path, runtime).train()
     return folder
 
 
@@ -48,12 +45,9 @@ def student(trained: Folder, make_folder: MakeFolder, **changes: Any) -> Folder:
     return make_folder(trained.path.parent / "student", **{"teacher": "../teacher", "loss": {"srrl": {}}} | changes)
 
 
-def at_the_start(folder: Folder, place: Runtime) -> Trainer:
-    params = check_params(load_params(folder.path), folder.params, place)
-    source = build_source(params, place)
-    data = open_data(params, folder, source, place)
-    teacher = build_teacher(read_teachers(params, folder.params), params, source, data, place)
-    return build_trainer(folder, params, place, source, data, teacher)
+def at_the_start(folder: Folder, runtime: Runtime) -> Trainer:
+    experiment = preflight(Experiment(folder.path, runtime))
+    return build_trainer(experiment, build_teacher(experiment, read_teacher_weights(experiment)))
 
 
 def state(folder: Folder) -> dict[str, Tensor]:
@@ -63,12 +57,12 @@ def state(folder: Folder) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize(("network", "layer"), LAYERS.items())
 def test_it_is_the_layer_whose_result_the_logits_are(
-    network: str, layer: str, make_folder: MakeFolder, place: Runtime, tmp_path: Path
+    network: str, layer: str, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path
 ) -> None:
     folder = make_folder(tmp_path / "of_any", student={"name": network})
-    params = params_of(folder)
-    net = build_student(params, build_source(params, place))
-    found = classifier_of(params, place, net.state_dict())
+    experiment = Experiment(folder.path, runtime)
+    net = experiment.student()
+    found = classifier_of(experiment.network_on_meta(), experiment.source.image_shape, net.state_dict())
     own = net.get_submodule(layer)
     assert found is not None
     assert isinstance(own, nn.Linear)
@@ -77,15 +71,16 @@ def test_it_is_the_layer_whose_result_the_logits_are(
 
 
 def test_a_run_reads_the_trained_one_and_keeps_no_copy(
-    teacher: Folder, make_folder: MakeFolder, place: Runtime
+    teacher: Folder, make_folder: MakeFolder, runtime: Runtime
 ) -> None:
-    trainer = at_the_start(student(teacher, make_folder), place)
-    trainer.train_step(next(trainer.data.train_batches(0, 16)))
-    buffers = dict(trainer.objective.named_buffers())
+    trainer = at_the_start(student(teacher, make_folder), runtime)
+    trainer.take_step(next(trainer.data.train_batches(0, 16)))
+    objective = cast(nn.Module, trainer.objective)
+    buffers = dict(objective.named_buffers())
     for part in ("weight", "bias"):
         assert torch.equal(buffers[f"losses.srrl.classifier_{part}"], state(teacher)[f"fc.{part}"])
-    assert {name.split(".")[2] for name in trainer.objective.state_dict()} == {"connector"}
-    assert {name.split(".")[2] for name, _ in trainer.objective.named_parameters()} == {"connector"}
+    assert {name.split(".")[2] for name in objective.state_dict()} == {"connector"}
+    assert {name.split(".")[2] for name, _ in objective.named_parameters()} == {"connector"}
 
 
 def test_what_else_the_loss_reads_is_still_kept(teacher: Folder, make_folder: MakeFolder, call: Call) -> None:
@@ -133,9 +128,9 @@ def test_a_network_whose_logits_are_of_no_linear_layer_is_refused(
     assert "loss.srrl: the teacher's logits are not what a linear layer makes of its embedding" in ended.err
 
 
-def test_a_later_generation_is_checked_with_its_own(make_folder: MakeFolder, tmp_path: Path, place: Runtime) -> None:
+def test_a_later_generation_is_checked_with_its_own(make_folder: MakeFolder, tmp_path: Path, runtime: Runtime) -> None:
     folder = make_folder(tmp_path / "family", generations=2, loss={"ce": {}, "srrl": {}})
-    check_params(load_params(folder.path), folder.params, place)
+    check_experiment(Experiment(folder.path, runtime))
 
 
 # Reused by the student -----------------------------------------------------------------------------------------------
@@ -144,7 +139,7 @@ REUSED = {"student": {"name": "simkd", "network": {"name": "cnn", "num_channels"
 
 
 def test_a_student_that_reuses_it_learns_around_it(
-    teacher: Folder, make_folder: MakeFolder, place: Runtime, call: Call
+    teacher: Folder, make_folder: MakeFolder, runtime: Runtime, call: Call
 ) -> None:
     folder = make_folder(teacher.path.parent / "reusing", teacher="../teacher", num_epochs=2, **REUSED)
     assert call(train.main, "--model_dir", folder.path).status == 0
@@ -152,7 +147,7 @@ def test_a_student_that_reuses_it_learns_around_it(
     for part in ("weight", "bias"):
         assert torch.equal(weights[f"classifier.{part}"], state(teacher)[f"fc.{part}"])
     assert weights["projector.6.weight"].shape == (64, 32, 1, 1)  # to ResNet-8's 64 channels, which nobody typed
-    fresh = at_the_start(folder, place).student.state_dict()
+    fresh = at_the_start(folder, runtime).student.state_dict()
     assert not torch.equal(weights["network.conv1.weight"], fresh["network.conv1.weight"])
     counted = folder.read_run()["parameters"]
     assert counted == sum(weights[name].numel() for name in fresh if "running" not in name and "num_b" not in name)

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.build.experiment import Experiment
 from model.build.runtime import Runtime
-from model.build.weights import load_weights, normalisation_of, state_dict_of
-from model.commands.train import train_folder
+from model.build.weights import WeightsFile
 from model.config.folder import Folder
 from model.errors import UserError
 from model.nets.resnet_cifar import ResNet
@@ -65,7 +65,7 @@ def test_every_form_loads_strictly(form: str, parallel: bool, zipped: bool, net:
     state = net.state_dict()
     torch.save(FORMS[form](in_parallel(state) if parallel else state), path, _use_new_zipfile_serialization=zipped)
     other = ResNet(8, (4, 4, 8, 16), num_classes=10, in_channels=3)
-    load_weights(other, load_checkpoint(path), path)
+    WeightsFile.read(path).load_into(other)
     assert all(torch.equal(tensor, state[name]) for name, tensor in other.state_dict().items())
 
 
@@ -89,7 +89,7 @@ def test_counters_of_batches_may_be_missing(net: ResNet, path: Path) -> None:
     state = {name: tensor for name, tensor in net.state_dict().items() if "num_batches" not in name}
     torch.save({"state_dict": state}, path)
     other = ResNet(8, (4, 4, 8, 16), num_classes=10, in_channels=3)
-    load_weights(other, load_checkpoint(path), path)
+    WeightsFile.read(path).load_into(other)
     assert torch.equal(other.fc.weight, net.fc.weight)
     assert other.bn1.num_batches_tracked == 0
 
@@ -98,13 +98,13 @@ def test_counters_of_batches_may_be_missing(net: ResNet, path: Path) -> None:
 def test_a_name_that_is_missing_is_told(form: str, net: ResNet, path: Path) -> None:
     content = FORMS[form]({name: tensor for name, tensor in net.state_dict().items() if name != "fc.bias"})
     with pytest.raises(UserError, match=r"best\.pth\.tar: lacks fc\.bias: not this network's weights"):
-        load_weights(net, content, path)
+        WeightsFile(path, content).load_into(net)
 
 
 def test_names_that_are_unknown_are_told(net: ResNet, path: Path) -> None:
     content = {"model": net.state_dict() | {"head.weight": torch.zeros(1), "head.bias": torch.zeros(1)}}
     with pytest.raises(UserError, match=r"has unknown head\.weight \(and 1 more\): not this network's weights"):
-        load_weights(net, content, path)
+        WeightsFile(path, content).load_into(net)
 
 
 @pytest.mark.parametrize(
@@ -113,27 +113,27 @@ def test_names_that_are_unknown_are_told(net: ResNet, path: Path) -> None:
 )
 def test_a_file_without_weights_is_told(content: dict[str, Any], held: str, path: Path) -> None:
     with pytest.raises(UserError, match=f"holds neither state_dict nor model nor tensors alone, but {held}$"):
-        state_dict_of(content, path)
+        _ = WeightsFile(path, content).state_dict
 
 
 def test_a_weight_named_mean_is_no_normalisation() -> None:
     own = Normalisation(mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0))
-    assert normalisation_of({"mean": torch.zeros(3)}, own) is own
+    assert WeightsFile(Path("x"), {"mean": torch.zeros(3)}).normalisation(own) is own
 
 
 def test_a_file_may_tell_the_normalisation_that_its_network_wants() -> None:
     own = Normalisation(mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0))
-    told = {"model": {}, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    content = {"model": {}, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
     expected = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-    assert normalisation_of(told, own) == expected
+    assert WeightsFile(Path("x"), content).normalisation(own) == expected
 
 
-def test_a_published_file_in_a_folder_teaches(make_folder: MakeFolder, place: Runtime, tmp_path: Path) -> None:
+def test_a_published_file_in_a_folder_teaches(make_folder: MakeFolder, runtime: Runtime, tmp_path: Path) -> None:
     teacher = make_folder(tmp_path / "teacher", student={"name": "resnet8"})
     published = ResNet(8, (16, 16, 32, 64), num_classes=10, in_channels=3)
     torch.save(of_repdistiller(in_parallel(published.state_dict())), teacher.checkpoint("best"))
     student = make_folder(tmp_path / "student", teacher=str(teacher.path), loss={"kd": {}}, num_epochs=1)
-    train_folder(student, place, train_teachers=False)
+    Experiment(student.path, runtime).train(train_teachers=False)
     assert student.state() == "finished"
     assert set(files(teacher)) == {"params.json", "best.pth.tar"}
 

@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 import train
+from model.build.experiment import Experiment
 from model.build.runtime import Runtime
 from model.build.weights import weights_digest
-from model.commands.train import train_folder
 from model.config.folder import Folder
 from model.errors import UserError
 from model.losses.base import DistillLoss
@@ -39,10 +39,10 @@ class MakeStudent(Protocol):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, make_folder: MakeFolder, place: Runtime) -> Folder:
+def trained(tmp_path_factory: pytest.TempPathFactory, make_folder: MakeFolder, runtime: Runtime) -> Folder:
     """A finished run whose network nobody has asked yet; tests take a copy."""
     folder = make_folder(tmp_path_factory.mktemp("cached") / "teacher", student={"name": "cnn", "num_channels": 6})
-    train_folder(folder, place)
+    Experiment(folder.path, runtime).train()
     return folder
 
 
@@ -61,12 +61,12 @@ def make_student(teacher: Folder, make_folder: MakeFolder) -> MakeStudent:
 
 
 @pytest.fixture
-def student(make_student: MakeStudent, place: Runtime) -> MakeStudent:
+def student(make_student: MakeStudent, runtime: Runtime) -> MakeStudent:
     """The same, trained."""
 
     def make(name: str, *, kept: dict[str, Any] | None = None, **changes: Any) -> Folder:
         folder = make_student(name, kept=kept, **changes)
-        train_folder(folder, place)
+        Experiment(folder.path, runtime).train()
         return folder
 
     return make
@@ -78,22 +78,22 @@ def teacher_images(folder: Folder) -> dict[str, int]:
     return told
 
 
-def cached_teacher(folder: Folder, place: Runtime) -> CachedTeacher:
-    teacher = trainer_of(folder, place).teacher
+def cached_teacher(folder: Folder, runtime: Runtime) -> CachedTeacher:
+    teacher = trainer_of(folder, runtime).teacher
     assert isinstance(teacher, CachedTeacher)
     return teacher
 
 
-def views_of(folder: Folder, place: Runtime) -> set[tuple[int, int]]:
+def views_of(folder: Folder, runtime: Runtime) -> set[tuple[int, int]]:
     """Every (index, view) of a run's epochs."""
-    trainer = trainer_of(folder, place)
+    trainer = trainer_of(folder, runtime)
     epochs = [trainer.data.train_batches(epoch, BATCH_SIZE) for epoch in range(trainer.num_epochs)]
     return {view for batches in epochs for batch in batches for view in views_in(batch)}
 
 
-def views_of_the_timing(folder: Folder, place: Runtime) -> set[tuple[int, int]]:
+def views_of_the_timing(folder: Folder, runtime: Runtime) -> set[tuple[int, int]]:
     """Those that a run has asked about before it begins, to tell how long it will take."""
-    return set(views_in(next(trainer_of(folder, place).data.train_batches(0, BATCH_SIZE))))
+    return set(views_in(next(trainer_of(folder, runtime).data.train_batches(0, BATCH_SIZE))))
 
 
 def views_in(batch: Batch) -> list[tuple[int, int]]:
@@ -106,9 +106,9 @@ def largest_difference(one: Folder, other: Folder) -> float:
     return max(float((tensor - theirs[name]).abs().max()) for name, tensor in weights(one).items())
 
 
-def assert_answers_are_the_network_s(folder: Folder, place: Runtime) -> None:
+def assert_answers_are_the_network_s(folder: Folder, runtime: Runtime) -> None:
     """What a run finds kept is what its teacher says of the very images that the run shows."""
-    trainer, teacher = trainer_of(folder, place), cached_teacher(folder, place)
+    trainer, teacher = trainer_of(folder, runtime), cached_teacher(folder, runtime)
     for epoch in range(trainer.num_epochs):
         for batch in trainer.data.train_batches(epoch, BATCH_SIZE):
             torch.testing.assert_close(teacher(batch).logits, teacher.live(batch).logits, rtol=2**-10, atol=1e-7)
@@ -117,9 +117,9 @@ def assert_answers_are_the_network_s(folder: Folder, place: Runtime) -> None:
 # How often a teacher is run -----------------------------------------------------------------------------------------
 
 
-def test_first_student_s_teacher_is_run_once_on_each_view(student: MakeStudent, place: Runtime) -> None:
+def test_first_student_s_teacher_is_run_once_on_each_view(student: MakeStudent, runtime: Runtime) -> None:
     first = student("first")
-    new = views_of(first, place) - views_of_the_timing(first, place)
+    new = views_of(first, runtime) - views_of_the_timing(first, runtime)
     assert teacher_images(first) == {"asked": ASKED, "run": len(new)}
 
 
@@ -145,12 +145,12 @@ def test_second_student_may_be_another(changes: dict[str, Any], student: MakeStu
 
 @pytest.mark.parametrize("changes", [{"seed": 1}, {"dataset": {"split_seed": 1}}], ids=["seed", "split"])
 def test_teacher_is_run_on_the_views_that_no_student_saw_before(
-    changes: dict[str, Any], student: MakeStudent, tiny_data: Path, place: Runtime
+    changes: dict[str, Any], student: MakeStudent, tiny_data: Path, runtime: Runtime
 ) -> None:
     dataset = {"name": "arrays", "path": str(tiny_data), "val_size": 40, "pad": 1}
     first = student("first")
     other = student("other", **changes | {"dataset": dataset | changes.get("dataset", {})})
-    new = views_of(other, place) - views_of(first, place) - views_of_the_timing(other, place)
+    new = views_of(other, runtime) - views_of(first, runtime) - views_of_the_timing(other, runtime)
     assert 0 < teacher_images(other)["run"] == len(new) < ASKED
 
 
@@ -198,14 +198,14 @@ def test_student_that_finds_answers_is_the_one_that_computed_them(student: MakeS
     assert computed.metrics("test", "last").read_bytes() == found.metrics("test", "last").read_bytes()
 
 
-def test_kept_answers_are_the_network_s(student: MakeStudent, place: Runtime) -> None:
-    assert_answers_are_the_network_s(student("first"), place)
+def test_kept_answers_are_the_network_s(student: MakeStudent, runtime: Runtime) -> None:
+    assert_answers_are_the_network_s(student("first"), runtime)
 
 
 @pytest.fixture
-def refused(student: MakeStudent, make_student: MakeStudent, place: Runtime, call: Call) -> tuple[Folder, Called]:
+def refused(student: MakeStudent, make_student: MakeStudent, runtime: Runtime, call: Call) -> tuple[Folder, Called]:
     """A run whose teacher's answers were put into one another's places by hand, and how it ended."""
-    cached = cached_teacher(student("first"), place)
+    cached = cached_teacher(student("first"), runtime)
     answers = cached.kept["logits"].answers
     answers.write(cached.wanted, np.roll(answers.read(cached.wanted)[0], 1, axis=0))
     folder = make_student("second")
@@ -224,9 +224,9 @@ def test_run_goes_on_once_wrong_answers_are_removed_as_it_says(refused: tuple[Fo
     assert call(train.main, "--model_dir", folder.path, "--device", "cpu").status == 0
 
 
-def test_top_k_is_what_the_student_learns_from(student: MakeStudent, place: Runtime) -> None:
+def test_top_k_is_what_the_student_learns_from(student: MakeStudent, runtime: Runtime) -> None:
     folder = student("first", kept={"cache_top_k": 3})
-    trainer = trainer_of(folder, place)
+    trainer = trainer_of(folder, runtime)
     assert trainer.teacher is not None
     answer = trainer.teacher(next(trainer.data.train_batches(0, BATCH_SIZE))).logits[0]
     assert len(set(answer.tolist())) == 3 + 1
@@ -284,7 +284,7 @@ def test_loss_that_reads_maps_is_taught_live(student: MakeStudent, teacher: Fold
 @pytest.mark.usefixtures("more_losses")
 def test_cache_that_was_asked_for_but_cannot_be_is_told(student: MakeStudent) -> None:
     folder = student("first", kept={"cache": True}, loss={"kd": {}, "map_means": {}})
-    assert "cannot be kept" in folder.log.read_text()
+    assert "cannot be cached" in folder.log.read_text()
 
 
 @pytest.mark.usefixtures("more_losses")
@@ -298,7 +298,7 @@ def test_teacher_whose_answers_cannot_be_kept_is_run_live(student: MakeStudent, 
     teacher.cache.write_text("a file where the folder should be")
     folder = student("first")
     assert teacher_images(folder) == {"asked": ASKED, "run": ASKED}
-    assert f"{teacher.name}: its answers cannot be kept" in folder.log.read_text()
+    assert f"{teacher.name}: its outputs cannot be cached" in folder.log.read_text()
 
 
 # Other weights ------------------------------------------------------------------------------------------------------
@@ -325,15 +325,15 @@ def changed_teacher(student: MakeStudent, teacher: Folder) -> Folder:
     return teacher
 
 
-def test_changed_teacher_is_run_again(changed_teacher: Folder, student: MakeStudent, place: Runtime) -> None:
+def test_changed_teacher_is_run_again(changed_teacher: Folder, student: MakeStudent, runtime: Runtime) -> None:
     folder = student("second")
-    assert teacher_images(folder)["run"] == len(views_of(folder, place) - views_of_the_timing(folder, place))
+    assert teacher_images(folder)["run"] == len(views_of(folder, runtime) - views_of_the_timing(folder, runtime))
 
 
 def test_answers_after_a_change_are_the_changed_teacher_s(
-    changed_teacher: Folder, student: MakeStudent, place: Runtime
+    changed_teacher: Folder, student: MakeStudent, runtime: Runtime
 ) -> None:
-    assert_answers_are_the_network_s(student("second"), place)
+    assert_answers_are_the_network_s(student("second"), runtime)
 
 
 @pytest.fixture
@@ -343,9 +343,9 @@ def changed_last_weights(teacher: Folder) -> None:
 
 
 @pytest.mark.usefixtures("changed_last_weights")
-def test_last_weights_have_answers_of_their_own(student: MakeStudent, place: Runtime) -> None:
+def test_last_weights_have_answers_of_their_own(student: MakeStudent, runtime: Runtime) -> None:
     student("best")
-    assert_answers_are_the_network_s(student("last", kept={"weights": "last"}), place)
+    assert_answers_are_the_network_s(student("last", kept={"weights": "last"}), runtime)
 
 
 @pytest.mark.usefixtures("changed_last_weights")
@@ -376,10 +376,10 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def trained_on_photos(
-    photos: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, make_folder: MakeFolder, place: Runtime
+    photos: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, make_folder: MakeFolder, runtime: Runtime
 ) -> Folder:
     folder = make_folder(tmp_path_factory.mktemp("cached") / "teacher", **photos)
-    train_folder(folder, place)
+    Experiment(folder.path, runtime).train()
     return folder
 
 
@@ -413,9 +413,11 @@ def test_student_of_photos_with_another_seed_finds_none(photo_student: MakeStude
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_answers_about_photos_are_of_the_run_s_own_crops(seed: int, photo_student: MakeStudent, place: Runtime) -> None:
+def test_answers_about_photos_are_of_the_run_s_own_crops(
+    seed: int, photo_student: MakeStudent, runtime: Runtime
+) -> None:
     folders = [photo_student(f"seed {seed}", kept={"cache": True}, seed=seed) for seed in (0, 1)]
-    assert_answers_are_the_network_s(folders[seed], place)
+    assert_answers_are_the_network_s(folders[seed], runtime)
 
 
 def test_longer_run_on_photos_has_its_teacher_run_on_the_further_epochs_only(photo_student: MakeStudent) -> None:
@@ -440,11 +442,11 @@ def test_photos_without_augmentation_are_asked_about_once(photos: dict[str, Any]
 
 @pytest.fixture(params=["arrays", "photos", "photos, not augmented"])
 def data(
-    request: pytest.FixtureRequest, photos: dict[str, Any], make_folder: MakeFolder, place: Runtime, tmp_path: Path
+    request: pytest.FixtureRequest, photos: dict[str, Any], make_folder: MakeFolder, runtime: Runtime, tmp_path: Path
 ) -> Pipeline:
     plain = photos | {"dataset": photos["dataset"] | {"augment": False}}
     changes = {"arrays": {}, "photos": photos, "photos, not augmented": plain}[request.param]
-    return trainer_of(make_folder(tmp_path / "run", **changes), place).data
+    return trainer_of(make_folder(tmp_path / "run", **changes), runtime).data
 
 
 @pytest.mark.parametrize("epoch", [0, 1])
@@ -470,7 +472,7 @@ def test_every_view_of_a_run_has_a_row_of_its_own(data: Pipeline) -> None:
 
 
 def test_digest_of_arrays_tells_one_pixel(
-    make_folder: MakeFolder, tiny_data: Path, place: Runtime, tmp_path: Path
+    make_folder: MakeFolder, tiny_data: Path, runtime: Runtime, tmp_path: Path
 ) -> None:
     arrays = dict(np.load(tiny_data))
     digests = []
@@ -478,12 +480,12 @@ def test_digest_of_arrays_tells_one_pixel(
         arrays["train_images"][100, 3, 4, 1] ^= change
         np.savez(tmp_path / f"{name}.npz", **arrays)
         dataset = {"name": "arrays", "path": str(tmp_path / f"{name}.npz"), "val_size": 40, "pad": 1}
-        digests.append(trainer_of(make_folder(tmp_path / "run", dataset=dataset), place).data.content_digest())
+        digests.append(trainer_of(make_folder(tmp_path / "run", dataset=dataset), runtime).data.content_digest())
     assert digests[0] == digests[1] != digests[2]
 
 
 def test_digest_of_photos_tells_their_names(
-    photos: dict[str, Any], make_folder: MakeFolder, place: Runtime, tmp_path: Path
+    photos: dict[str, Any], make_folder: MakeFolder, runtime: Runtime, tmp_path: Path
 ) -> None:
     one, same, other = (
         Path(shutil.copytree(photos["dataset"]["path"], tmp_path / name)) for name in ("one", "same", "other")
@@ -492,5 +494,5 @@ def test_digest_of_photos_tells_their_names(
     digests = []
     for root in (one, same, other):
         folder = make_folder(tmp_path / "run", **photos | {"dataset": photos["dataset"] | {"path": str(root)}})
-        digests.append(trainer_of(folder, place).data.content_digest())
+        digests.append(trainer_of(folder, runtime).data.content_digest())
     assert digests[0] == digests[1] != digests[2]

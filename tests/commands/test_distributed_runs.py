@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from model.build.data import build_source
-from model.build.resolve import params_of
+from model.build.experiment import Experiment
 from model.build.runtime import Runtime, find_device
-from model.commands.train import refuse_small_shares, train_folder
+from model.commands.train import refuse_small_shards
 from model.config.folder import Folder
 from model.errors import Stopped, UserError
 from model.files import read_json
@@ -99,21 +98,21 @@ def make(folders: Path, data: dict[str, Any], make_folder: MakeFolder) -> MakeFo
 
 
 @pytest.fixture(scope="module")
-def teachers(make: MakeFolder, place: Runtime) -> Runs:
+def teachers(make: MakeFolder, runtime: Runtime) -> Runs:
     """The second is trained by `students`."""
     alone, shared = (make(Path(name), num_epochs=1) for name in ("teacher_alone", "teacher"))
-    train_folder(alone, place)
+    Experiment(alone.path, runtime).train()
     return Runs(alone, shared)
 
 
 @pytest.fixture(scope="module")
-def students(teachers: Runs, make: MakeFolder, place: Runtime) -> Runs:
+def students(teachers: Runs, make: MakeFolder, runtime: Runtime) -> Runs:
     """Both learn from the teacher that two processes have trained."""
     parts = {"teacher": "../teacher", "loss": COMPARED, "gradient_clip": 2.0}
     alone, shared = (make(Path(name), **parts) for name in ("compared_alone", "compared"))
     ended = torchrun("train.py", "--model_dir", shared.path, "--device", "cpu")
     assert ended.statuses == [0], ended.out
-    train_folder(alone, place)
+    Experiment(alone.path, runtime).train()
     return Runs(alone, shared)
 
 
@@ -181,7 +180,7 @@ def test_they_leave_the_files_that_one_leaves(runs: Runs) -> None:
 
 
 @pytest.fixture(scope="module")
-def handed_over(students: Runs, make: MakeFolder, place: Runtime) -> tuple[Runs, list[tuple[str, int]], Ended]:
+def handed_over(students: Runs, make: MakeFolder, runtime: Runtime) -> tuple[Runs, list[tuple[str, int]], Ended]:
     """A run that one process begins, two go on with, and one ends; what each interruption left."""
     parts = {"teacher": "../teacher", "loss": {"kd": {"alpha": 0.5}}}
     alone, shared = (make(Path(name), **parts) for name in ("kd_alone", "kd"))
@@ -191,24 +190,24 @@ def handed_over(students: Runs, make: MakeFolder, place: Runtime) -> tuple[Runs,
         left.append((shared.state(), load_checkpoint(shared.checkpoint("last"))["step"]))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "train_step", stopping_at(3))
+        patch.setattr(Trainer, "take_step", stopping_at(3))
         with pytest.raises(Stopped):
-            train_folder(shared, place)
+            Experiment(shared.path, runtime).train()
     look()
     ended = torchrun(
         "-m", "tests.kill_during_training", 9, int(signal.SIGTERM), "--model_dir", shared.path, "--device", "cpu"
     )
     look()
-    train_folder(shared, place)
-    train_folder(alone, place)
+    Experiment(shared.path, runtime).train()
+    Experiment(alone.path, runtime).train()
     return Runs(alone, shared), left, ended
 
 
 def stopping_at(step: int) -> Any:
-    train_step = Trainer.train_step
+    take_step = Trainer.take_step
 
     def step_and_signal(trainer: Trainer, batch: Batch) -> None:
-        train_step(trainer, batch)
+        take_step(trainer, batch)
         if trainer.step == step:
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -274,17 +273,12 @@ def test_mistake_is_told_once(make: MakeFolder) -> None:
     ],
 )
 def test_more_processes_than_images_are_refused(
-    changes: dict[str, Any], size: int, message: str, make: MakeFolder, place: Runtime
+    changes: dict[str, Any], size: int, message: str, make: MakeFolder, runtime: Runtime
 ) -> None:
-
-    from model.build.trainer import open_data
-
     folder = make(Path(f"small_{size}"), **changes)
-    params = params_of(folder)
-    source = build_source(params, place)
-    many = Runtime(device=place.device, data_dir=place.data_dir, world=World(size=size))
+    many = Runtime(device=runtime.device, data_dir=runtime.data_dir, world=World(size=size))
     with pytest.raises(UserError, match=re.escape(f"{folder.params}: {message}")):
-        refuse_small_shares(params, folder, source, open_data(params, folder, source, place), many)
+        refuse_small_shards(Experiment(folder.path, many))
 
 
 # Devices --------------------------------------------------------------------------------------------------------------

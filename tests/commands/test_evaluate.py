@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 import evaluate
+from model.build.experiment import Experiment
 from model.build.runtime import Runtime
-from model.build.weights import load_weights
-from model.commands.train import train_folder
+from model.build.weights import WeightsFile
 from model.config.folder import Folder
 from model.errors import UserError
 from model.files import read_json
@@ -26,11 +26,11 @@ from tests.conftest import NUM_CLASSES, Call, MakeFolder
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, make_folder: MakeFolder, place: Runtime) -> Folder:
+def trained(tmp_path_factory: pytest.TempPathFactory, make_folder: MakeFolder, runtime: Runtime) -> Folder:
     """A finished run whose best weights are not its last."""
     optimizer = {"name": "sgd", "learning_rate": 0.2}
     folder = make_folder(tmp_path_factory.mktemp("evaluate") / "run", num_epochs=5, optimizer=optimizer, seed=1)
-    train_folder(folder, place)
+    Experiment(folder.path, runtime).train()
     assert read_json(folder.metrics("test", "best")) != read_json(folder.metrics("test", "last"))
     return folder
 
@@ -178,7 +178,7 @@ def test_strictness_names_what_is_missing_or_unknown(trained: Folder) -> None:
     state = dict(content["state_dict"])
     state["module.conv1.weight"] = state.pop("conv1.weight")
     with pytest.raises(UserError, match=r"lacks conv1\.weight: not this network's weights"):
-        load_weights(net, {"state_dict": state}, Path("x"))
+        WeightsFile(Path("x"), {"state_dict": state}).load_into(net)
     state["conv1.weight"] = state["module.conv1.weight"]
     with pytest.raises(UserError, match=r"has unknown module\.conv1\.weight"):
-        load_weights(net, {"state_dict": state}, Path("x"))
+        WeightsFile(Path("x"), {"state_dict": state}).load_into(net)

@@ -101,15 +101,15 @@ def test_same_command_goes_on_after_a_stop(
     options = BORN_AGAIN | {"generations": 2}
     through, stopped = (make_folder(tmp_path / name, **options) for name in ("through", "stopped"))
     assert call(train.main, "--model_dir", through.path).status == 0
-    train_step, steps = Trainer.train_step, []
+    take_step, steps = Trainer.take_step, []
 
     def and_signal(trainer: Trainer, batch: Any) -> None:
-        train_step(trainer, batch)
+        take_step(trainer, batch)
         steps.append(trainer.step)
         if len(steps) == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(Trainer, "train_step", and_signal)
+    monkeypatch.setattr(Trainer, "take_step", and_signal)
     assert call(train.main, "--model_dir", stopped.path).status == 75
     assert stopped.state() == "stopped"
     assert call(train.main, "--model_dir", stopped.path).status == 0

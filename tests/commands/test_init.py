@@ -14,15 +14,14 @@ from torch import Tensor
 
 import search_hyperparams
 import train
-from model.build.data import build_source
+from model.build.experiment import Experiment
 from model.build.runtime import Runtime
-from model.build.teacher import build_teacher, read_teachers
-from model.build.trainer import build_trainer, open_data
+from model.build.teacher import build_teacher, read_teacher_weights
+from model.build.trainer import build_trainer
 from model.build.weights import weights_digest
-from model.commands.preflight import check_params
-from model.commands.train import start_from_init, train_folder
+from model.commands.preflight import preflight
+from model.commands.train import start_from_init
 from model.config.folder import Folder
-from model.config.params import load_params
 from model.files import read_json
 from model.training.checkpoint import load_checkpoint
 from model.training.trainer import Trainer
@@ -32,17 +31,17 @@ HINT = {"fitnet": {"layers": [1]}}
 
 
 @pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory, make_folder: MakeFolder, place: Runtime) -> Folder:
+def teacher(tmp_path_factory: pytest.TempPathFactory, make_folder: MakeFolder, runtime: Runtime) -> Folder:
     folder = make_folder(tmp_path_factory.mktemp("init") / "teacher", student={"name": "cnn", "num_channels": 6})
-    train_folder(folder, place)
+    Experiment(folder.path, runtime).train()
     return folder
 
 
 @pytest.fixture(scope="module")
-def first(teacher: Folder, make_folder: MakeFolder, place: Runtime) -> Folder:
+def first(teacher: Folder, make_folder: MakeFolder, runtime: Runtime) -> Folder:
     """A first stage that learns the hint alone."""
     folder = make_folder(teacher.path.parent / "first", teacher=str(teacher.path), loss=HINT)
-    train_folder(folder, place)
+    Experiment(folder.path, runtime).train()
     return folder
 
 
@@ -51,13 +50,10 @@ def state(folder: Folder, weights: Any = "last") -> dict[str, Tensor]:
     return found
 
 
-def at_the_start(folder: Folder, place: Runtime) -> Trainer:
-    params = check_params(load_params(folder.path), folder.params, place)
-    source = build_source(params, place)
-    data = open_data(params, folder, source, place)
-    teacher = build_teacher(read_teachers(params, folder.params), params, source, data, place)
-    trainer = build_trainer(folder, params, place, source, data, teacher)
-    start_from_init(trainer, params)
+def at_the_start(folder: Folder, runtime: Runtime) -> Trainer:
+    experiment = preflight(Experiment(folder.path, runtime))
+    trainer = build_trainer(experiment, build_teacher(experiment, read_teacher_weights(experiment)))
+    start_from_init(experiment, trainer)
     return trainer
 
 
@@ -70,29 +66,29 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     [("../first", "last"), ({"model_dir": "../first"}, "last"), ({"model_dir": "../first", "weights": "best"}, "best")],
 )
 def test_run_starts_from_the_weights_that_are_named(
-    first: Folder, make_folder: MakeFolder, place: Runtime, init: Any, weights: Any
+    first: Folder, make_folder: MakeFolder, runtime: Runtime, init: Any, weights: Any
 ) -> None:
-    trainer = at_the_start(make_folder(first.path.parent / "second", init=init), place)
+    trainer = at_the_start(make_folder(first.path.parent / "second", init=init), runtime)
     assert same(trainer.student.state_dict(), state(first, weights))
 
 
-def test_without_it_weights_are_fresh(first: Folder, make_folder: MakeFolder, place: Runtime) -> None:
-    trainer = at_the_start(make_folder(first.path.parent / "second"), place)
+def test_without_it_weights_are_fresh(first: Folder, make_folder: MakeFolder, runtime: Runtime) -> None:
+    trainer = at_the_start(make_folder(first.path.parent / "second"), runtime)
     assert not same(trainer.student.state_dict(), state(first))
 
 
 def test_a_term_of_both_folders_goes_on_from_what_it_had_learned(
-    first: Folder, make_folder: MakeFolder, place: Runtime
+    first: Folder, make_folder: MakeFolder, runtime: Runtime
 ) -> None:
     both = {"teacher": "../teacher", "loss": {"ce": {}, **HINT}}
     learned = {
         key: value for key, value in load_checkpoint(first.checkpoint("last"))["objective"].items() if "fitnet" in key
     }
     assert learned
-    from_last = at_the_start(make_folder(first.path.parent / "second", init="../first", **both), place)
+    from_last = at_the_start(make_folder(first.path.parent / "second", init="../first", **both), runtime)
     assert same(from_last.objective.state_dict(), learned)
     init = {"model_dir": "../first", "weights": "best"}
-    from_best = at_the_start(make_folder(first.path.parent / "second", init=init, **both), place)
+    from_best = at_the_start(make_folder(first.path.parent / "second", init=init, **both), runtime)
     assert not same(from_best.objective.state_dict(), learned)
 
 
@@ -116,27 +112,27 @@ def test_folder_to_start_from_is_trained_first_and_noted(make_folder: MakeFolder
     assert f"init      the last weights of {first.name}, new" in told
     assert f"first     {first.name} is trained" in told
     assert call(train.main, "--model_dir", second.path).status == 0
-    assert f"its init {first.name} is not trained, it is trained first" in second.log.read_text()
+    assert f"its init {first.name} is not trained: it is trained first" in second.log.read_text()
     assert second.read_run()["init"] == {first.name: weights_digest(state(first))}
 
 
 def test_a_run_that_goes_on_does_not_start_again(
-    first: Folder, make_folder: MakeFolder, place: Runtime, monkeypatch: pytest.MonkeyPatch, call: Call
+    first: Folder, make_folder: MakeFolder, runtime: Runtime, monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
     whole = make_folder(first.path.parent / "whole", init="../first")
     parts = make_folder(first.path.parent / "parts", init="../first")
-    train_folder(whole, place)
-    train_step = Trainer.train_step
+    Experiment(whole.path, runtime).train()
+    take_step = Trainer.take_step
 
     def and_stop(trainer: Trainer, batch: Any) -> None:
-        train_step(trainer, batch)
+        take_step(trainer, batch)
         if trainer.step == 5:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(Trainer, "train_step", and_stop)
+    monkeypatch.setattr(Trainer, "take_step", and_stop)
     assert call(train.main, "--model_dir", parts.path).status == 75
     monkeypatch.undo()
-    train_folder(parts, place)
+    Experiment(parts.path, runtime).train()
     assert same(state(parts), state(whole))
 
 

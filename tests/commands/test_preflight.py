@@ -18,9 +18,9 @@ import torch
 
 import evaluate
 import train
+from model.build.experiment import Experiment
 from model.build.runtime import Runtime
 from model.cli import run_script
-from model.commands.train import train_folder
 from model.config.folder import Folder
 from model.errors import EXIT_USER
 from model.home import ROOT
@@ -86,10 +86,10 @@ def files_of(path: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def finished(make_folder: MakeFolder, place: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Folder:
+def finished(make_folder: MakeFolder, runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Folder:
     """A folder that has been trained for an epoch; to be copied."""
     folder = make_folder(tmp_path_factory.mktemp("finished") / "run", num_epochs=1)
-    train_folder(folder, place)
+    Experiment(folder.path, runtime).train()
     return folder
 
 
@@ -105,13 +105,13 @@ def change_params(folder: Folder, changes: dict[str, Any]) -> None:
     params = json.loads(folder.params.read_text())
     for path, value in changes.items():
         *parents, leaf = path.split(".")
-        place = params
+        runtime = params
         for parent in parents:
-            place = place.setdefault(parent, {})
+            runtime = runtime.setdefault(parent, {})
         if value is GONE:
-            del place[leaf]
+            del runtime[leaf]
         else:
-            place[leaf] = copy.deepcopy(value)
+            runtime[leaf] = copy.deepcopy(value)
     folder.params.write_text(json.dumps(params))
 
 
@@ -658,11 +658,12 @@ import os
 from pathlib import Path
 import torch
 import train
-from model import build, check, dry_run, run
-from model.folder import Folder
-from utils import run_script
+from model.build.experiment import Experiment
+from model.build.runtime import Runtime
+from model.cli import run_script
+from model.commands import dry_run, preflight
 
-check.check_folder(Folder(Path(".")), build.Place(device=torch.device("cpu"), data_dir=Path("data")))
+preflight.preflight(Experiment(".", Runtime(device=torch.device("cpu"), data_dir=Path("data"))))
 Path("{file}").chmod({mode})
 if os.getuid() == 0:
     os.setuid(65534)

@@ -192,7 +192,7 @@ def test_interrupted_folder_holds_the_same_files_in_the_end(runs: Runs) -> None:
 
 
 def test_log_is_appended(runs: Runs) -> None:
-    assert runs.interrupted.log.read_text().count("going on at step") == 2
+    assert runs.interrupted.log.read_text().count("resuming at step") == 2
 
 
 def test_two_students_share_one_training_of_their_teacher(whole: dict[str, Folder], teacher: Folder) -> None:

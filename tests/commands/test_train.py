@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -19,17 +19,13 @@ from torch import nn
 
 import search_hyperparams
 import train
-from model.build.data import build_source
-from model.build.network import build_student
-from model.build.resolve import params_of
+from model.build.experiment import Experiment
 from model.build.runtime import Runtime
-from model.build.teacher import build_teacher, has_seen_val, read_teachers
-from model.build.trainer import build_trainer, open_data
-from model.build.weights import load_weights, weights_digest
-from model.commands.preflight import check_params
-from model.commands.train import train_folder
+from model.build.teacher import build_teacher, has_seen_val, read_teacher_weights
+from model.build.trainer import build_trainer
+from model.build.weights import WeightsFile, weights_digest
+from model.commands.preflight import preflight
 from model.config.folder import Folder
-from model.config.params import load_params
 from model.data.arrays import arrays
 from model.data.memory import MemoryPipeline
 from model.errors import Stopped, UserError
@@ -46,18 +42,18 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2]
 
 
 @pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory, make_folder: MakeFolder, place: Runtime) -> Folder:
+def teacher(tmp_path_factory: pytest.TempPathFactory, make_folder: MakeFolder, runtime: Runtime) -> Folder:
     """A finished run."""
     folder = make_folder(tmp_path_factory.mktemp("run") / "teacher", student={"name": "cnn", "num_channels": 6})
-    train_folder(folder, place)
+    Experiment(folder.path, runtime).train()
     return folder
 
 
 @pytest.fixture(scope="module")
-def distilled(teacher: Folder, make_folder: MakeFolder, place: Runtime) -> Folder:
+def distilled(teacher: Folder, make_folder: MakeFolder, runtime: Runtime) -> Folder:
     """A finished run with a teacher; tests that change it take a copy."""
     folder = make_folder(teacher.path.parent / "student", teacher=str(teacher.path), loss={"kd": {}})
-    train_folder(folder, place)
+    Experiment(folder.path, runtime).train()
     return folder
 
 
@@ -78,28 +74,24 @@ def change(folder: Folder, **changes: Any) -> None:
 
 def stop_at(step: int, numbers: list[signal.Signals], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let signals come in the middle of one step of the next runs."""
-    train_step = Trainer.train_step
+    take_step = Trainer.take_step
 
     def and_signal(trainer: Trainer, batch: Any) -> None:
-        train_step(trainer, batch)
+        take_step(trainer, batch)
         if trainer.step == step:
             for number in numbers:
                 os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(Trainer, "train_step", and_signal)
+    monkeypatch.setattr(Trainer, "take_step", and_signal)
 
 
-def trainer_of(folder: Folder, place: Runtime) -> Trainer:
-    params = check_params(load_params(folder.path), folder.params, place)
-    source = build_source(params, place)
-    data = open_data(params, folder, source, place)
-    teacher = build_teacher(read_teachers(params, folder.params), params, source, data, place)
-    return build_trainer(folder, params, place, source, data, teacher)
+def trainer_of(folder: Folder, runtime: Runtime) -> Trainer:
+    experiment = preflight(Experiment(folder.path, runtime))
+    return build_trainer(experiment, build_teacher(experiment, read_teacher_weights(experiment)))
 
 
-def data_of(folder: Folder, place: Runtime) -> MemoryPipeline:
-    params = params_of(folder)
-    data = open_data(params, folder, build_source(params, place), place)
+def data_of(folder: Folder, runtime: Runtime) -> MemoryPipeline:
+    data = Experiment(folder.path, runtime).data
     assert isinstance(data, MemoryPipeline)
     return data
 
@@ -160,15 +152,15 @@ def test_resolved_params_have_every_default(distilled: Folder) -> None:
     assert resolved["schedule"] == {"name": "constant", "warmup_epochs": 0.0}
 
 
-def test_params_json_is_never_rewritten(make_folder: MakeFolder, place: Runtime, tmp_path: Path) -> None:
+def test_params_json_is_never_rewritten(make_folder: MakeFolder, runtime: Runtime, tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "run", num_epochs=1)
     before = (folder.params.read_bytes(), folder.params.stat().st_mtime_ns)
-    train_folder(folder, place)
+    Experiment(folder.path, runtime).train()
     assert (folder.params.read_bytes(), folder.params.stat().st_mtime_ns) == before
 
 
 def test_test_split_is_read_only_at_the_end(
-    make_folder: MakeFolder, place: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_folder: MakeFolder, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[Split] = []
     eval_batches = MemoryPipeline.eval_batches
@@ -178,15 +170,15 @@ def test_test_split_is_read_only_at_the_end(
         return eval_batches(data, split, *arguments)
 
     monkeypatch.setattr(MemoryPipeline, "eval_batches", spy)
-    train_folder(make_folder(tmp_path / "run", num_epochs=3), place)
+    Experiment(make_folder(tmp_path / "run", num_epochs=3).path, runtime).train()
     assert read == ["val", "val", "val", "test", "test"]  # the last weights, then the best
 
 
 def test_without_a_val_split_the_last_weights_are_the_best(
-    make_folder: MakeFolder, tiny_data: Path, place: Runtime, tmp_path: Path
+    make_folder: MakeFolder, tiny_data: Path, runtime: Runtime, tmp_path: Path
 ) -> None:
     folder = make_folder(tmp_path / "run", dataset={"name": "arrays", "path": str(tiny_data), "val_size": 0, "pad": 1})
-    train_folder(folder, place)
+    Experiment(folder.path, runtime).train()
     assert weights_digest(load_checkpoint(folder.checkpoint("best"))["state_dict"]) == weights_digest(weights(folder))
     assert folder.metrics("test", "best").read_bytes() == folder.metrics("test", "last").read_bytes()
     assert not folder.metrics("val", "best").exists()
@@ -197,21 +189,21 @@ def test_without_a_val_split_the_last_weights_are_the_best(
 
 
 def test_same_seed_gives_the_same_weights_and_another_seed_others(
-    make_folder: MakeFolder, place: Runtime, tmp_path: Path
+    make_folder: MakeFolder, runtime: Runtime, tmp_path: Path
 ) -> None:
     found = []
     for name, seed in (("first", 0), ("again", 0), ("other", 1)):
         folder = make_folder(tmp_path / name, seed=seed, num_epochs=1)
-        train_folder(folder, place)
+        Experiment(folder.path, runtime).train()
         found.append((weights_digest(weights(folder)), read_json(folder.metrics("test", "last"))))
     assert found[0] == found[1]
     assert found[0][0] != found[2][0]
 
 
-def test_seed_draws_the_initial_weights(make_folder: MakeFolder, place: Runtime, tmp_path: Path) -> None:
+def test_seed_draws_the_initial_weights(make_folder: MakeFolder, runtime: Runtime, tmp_path: Path) -> None:
     digests = []
     for seed in (0, 0, 1):
-        trainer = trainer_of(make_folder(tmp_path / "run", seed=seed), place)
+        trainer = trainer_of(make_folder(tmp_path / "run", seed=seed), runtime)
         digests.append(weights_digest(trainer.student.state_dict()))
     assert digests[0] == digests[1]
     assert digests[0] != digests[2]
@@ -220,7 +212,7 @@ def test_seed_draws_the_initial_weights(make_folder: MakeFolder, place: Runtime,
 # Run again ----------------------------------------------------------------------------------------------------------
 
 
-def test_finished_folder_is_left_alone(distilled: Folder, place: Runtime, call: Call) -> None:
+def test_finished_folder_is_left_alone(distilled: Folder, runtime: Runtime, call: Call) -> None:
     before = snapshot(distilled.path)
     ended = call(train.main, "--model_dir", distilled.path)
     assert ended.status == 0
@@ -229,9 +221,9 @@ def test_finished_folder_is_left_alone(distilled: Folder, place: Runtime, call: 
     assert snapshot(distilled.path) == before
 
 
-def test_restart_begins_anew(make_folder: MakeFolder, place: Runtime, tmp_path: Path, call: Call) -> None:
+def test_restart_begins_anew(make_folder: MakeFolder, runtime: Runtime, tmp_path: Path, call: Call) -> None:
     folder = make_folder(tmp_path / "run", num_epochs=2)
-    train_folder(folder, place)
+    Experiment(folder.path, runtime).train()
     first_log = folder.log.read_text()
     change(folder, num_epochs=1, seed=3)
     (folder.path / "notes.txt").write_text("mine")
@@ -279,7 +271,7 @@ def test_run_whose_process_is_gone_was_killed(make_folder: MakeFolder, tmp_path:
 
 
 def test_end_that_was_interrupted_is_made_up_for(
-    make_folder: MakeFolder, place: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_folder: MakeFolder, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make_folder(tmp_path / "run")
 
@@ -289,10 +281,10 @@ def test_end_that_was_interrupted_is_made_up_for(
     with monkeypatch.context() as patched:
         patched.setattr("model.commands.train.finish", die)
         with pytest.raises(Stopped):
-            train_folder(folder, place)
+            Experiment(folder.path, runtime).train()
     assert not folder.metrics("test", "best").exists()
     before = weights(folder)
-    train_folder(folder, place)
+    Experiment(folder.path, runtime).train()
     assert folder.state() == "finished"
     assert folder.metrics("test", "best").exists()
     assert weights_digest(weights(folder)) == weights_digest(before)
@@ -315,36 +307,36 @@ def test_signal_stops_the_run_and_the_same_command_goes_on(
     assert load_checkpoint(folder.checkpoint("last"))["step"] == 17
     ended = call(train.main, "--model_dir", folder.path)
     assert ended.status == 0
-    assert "going on at step 17 of 26" in ended.err
+    assert "resuming at step 17 of 26" in ended.err
     assert weights_digest(weights(folder)) == weights_digest(weights(distilled))
     assert folder.metrics("test", "best").read_bytes() == distilled.metrics("test", "best").read_bytes()
 
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_second_ctrl_c_ends_the_run_at_once(
-    make_folder: MakeFolder, place: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: signal.Signals
+    make_folder: MakeFolder, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: signal.Signals
 ) -> None:
     folder = make_folder(tmp_path / "run")
     stop_at(5, [first, signal.SIGINT], monkeypatch)
     with pytest.raises(Stopped):
-        train_folder(folder, place)
+        Experiment(folder.path, runtime).train()
     assert folder.state() == "stopped"
     assert not folder.checkpoint("last").exists()
 
 
 def test_a_cluster_that_signals_twice_lets_the_run_save_all_the_same(
-    make_folder: MakeFolder, place: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_folder: MakeFolder, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make_folder(tmp_path / "run")
     stop_at(5, [signal.SIGUSR2, signal.SIGTERM, signal.SIGTERM], monkeypatch)
     with pytest.raises(Stopped):
-        train_folder(folder, place)
+        Experiment(folder.path, runtime).train()
     assert load_checkpoint(folder.checkpoint("last"))["step"] == 5
 
 
-def test_signals_mean_afterwards_what_they_meant_before(distilled: Folder, place: Runtime) -> None:
+def test_signals_mean_afterwards_what_they_meant_before(distilled: Folder, runtime: Runtime) -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
-    train_folder(distilled, place)
+    Experiment(distilled.path, runtime).train()
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
@@ -364,27 +356,27 @@ def test_run_that_fails_says_why(make_folder: MakeFolder, tmp_path: Path, call: 
 # Teachers -----------------------------------------------------------------------------------------------------------
 
 
-def test_untrained_teacher_is_trained_first_and_once(make_folder: MakeFolder, place: Runtime, tmp_path: Path) -> None:
+def test_untrained_teacher_is_trained_first_and_once(make_folder: MakeFolder, runtime: Runtime, tmp_path: Path) -> None:
     teacher = make_folder(tmp_path / "teacher", num_epochs=1)
     students = [
         make_folder(tmp_path / name, teacher="../teacher", loss={"kd": {}}, num_epochs=1) for name in ("a", "b")
     ]
-    train_folder(students[0], place)
+    Experiment(students[0].path, runtime).train()
     after_the_first = snapshot(teacher.path)
-    train_folder(students[1], place)
+    Experiment(students[1].path, runtime).train()
     assert snapshot(teacher.path) == after_the_first
     assert teacher.state() == "finished"
-    assert "is not trained, it is trained first" in students[0].log.read_text()
+    assert "is not trained: it is trained first" in students[0].log.read_text()
     assert "trained first" not in students[1].log.read_text()
     assert students[0].read_run()["teacher"] == students[1].read_run()["teacher"]
 
 
 def test_run_does_not_go_on_with_other_teacher_weights(
-    make_folder: MakeFolder, place: Runtime, tmp_path: Path, call: Call
+    make_folder: MakeFolder, runtime: Runtime, tmp_path: Path, call: Call
 ) -> None:
     teacher = make_folder(tmp_path / "teacher", num_epochs=1)
     student = make_folder(tmp_path / "student", teacher=str(teacher.path), loss={"kd": {}}, num_epochs=1)
-    train_folder(student, place)
+    Experiment(student.path, runtime).train()
     student.update_run(state="stopped")
     content = load_checkpoint(teacher.checkpoint("best"))
     content["state_dict"]["fc2.bias"] += 1
@@ -397,10 +389,10 @@ def test_run_does_not_go_on_with_other_teacher_weights(
 
 
 def test_option_that_is_newer_than_the_run_has_its_default(
-    make_folder: MakeFolder, place: Runtime, tmp_path: Path, call: Call
+    make_folder: MakeFolder, runtime: Runtime, tmp_path: Path, call: Call
 ) -> None:
     folder = make_folder(tmp_path / "run", num_epochs=1)
-    train_folder(folder, place)
+    Experiment(folder.path, runtime).train()
     resolved = read_json(folder.resolved)
     del resolved["gradient_clip"], resolved["optimizer"]["eps"]
     folder.resolved.write_text(json.dumps(resolved))
@@ -408,41 +400,41 @@ def test_option_that_is_newer_than_the_run_has_its_default(
     assert (ended.status, "is finished" in ended.err) == (0, True)
 
 
-def test_teacher_weights_that_were_saved_in_parallel_are_the_same_teacher(teacher: Folder, place: Runtime) -> None:
-    path, params = teacher.checkpoint("best"), check_params(load_params(teacher.path), teacher.params, place)
+def test_teacher_weights_that_were_saved_in_parallel_are_the_same_teacher(teacher: Folder, runtime: Runtime) -> None:
+    path = teacher.checkpoint("best")
     content = load_checkpoint(path)
     prefixed = {"state_dict": {f"module.{name}": tensor for name, tensor in content["state_dict"].items()}}
-    net = build_student(params, build_source(params, place))
-    load_weights(net, prefixed, path)
+    net = Experiment(teacher.path, runtime).student()
+    WeightsFile(path, prefixed).load_into(net)
     assert weights_digest(net.state_dict()) == weights_digest(content["state_dict"])
 
 
-def test_prefix_is_stripped_only_where_every_name_has_it(teacher: Folder, place: Runtime) -> None:
-    path, params = teacher.checkpoint("best"), check_params(load_params(teacher.path), teacher.params, place)
+def test_prefix_is_stripped_only_where_every_name_has_it(teacher: Folder, runtime: Runtime) -> None:
+    path = teacher.checkpoint("best")
     state = load_checkpoint(path)["state_dict"]
     state["module.fc2.bias"] = state.pop("fc2.bias")
-    net = build_student(params, build_source(params, place))
+    net = Experiment(teacher.path, runtime).student()
     with pytest.raises(UserError, match=r"lacks fc2\.bias"):
-        load_weights(net, {"state_dict": state}, path)
+        WeightsFile(path, {"state_dict": state}).load_into(net)
 
 
 def test_finished_folder_without_its_weights_is_trained_again(
-    make_folder: MakeFolder, place: Runtime, tmp_path: Path
+    make_folder: MakeFolder, runtime: Runtime, tmp_path: Path
 ) -> None:
     folder = make_folder(tmp_path / "published", num_epochs=1)
-    train_folder(folder, place)
+    Experiment(folder.path, runtime).train()
     weights = load_checkpoint(folder.checkpoint("best"))["state_dict"]
     for kind in ("best", "last"):
         folder.checkpoint(kind).unlink()
-    train_folder(folder, place)
+    Experiment(folder.path, runtime).train()
     again = load_checkpoint(folder.checkpoint("best"))["state_dict"]
     assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
-def test_teacher_s_log_and_student_s_do_not_mix(make_folder: MakeFolder, place: Runtime, tmp_path: Path) -> None:
+def test_teacher_s_log_and_student_s_do_not_mix(make_folder: MakeFolder, runtime: Runtime, tmp_path: Path) -> None:
     teacher = make_folder(tmp_path / "teacher", num_epochs=1)
     student = make_folder(tmp_path / "student", teacher=str(teacher.path), loss={"kd": {}}, num_epochs=1)
-    train_folder(student, place)
+    Experiment(student.path, runtime).train()
     assert [folder.log.read_text().count("epoch 1/1:") for folder in (teacher, student)] == [1, 1]
 
 
@@ -461,32 +453,34 @@ def test_teacher_s_log_and_student_s_do_not_mix(make_folder: MakeFolder, place: 
     ],
 )
 def test_a_teacher_that_was_trained_on_images_of_val_is_told(
-    theirs: dict[str, Any], ours: dict[str, Any], make_folder: MakeFolder, place: Runtime, tmp_path: Path
+    theirs: dict[str, Any], ours: dict[str, Any], make_folder: MakeFolder, runtime: Runtime, tmp_path: Path
 ) -> None:
     dataset = read_json(make_folder(tmp_path / "any").params)["dataset"]
     teacher = make_folder(tmp_path / "teacher", dataset=dataset | theirs)
     student = make_folder(tmp_path / "student", dataset=dataset | ours, teacher=str(teacher.path), loss={"kd": {}})
-    taught, learning = (data_of(folder, place) for folder in (teacher, student))
+    taught, learning = (data_of(folder, runtime) for folder in (teacher, student))
     seen = bool((taught.training_labels()[learning.indices["val"]] >= 0).any())
-    assert has_seen_val(teacher, params_of(student), learning) == seen
+    experiment = Experiment(student.path, runtime)
+    assert has_seen_val(experiment, experiment.teachers[0]) == seen
 
 
 def test_a_teacher_of_other_images_has_seen_none_of_val(
-    make_folder: MakeFolder, place: Runtime, tmp_path: Path
+    make_folder: MakeFolder, runtime: Runtime, tmp_path: Path
 ) -> None:
     teacher = make_folder(tmp_path / "teacher", dataset={"name": "cifar10_mini", "val_size": 0})
     student = make_folder(tmp_path / "student", teacher=str(teacher.path), loss={"kd": {}})
-    assert not has_seen_val(teacher, params_of(student), data_of(student, place))
+    experiment = Experiment(student.path, runtime)
+    assert not has_seen_val(experiment, experiment.teachers[0])
 
 
 def test_that_a_teacher_has_seen_val_is_said(
-    teacher: Folder, make_folder: MakeFolder, place: Runtime, tmp_path: Path, call: Call
+    teacher: Folder, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path, call: Call
 ) -> None:
     dataset = read_json(teacher.params)["dataset"] | {"val_size": 50}  # ten more than the teacher
     student = make_folder(tmp_path / "run", dataset=dataset, teacher=str(teacher.path), loss={"kd": {}}, num_epochs=1)
-    assert "has seen images of val in training" in call(train.main, "--model_dir", student.path, "--dry_run").out
-    train_folder(student, place)
-    assert "has been trained on images of val: val flatters, test does not" in student.log.read_text()
+    assert "was trained on images of val" in call(train.main, "--model_dir", student.path, "--dry_run").out
+    Experiment(student.path, runtime).train()
+    assert "was trained on images of val: only accuracy on test is unbiased" in student.log.read_text()
 
 
 def test_no_train_teacher_makes_an_untrained_one_an_error(make_folder: MakeFolder, tmp_path: Path, call: Call) -> None:
@@ -500,29 +494,29 @@ def test_no_train_teacher_makes_an_untrained_one_an_error(make_folder: MakeFolde
 
 
 def test_weights_without_a_run_are_a_trained_teacher(
-    teacher: Folder, make_folder: MakeFolder, place: Runtime, tmp_path: Path
+    teacher: Folder, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path
 ) -> None:
     by_hand = make_folder(tmp_path / "by_hand", student={"name": "cnn", "num_channels": 6})
     shutil.copy(teacher.checkpoint("best"), by_hand.checkpoint("best"))
     student = make_folder(tmp_path / "student", teacher=str(by_hand.path), loss={"kd": {}}, num_epochs=1)
-    train_folder(student, place, train_teachers=False)
+    Experiment(student.path, runtime).train(train_teachers=False)
     assert student.state() == "finished"
     assert not by_hand.run.exists()
 
 
 @pytest.mark.parametrize("loss", [{"kd": {"alpha": 0}}, {"ce": {}, "kd": {"weight": 0}}])
 def test_teacher_that_no_term_uses_is_neither_trained_nor_run(
-    loss: dict[str, Any], make_folder: MakeFolder, place: Runtime, tmp_path: Path
+    loss: dict[str, Any], make_folder: MakeFolder, runtime: Runtime, tmp_path: Path
 ) -> None:
     teacher = make_folder(tmp_path / "teacher")
     student = make_folder(tmp_path / "student", teacher=str(teacher.path), loss=loss, num_epochs=1)
-    train_folder(student, place)
+    Experiment(student.path, runtime).train()
     assert teacher.state() == "new"
-    assert trainer_of(student, place).teacher is None
+    assert trainer_of(student, runtime).teacher is None
 
 
 def test_student_does_not_share_memory_with_a_teacher_of_its_form(
-    distilled: Folder, teacher: Folder, make_folder: MakeFolder, place: Runtime, tmp_path: Path
+    distilled: Folder, teacher: Folder, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path
 ) -> None:
     alike = make_folder(
         tmp_path / "alike",
@@ -530,7 +524,7 @@ def test_student_does_not_share_memory_with_a_teacher_of_its_form(
         teacher={"model_dir": str(teacher.path), "cache": False},
         loss={"kd": {}},
     )
-    trainer = trainer_of(alike, place)
+    trainer = trainer_of(alike, runtime)
     assert isinstance(trainer.teacher, LiveTeacher)
     assert not places_in_memory(trainer.student) & places_in_memory(trainer.teacher.net)
 
@@ -540,17 +534,17 @@ def places_in_memory(net: nn.Module) -> set[int]:
 
 
 def test_teacher_has_its_own_folder_s_network_and_best_weights(
-    distilled: Folder, teacher: Folder, place: Runtime
+    distilled: Folder, teacher: Folder, runtime: Runtime
 ) -> None:
-    net = trainer_of(distilled, place).teacher.live.net  # type: ignore[union-attr]
+    net = trainer_of(distilled, runtime).teacher.live.net  # type: ignore[union-attr]
     assert weights_digest(net.state_dict()) == weights_digest(load_checkpoint(teacher.checkpoint("best"))["state_dict"])
 
 
 def test_list_of_folders_is_an_ensemble_in_their_order(
-    distilled: Folder, teacher: Folder, make_folder: MakeFolder, place: Runtime, tmp_path: Path
+    distilled: Folder, teacher: Folder, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path
 ) -> None:
     folder = make_folder(tmp_path / "run", teacher=[str(teacher.path), str(distilled.path)], loss={"kd": {}})
-    ensemble = trainer_of(folder, place).teacher
+    ensemble = trainer_of(folder, runtime).teacher
     assert isinstance(ensemble, EnsembleTeacher)
     found = [weights_digest(member.live.net.state_dict()) for member in ensemble.members]  # type: ignore[attr-defined]
     assert found == [member.read_run()["weights_digest"] for member in (teacher, distilled)]
@@ -558,11 +552,11 @@ def test_list_of_folders_is_an_ensemble_in_their_order(
 
 @pytest.mark.parametrize("combine", ["probabilities", "logits"])
 def test_params_say_what_an_ensemble_takes_the_mean_of(
-    combine: str, distilled: Folder, teacher: Folder, make_folder: MakeFolder, place: Runtime, tmp_path: Path
+    combine: str, distilled: Folder, teacher: Folder, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path
 ) -> None:
     folders = [str(teacher.path), str(distilled.path)]
     named = {"model_dir": folders, "combine": combine, "cache": False}
-    trainer = trainer_of(make_folder(tmp_path / "run", teacher=named, loss={"kd": {}}), place)
+    trainer = trainer_of(make_folder(tmp_path / "run", teacher=named, loss={"kd": {}}), runtime)
     assert isinstance(trainer.teacher, EnsembleTeacher)
     batch = next(iter(trainer.data.train_batches(0, 16)))
     said = [member(batch).logits.double().numpy() for member in trainer.teacher.members]
@@ -572,10 +566,10 @@ def test_params_say_what_an_ensemble_takes_the_mean_of(
 
 
 def test_several_teachers_say_the_mean_of_their_probabilities_unless_params_say_otherwise(
-    distilled: Folder, teacher: Folder, make_folder: MakeFolder, place: Runtime, tmp_path: Path
+    distilled: Folder, teacher: Folder, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path
 ) -> None:
     folder = make_folder(tmp_path / "run", teacher=[str(teacher.path), str(distilled.path)], loss={"kd": {}})
-    ensemble = trainer_of(folder, place).teacher
+    ensemble = trainer_of(folder, runtime).teacher
     assert isinstance(ensemble, EnsembleTeacher)
     assert ensemble.mean is mean_of_probabilities
 
@@ -601,9 +595,9 @@ def test_waiting_for_another_s_training_of_the_teacher_can_be_stopped(
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_distillation_runs_on_a_gpu(teacher: Folder, make_folder: MakeFolder, place: Runtime, tmp_path: Path) -> None:
+def test_distillation_runs_on_a_gpu(teacher: Folder, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "run", teacher=str(teacher.path), loss={"kd": {}}, precision="auto")
-    train_folder(folder, Runtime(device=torch.device("cuda"), data_dir=place.data_dir))
+    Experiment(folder.path, Runtime(device=torch.device("cuda"), data_dir=runtime.data_dir)).train()
     assert folder.state() == "finished"
     assert {tensor.device.type for tensor in weights(folder).values()} == {"cpu"}
 
@@ -616,14 +610,14 @@ def test_distillation_runs_on_a_gpu(teacher: Folder, make_folder: MakeFolder, pl
     ],
 )
 def test_a_first_stage_trains_what_its_loss_reaches(
-    loss: dict[str, Any], trained: set[str], teacher: Folder, make_folder: MakeFolder, place: Runtime, tmp_path: Path
+    loss: dict[str, Any], trained: set[str], teacher: Folder, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path
 ) -> None:
     folder = make_folder(tmp_path / "run", teacher=str(teacher.path), loss=loss, num_epochs=1)
-    before = trainer_of(folder, place)
-    train_folder(folder, place)
+    before = trainer_of(folder, runtime)
+    Experiment(folder.path, runtime).train()
     after = load_checkpoint(folder.checkpoint("last"))
-    moved = set()
-    for module, state in ((before.student, after["state_dict"]), (before.objective, after["objective"])):
+    moved, objective = set(), cast(nn.Module, before.objective)
+    for module, state in ((before.student, after["state_dict"]), (objective, after["objective"])):
         for name, parameter in module.named_parameters():
             if not torch.equal(parameter, state[name]):
                 moved.add(".".join(name.split(".")[: 3 if name.startswith("losses.") else 1]))
@@ -702,7 +696,7 @@ FLAT = {
 
 
 def test_ancestor_s_folders_are_trained_as_they_are(
-    tiny_data: Path, place: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_data: Path, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("model.config.references.ROOT", tmp_path)
     monkeypatch.setitem(DATASETS._functions, "cifar10", lambda data_dir: arrays(data_dir, path=str(tiny_data)))
@@ -716,7 +710,7 @@ def test_ancestor_s_folders_are_trained_as_they_are(
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "params.json").write_text(json.dumps(content))
     student = Folder(tmp_path / "experiments/cnn_distill")
-    train_folder(student, place)
+    Experiment(student.path, runtime).train()
     assert student.state() == "finished"
     assert read_json(student.params) == files["experiments/cnn_distill"]  # never rewritten
     assert Folder(tmp_path / "experiments/base_resnet18").state() == "finished"

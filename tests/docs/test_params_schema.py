@@ -10,8 +10,9 @@ import pytest
 import torch
 from jsonschema import Draft202012Validator
 
+from model.build.experiment import Experiment
 from model.build.runtime import Runtime
-from model.commands.preflight import check_params
+from model.commands.preflight import check_experiment
 from model.config.legacy import is_flat
 from model.config.params import Params, parse_params
 from model.docs.params_schema import SCHEMA_FILE, arguments, schema
@@ -130,7 +131,11 @@ LEAST: dict[str, Any] = {"dataset": {"name": "cifar10"}, "student": {"name": "cn
 
 def resolved(params: dict[str, Any]) -> Params:
     path = ROOT / "params.json"
-    return check_params(parse_params(params, path), path, Runtime(device=torch.device("cpu"), data_dir=Path("data")))
+    experiment = Experiment(
+        path.parent, Runtime(device=torch.device("cpu"), data_dir=Path("data")), params=parse_params(params, path)
+    )
+    check_experiment(experiment)
+    return experiment.params
 
 
 def test_the_defaults_of_keys_are_those_of_the_code() -> None:

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision import models
 
+from model.build.experiment import Experiment
 from model.build.runtime import Runtime
-from model.commands.train import train_folder
 from model.errors import OptionError, Stopped, UserError
 from model.home import ROOT
 from model.nets import external
@@ -395,7 +395,7 @@ def test_neither_library_is_imported_before_it_is_asked_for() -> None:
 # In a run -----------------------------------------------------------------------------------------------------------
 
 
-def test_such_networks_learn_and_teach(make_folder: MakeFolder, place: Runtime, tmp_path: Path) -> None:
+def test_such_networks_learn_and_teach(make_folder: MakeFolder, runtime: Runtime, tmp_path: Path) -> None:
     teacher = make_folder(tmp_path / "teacher", student={"name": "torchvision/shufflenet_v2_x1_0"})
     torch.save(theirs("torchvision/shufflenet_v2_x1_0", num_classes=10).state_dict(), teacher.checkpoint("best"))
     student = make_folder(
@@ -405,26 +405,26 @@ def test_such_networks_learn_and_teach(make_folder: MakeFolder, place: Runtime, 
         loss={"kd": {}, "at": {}},
         num_epochs=1,
     )
-    train_folder(student, place, train_teachers=False)
+    Experiment(student.path, runtime).train(train_teachers=False)
     assert student.state() == "finished"
 
 
 def test_a_trained_network_teaches_without_its_published_weights(
-    no_network: Path, make_folder: MakeFolder, place: Runtime, tmp_path: Path
+    no_network: Path, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path
 ) -> None:
     network = {"name": "torchvision/shufflenet_v2_x0_5", "pretrained": True}
     teacher = make_folder(tmp_path / "teacher", student=network)
     torch.save(theirs("torchvision/shufflenet_v2_x0_5", num_classes=10).state_dict(), teacher.checkpoint("best"))
     student = make_folder(tmp_path / "student", teacher=str(teacher.path), loss={"kd": {}}, num_epochs=1)
-    train_folder(student, place)
+    Experiment(student.path, runtime).train()
     assert student.state() == "finished"
 
 
 def test_a_run_that_cannot_fetch_is_refused_before_it_begins(
-    no_network: Path, make_folder: MakeFolder, place: Runtime, tmp_path: Path
+    no_network: Path, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path
 ) -> None:
     network = {"name": "torchvision/shufflenet_v2_x0_5", "pretrained": True}
     folder = make_folder(tmp_path / "run", student=network)
     with pytest.raises(UserError, match=r"params\.json: student\.pretrained: the weights of torchvision/shufflenet"):
-        train_folder(folder, place)
+        Experiment(folder.path, runtime).train()
     assert [file.name for file in folder.path.iterdir()] == ["params.json"]

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from model.build.experiment import Experiment
 from model.build.runtime import Runtime
-from model.commands.dry_run import estimate_seconds
-from model.config.params import Params, load_params
+from model.commands.dry_run import estimate_run_seconds
+from model.config.params import Params
 from model.search.estimate import told_time
 from model.search.plan import make_plan
 from tests.conftest import MakeFolder
@@ -58,11 +59,11 @@ def test_runs_that_are_yet_unknown_are_counted(tmp_path: Path, search: Any, num_
     assert told(fake, at_once=1, num_final=num_final).startswith(f"time: {expected} of 60 s each")
 
 
-def test_a_run_is_timed_by_a_few_of_its_steps(tmp_path: Path, make_folder: MakeFolder, place: Runtime) -> None:
+def test_a_run_is_timed_by_a_few_of_its_steps(tmp_path: Path, make_folder: MakeFolder, runtime: Runtime) -> None:
     teacher = make_folder(tmp_path / "teacher")
     folder = make_folder(tmp_path / "student", teacher=str(teacher.path), loss={"kd": {}})
     before = tree(tmp_path)
-    seconds = estimate_seconds(load_params(folder.path), folder.params, place, threads=1)
+    seconds = estimate_run_seconds(Experiment(folder.path, runtime), threads=1)
     assert seconds is not None
     assert 0 < seconds < 60
     assert tree(tmp_path) == before

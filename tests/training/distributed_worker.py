@@ -20,6 +20,7 @@ from model.losses.base import DistillLoss
 from model.losses.objective import Objective
 from model.registry import LOSSES
 from model.training.distributed import SINGLE_PROCESS, World, init_distributed
+from model.training.probe import estimate_seconds
 from model.training.trainer import Trainer
 from model.types import LossContext, Output, Split, TermOptions
 from tests.training.toy import CPU, live_teacher, open_data, seeded, toy_trainer
@@ -104,9 +105,9 @@ def trainer_of(path: Path, world: World = SINGLE_PROCESS) -> Trainer:
 
 def train(path: Path, world: World = SINGLE_PROCESS) -> None:
     trainer = trainer_of(path, world)
-    batch = next(iter(trainer.data.train_batches(0, BATCH_SIZE, shard=world.shard)))
-    trainer.estimate_seconds(batch)
-    trainer.distribute(batch)
+    batch = next(trainer.train_batches(0, 0))
+    estimate_seconds(trainer, batch)
+    trainer.train_step.start(batch)
     trainer.fit()
 
 
@@ -125,7 +126,7 @@ def findings(world: World) -> dict[str, Any]:
 
         return act
 
-    world.sync_buffers(norm)
+    world.sync_buffers(norm.buffers())
     return {
         "gathered": world.all_gather(rows_N2, 11).tolist(),
         "evaluated": world.all_gather(torch.cat(said), data.size("test")).tolist(),

@@ -78,7 +78,7 @@ def test_three_processes_come_to_the_weights_of_one(
     part: str, run: str, one: Path, three: Path, tmp_path: Path
 ) -> None:
     trainer = distributed_worker.trainer_of(tmp_path / run)
-    before = {"state_dict": trainer.student, "objective": trainer.objective}[part].state_dict()
+    before = {"state_dict": trainer.student.state_dict(), "objective": trainer.objective.state_dict()}[part]
     alone, shared = tensors(one / run, part), tensors(three / run, part)
     assert alone.keys() == shared.keys() == before.keys()
     for name, tensor in alone.items():

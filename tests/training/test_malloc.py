@@ -11,7 +11,7 @@ FREES_A_LOT = """
 import ctypes, sys
 from pathlib import Path
 if sys.argv[1] == "keep":
-    from model.engine.memory import keep_freed_memory
+    from model.training.malloc import keep_freed_memory
     keep_freed_memory()
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]

@@ -17,7 +17,7 @@ from model.errors import Stopped
 from model.files import read_json
 from model.losses.objective import Objective
 from model.losses.self_distillation import SelfDistillation
-from model.training.checkpoint import load_checkpoint
+from model.training.checkpoint import load_checkpoint, restore
 from model.training.run_logger import RunLogger
 from model.training.trainer import Trainer
 from model.types import Output, TermOptions
@@ -57,7 +57,7 @@ def test_tensorboard_has_every_epoch_once_after_going_on(tmp_path: Path) -> None
     with pytest.raises(Stopped):
         stopped.fit()
     goes_on = toy_trainer(tmp_path)
-    goes_on.load(load_checkpoint(goes_on.folder.checkpoint("last")))
+    restore(goes_on, load_checkpoint(goes_on.folder.checkpoint("last")))
     goes_on.fit()
     assert [epoch for epoch, _ in scalars(goes_on.folder)["epoch/train_loss"]] == [1, 2]
 

@@ -23,8 +23,10 @@ from model.losses.objective import Objective
 from model.registry import SCHEDULES
 from model.teachers.live import LiveTeacher
 from model.training import run_logger
-from model.training.checkpoint import load_checkpoint
+from model.training.checkpoint import load_checkpoint, restore
 from model.training.meters import Meters
+from model.training.probe import compile_student, estimate_seconds
+from model.training.step import StepResult
 from model.training.trainer import Trainer
 from model.types import Batch, Output, Pipeline, TermOptions
 from tests.training.toy import (
@@ -104,7 +106,7 @@ def test_groups_of_parameters_keep_the_ratio_of_their_rates(tmp_path: Path) -> N
     ]
     trainer = toy_trainer(tmp_path, student=student, optimizer=torch.optim.SGD(groups), schedule=lambda epoch: 0.5)
     used = rates_used(trainer)
-    trainer.train_step(next(open_data().train_batches(0, 16)))
+    trainer.take_step(next(open_data().train_batches(0, 16)))
     assert used == [[pytest.approx(0.05), pytest.approx(0.15)]]
 
 
@@ -118,7 +120,7 @@ def totals_in_batches_of(batch_size: int) -> dict[str, float]:
     for start in range(0, 300, batch_size):
         scores, labels = logits_NK[start : start + batch_size], labels_N[start : start + batch_size]
         loss = nn.functional.cross_entropy(scores, labels)
-        totals.add(loss, {"ce": 2 * loss}, Output(scores, scores), Batch(scores, labels, labels, labels))
+        totals.add(StepResult(loss, {"ce": 2 * loss}, Output(scores, scores)), Batch(scores, labels, labels, labels))
     return totals.means()
 
 
@@ -259,7 +261,7 @@ def test_loss_that_is_not_finite_fails_the_run(tmp_path: Path) -> None:
 def test_loss_that_is_not_finite_is_noticed_before_the_epoch_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_logger, "SECONDS_BETWEEN_SIGNS_OF_LIFE", 0.0)
+    monkeypatch.setattr(run_logger, "SECONDS_BETWEEN_STEP_LOGS", 0.0)
 
     class BreaksAtTheThird(OwnScale):
         calls = 0
@@ -289,7 +291,7 @@ def test_gradient_clip_bounds_the_step(gradient_clip: float, tmp_path: Path) -> 
     lengths = []
     for batch in open_data().train_batches(0, 16):
         before = parameters_to_vector(student.parameters()).detach().clone()
-        trainer.train_step(batch)
+        trainer.take_step(batch)
         lengths.append((parameters_to_vector(student.parameters()) - before).norm().item())
     assert max(lengths) == pytest.approx(2.0 * gradient_clip, rel=1e-4)
 
@@ -320,7 +322,7 @@ def test_worse_epoch_after_going_on_leaves_the_best_weights(tmp_path: Path) -> N
     trainer.fit()
     best = trainer.folder.checkpoint("best").read_bytes()
     goes_on = toy_trainer(tmp_path, num_epochs=2, evaluate=fake_evaluate([0.8]))
-    goes_on.load(load_checkpoint(trainer.folder.checkpoint("last")))
+    restore(goes_on, load_checkpoint(trainer.folder.checkpoint("last")))
     goes_on.fit()
     assert trainer.folder.checkpoint("best").read_bytes() == best
 
@@ -383,7 +385,7 @@ def test_run_that_goes_on_is_the_run_that_was_never_stopped(
     with pytest.raises(Stopped, match="saved"):
         stopped.fit()
     goes_on = with_own_scale(tmp_path / "stopped", optimizer)
-    goes_on.load(load_checkpoint(goes_on.folder.checkpoint("last")))
+    restore(goes_on, load_checkpoint(goes_on.folder.checkpoint("last")))
     assert goes_on.step == stop_at
     goes_on.fit()
     assert_same(states(goes_on), states(whole))
@@ -407,7 +409,7 @@ def test_going_on_replaces_rows_that_came_after_the_checkpoint(tmp_path: Path) -
     with stopped.folder.history.open("a") as file:
         file.write('{"epoch": 2, "train_loss": 0.0}\n{"epoch": 3, "train_l')
     goes_on = toy_trainer(tmp_path / "stopped")
-    goes_on.load(load_checkpoint(goes_on.folder.checkpoint("last")))
+    restore(goes_on, load_checkpoint(goes_on.folder.checkpoint("last")))
     goes_on.fit()
     assert without_times(goes_on) == without_times(whole)
 
@@ -424,7 +426,7 @@ def test_dropout_is_a_function_of_seed_and_step(tmp_path: Path) -> None:
         trainer = toy_trainer(tmp_path / f"{generator_seed} {run_seed}", seed=run_seed)
         torch.manual_seed(generator_seed)
         for batch in itertools.islice(open_data().train_batches(0, 16), 2):
-            trainer.train_step(batch)
+            trainer.take_step(batch)
         weights.append(trainer.student.get_parameter("linear.weight"))
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
@@ -440,7 +442,7 @@ def test_estimating_the_time_leaves_the_run_as_it_was(tmp_path: Path) -> None:
 
     estimated, untouched = distilled(tmp_path / "estimated"), distilled(tmp_path / "untouched")
     teacher_before = weights_digest(estimated.teacher.net.state_dict())  # type: ignore[union-attr]
-    assert estimated.estimate_seconds(next(open_data().train_batches(0, 16))) > 0
+    assert estimate_seconds(estimated, next(open_data().train_batches(0, 16))) > 0
     assert weights_digest(estimated.teacher.net.state_dict()) == teacher_before  # type: ignore[union-attr]
     trained = [*estimated.student.parameters(), *estimated.objective.parameters()]
     assert all(parameter.grad is None for parameter in trained)
@@ -454,7 +456,7 @@ def test_estimating_the_time_leaves_the_run_as_it_was(tmp_path: Path) -> None:
 def test_nothing_left_takes_no_time(tmp_path: Path) -> None:
     trainer = toy_trainer(tmp_path)
     trainer.step = trainer.total_steps
-    assert trainer.estimate_seconds(next(open_data().train_batches(0, 16))) == 0
+    assert estimate_seconds(trainer, next(open_data().train_batches(0, 16))) == 0
 
 
 # What is told -------------------------------------------------------------------------------------------------------
@@ -488,7 +490,7 @@ def compile_eagerly(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
 def test_compiled_run_is_the_run_that_is_not_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, compiled = toy_trainer(tmp_path / "plain"), toy_trainer(tmp_path / "compiled")
     traced = compile_eagerly(monkeypatch)
-    compiled.compile(next(compiled.data.train_batches(0, 16)))
+    compile_student(compiled.train_step, next(compiled.data.train_batches(0, 16)))
     for trainer in (plain, compiled):
         trainer.fit()
     assert traced == [compiled.student]
@@ -503,7 +505,7 @@ def test_student_that_cannot_be_compiled_is_trained_as_it_is(tmp_path: Path, mon
 
     monkeypatch.setattr(torch, "compile", broken)
     with logging_to(tmp_path / "log"):
-        other.compile(next(other.data.train_batches(0, 16)))
+        compile_student(other.train_step, next(other.data.train_batches(0, 16)))
     for trainer in (plain, other):
         trainer.fit()
     assert "the student cannot be compiled" in (tmp_path / "log").read_text()

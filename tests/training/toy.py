@@ -15,6 +15,9 @@ from model.evaluation.metrics import metrics_of, predictions
 from model.losses.ce import CrossEntropy
 from model.losses.objective import Objective
 from model.teachers.live import LiveTeacher
+from model.training.distributed import SINGLE_PROCESS, World
+from model.training.parallel import DistributedTrainer, DistributedTrainStep
+from model.training.step import TrainStep
 from model.training.trainer import Trainer
 from model.types import Normalisation, Output, Split, SplitOptions, TermOptions
 
@@ -92,10 +95,16 @@ def toy_trainer(path: Path, **changes: Any) -> Trainer:
     def evaluate(net: nn.Module, split: Split) -> dict[str, float]:
         return metrics_of(predictions(net, data.eval_batches(split, 7), dtype=torch.float32, device=CPU))
 
-    parts: dict[str, Any] = {
+    step: dict[str, Any] = {
         "student": student,
-        "teacher": None,
+        "teacher": changes.pop("teacher", None),
         "objective": objective,
+        "seed": changes.pop("seed", 0),
+        "steps_per_epoch": data.steps_per_epoch(changes.get("batch_size", 16)),
+        "device": CPU,
+        "dtype": torch.float32,
+    }
+    parts: dict[str, Any] = {
         "optimizer": torch.optim.SGD(trained, lr=0.1, momentum=0.9),
         "schedule": lambda epoch: 1.0,
         "data": data,
@@ -104,8 +113,10 @@ def toy_trainer(path: Path, **changes: Any) -> Trainer:
         "describe": {"student": {"name": "small"}},
         "batch_size": 16,
         "num_epochs": 2,
-        "seed": 0,
-        "device": CPU,
-        "dtype": torch.float32,
     }
-    return Trainer(**(parts | changes))
+    world: World = changes.pop("world", SINGLE_PROCESS)
+    parts |= changes
+    if world.size == 1:
+        return Trainer(train_step=TrainStep(**step), **parts)
+    train_step = DistributedTrainStep(**step, world=world, data=data, batch_size=parts["batch_size"])
+    return DistributedTrainer(train_step=train_step, world=world, **parts)

@@ -134,7 +134,7 @@ def test_a_node_that_has_just_died_does_not_keep_a_search_from_beginning(
 
 def test_where_no_cluster_is_it_is_told_in_one_line(ray_cluster: Any) -> None:
     program = (
-        "import sys; from model.search.on_ray import connect; from utils import run_script;"
+        "import sys; from model.search.executors.ray import connect; from model.cli import run_script;"
         "run_script(lambda: connect(sys.argv[1]))"
     )
     done = subprocess.run(

@@ -1,0 +1,256 @@
+"""An experiment folder as an object: what its params.json says, and all that follows from it, each computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import nn
+
+from ..config import params as config
+from ..config.folder import Folder, Weights
+from ..config.params import Component, Params, load_params
+from ..config.references import find_folder
+from ..errors import OptionError, UserError, option_scope
+from ..evaluation.cost import Cost, cost
+from ..losses.objective import Objective
+from ..nets.construct import without_pretrained
+from ..registry import DATASETS
+from ..training.precision import resolve_precision, to_device
+from ..types import DataSource, LossContext, Output, Pipeline, SplitOptions
+from .network import build_network, classifier_of, output_shapes
+from .objective import build_loss_context, build_objective
+from .params import resolve_params
+from .runtime import Runtime
+from .weights import WeightsFile
+
+
+class Experiment:
+    """One folder with a params.json.
+
+    Attributes are computed when they are first read, and raise UserError, naming the file and the key, where
+    params.json is wrong.
+
+    Args:
+        path: The folder.
+        runtime: Where it is trained or evaluated; by default on a GPU where there is one.
+        params: In the place of what params.json says, as for the trials of a search before they have folders. Other
+            folders are named relative to `path`.
+    """
+
+    def __init__(self, path: str | Path, runtime: Runtime | None = None, *, params: Params | None = None) -> None:
+        self.folder = Folder(Path(path))
+        self.runtime = runtime or Runtime()
+        self._params = params
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    # Params ---------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def written_params(self) -> Params:
+        """What params.json says, without the defaults of components."""
+        return self._params or load_params(self.folder.path)
+
+    @cached_property
+    def params(self) -> Params:
+        """What params.json says, with every default filled in."""
+        with self.naming_params():
+            resolved = resolve_params(self.written_params)
+            return resolved.model_copy(update={"student": self._with_teacher_network(resolved.student)})
+
+    def _with_teacher_network(self, student: Component) -> Component:
+        """A network whose option `teacher` is left open gets the network of the first teacher."""
+        if student.options.get("teacher", "no such option") is not None or not self.teachers:
+            return student
+        return Component(
+            name=student.name, **student.options | {"teacher": self.teachers[0].written_params.student.model_dump()}
+        )
+
+    @property
+    def teacher_options(self) -> config.Teacher:
+        """What params.json says of its teachers; only for an experiment that has some."""
+        assert self.params.teacher is not None
+        return self.params.teacher
+
+    @contextmanager
+    def naming_params(self) -> Iterator[None]:
+        """A block whose OptionErrors are about this params.json."""
+        try:
+            yield
+        except OptionError as error:
+            raise UserError(f"{self.folder.params}: {error}") from None
+
+    # Other folders --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def teachers(self) -> list[Experiment]:
+        """The folders that teach, whether a loss term uses them or not."""
+        teacher = self.written_params.teacher
+        with self.naming_params():
+            return [self._other(name, "teacher") for name in (teacher.model_dir if teacher else ())]
+
+    @cached_property
+    def init(self) -> Experiment | None:
+        """The folder whose weights the run starts from; None for fresh weights."""
+        init = self.written_params.init
+        with self.naming_params():
+            return None if init is None else self._other(init.model_dir, "init")
+
+    def _other(self, name: str, key: str) -> Experiment:
+        return Experiment(find_folder(name, self.folder.path, key=key), self.runtime)
+
+    @property
+    def teachers_in_use(self) -> list[Experiment]:
+        """The folders that teach; none where no loss term reads a teacher's output."""
+        return self.teachers if self.objective.needs else []
+
+    @property
+    def dependencies(self) -> dict[Experiment, Weights]:
+        """The folders that must be trained before this one, and which of their weights are used."""
+        needed: dict[Experiment, Weights] = {}
+        if self.teachers_in_use:
+            needed |= dict.fromkeys(self.teachers, self.teacher_options.weights)
+        if self.init is not None and self.params.init is not None:
+            needed[self.init] = self.params.init.weights
+        return needed
+
+    @property
+    def is_trained(self) -> bool:
+        return self.folder.is_trained()
+
+    # Data -----------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def source(self) -> DataSource:
+        """The data set as it declares itself; no image has been read."""
+        dataset = self.params.dataset
+        with self.naming_params(), option_scope("dataset"):
+            return cast(DataSource, DATASETS.build(dataset.name, self.runtime.data_dir, **dataset.options))
+
+    @cached_property
+    def split_options(self) -> SplitOptions:
+        dataset = self.params.dataset
+        with self.naming_params(), option_scope("dataset"):
+            return DATASETS.common_options(dataset.name, dataset.options)
+
+    @cached_property
+    def data(self) -> Pipeline:
+        """The data set, opened on the runtime's device; fetched first where it is missing."""
+        try:
+            return self.source.open(self.split_options, seed=self.params.seed, device=self.runtime.device)
+        except ValueError as error:
+            raise UserError(f"{self.folder.params}: dataset: {error}") from None
+
+    # Networks -------------------------------------------------------------------------------------------------------
+
+    def student(self) -> nn.Module:
+        """A network to be trained: fresh weights, drawn by torch's generator, or published ones where params say so."""
+        return self._build_network(self.params.student)
+
+    def network(self) -> nn.Module:
+        """The same network to load weights into, or for its shapes alone: no published weights are fetched."""
+        return self._build_network(self._without_pretrained)
+
+    @cached_property
+    def _without_pretrained(self) -> Component:
+        student = self.params.student
+        return Component(name=student.name, **without_pretrained(student.options))
+
+    def _build_network(self, student: Component) -> nn.Module:
+        with self.naming_params():
+            return build_network(student, len(self.source.class_names), self.source.image_shape)
+
+    def network_on_meta(self) -> nn.Module:
+        """The network without memory for its weights."""
+        with torch.device("meta"):
+            return self.network()
+
+    def output_shapes(self, num_images: int) -> Output:
+        """The network's output for a number of images in eval mode, on the meta device.
+
+        Raises:
+            UserError: The network cannot be used for such images.
+        """
+        source = self.source
+        try:
+            return output_shapes(self._without_pretrained, len(source.class_names), source.image_shape, num_images)
+        except (OptionError, RuntimeError, AssertionError) as error:  # networks of other libraries assert
+            raise UserError(f"{self.folder.params}: {error}") from None
+
+    @cached_property
+    def cost(self) -> Cost:
+        """Parameters and multiply-accumulates of the network."""
+        return cost(self.network_on_meta(), self.source.image_shape)
+
+    def weights(self, which: Weights) -> WeightsFile:
+        """A weights file of the folder, checked against the network.
+
+        Raises:
+            UserError: It is missing, cut short, or another network's.
+        """
+        file = WeightsFile.read(self.folder.checkpoint(which))
+        file.check(self.network_on_meta())
+        return file
+
+    def classifier(self, which: Weights | None) -> nn.Linear | None:
+        """The layer that computes the network's logits, frozen; random without weights; None where it has none."""
+        state = None if which is None else WeightsFile.read(self.folder.checkpoint(which)).state_dict
+        return classifier_of(self.network_on_meta(), self.source.image_shape, state)
+
+    def load(self, which: Weights = "best") -> nn.Module:
+        """The trained network in eval mode on the runtime's device, with `class_names` and `preprocess` as attributes.
+
+        Raises:
+            UserError: The weights file is missing, cut short, or another network's.
+        """
+        net = self.network()
+        WeightsFile.read(self.folder.checkpoint(which)).load_into(net)
+        vars(net).update(class_names=self.source.class_names, preprocess=self.source.preprocess)
+        return to_device(net, self.runtime.device).eval()
+
+    # Training -------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def objective(self) -> Objective:
+        """The objective before it is prepared: what its terms need of the teacher."""
+        return self.new_objective()
+
+    def new_objective(self) -> Objective:
+        """The objective of a run, to be prepared for it and trained with it."""
+        with self.naming_params():
+            return build_objective(self.params.loss)
+
+    @cached_property
+    def loss_context(self) -> LossContext:
+        """What loss terms are given before the first step."""
+        return build_loss_context(self)
+
+    def close(self) -> None:
+        """Drop the opened data set from memory; it is opened again when it is read next."""
+        for name in ("data", "loss_context"):
+            self.__dict__.pop(name, None)
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        return resolve_precision(self.params.precision, self.runtime.device)
+
+    # What a notebook calls ------------------------------------------------------------------------------------------
+
+    def train(self, *, restart: bool = False, train_teachers: bool = True) -> None:
+        """Train, resume, or leave a finished run alone, as train.py does.
+
+        Raises:
+            UserError: Something in the folder or its params.json is wrong; nothing was changed.
+            Stopped: A signal came; all is saved.
+            RunFailed: The run failed; run.json says why.
+        """
+        from ..commands.train import train  # the only call upwards: commands build on this class
+
+        train(self, restart=restart, train_teachers=train_teachers)

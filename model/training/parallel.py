@@ -1,0 +1,109 @@
+"""The trainer of a run in several processes: each takes its shard of every batch, and all hold the same weights.
+
+DistributedDataParallel averages the gradients. The folder is written by rank zero alone. The state of a run is that of
+one process, so another number of processes may resume it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import cast
+
+from torch import Tensor, nn
+
+from ..types import Batch, Output, Pipeline
+from .distributed import World
+from .meters import Meters
+from .probe import gradients, unchanged
+from .run_logger import RunLogger, SilentRunLogger
+from .step import GlobalBatch, StepResult, TrainStep
+from .trainer import Trainer
+
+
+@dataclass(kw_only=True)
+class DistributedTrainStep(TrainStep):
+    """Forward and backward pass of this process's shard of a batch.
+
+    Args:
+        world: The processes that train together.
+        data: For the number of images of a step.
+        batch_size: Images of a step in all processes together.
+    """
+
+    world: World
+    data: Pipeline
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.rank = self.world.rank
+        self._forward: Callable[[Batch, int], StepResult] = self._detached_forward
+
+    def start(self, batch: Batch) -> None:
+        """Let backward passes average the gradients of all processes; each is given its shard of a first batch."""
+        with unchanged(self):
+            _, first_gradients = gradients(self, self.student, batch)
+        # Such as those of a classifier that no term reads: DistributedDataParallel must not wait for them.
+        find_unused = any(gradient is None for gradient in first_gradients)
+        modules = [self.student, cast(nn.Module, self.objective)]
+        self._forward = self.world.wrap_ddp(modules, self._detached_forward, find_unused=find_unused)
+
+    def __call__(self, batch: Batch, step: int) -> StepResult:
+        self.seed_step(step)
+        result = self._forward(batch, step)
+        # So that the mean over the processes is the mean over the images of the batch.
+        share = self.world.size * len(batch.labels) / self._num_images(step)
+        (result.loss * share).backward()  # type: ignore[no-untyped-call]
+        return result
+
+    def _detached_forward(self, batch: Batch, step: int) -> StepResult:
+        """The forward pass, with a graph of the loss alone: DDP would take any other for one more loss."""
+        loss, terms, output = self.forward(self.forward_student, batch, step)
+        terms = {name: value.detach() for name, value in terms.items()}
+        return StepResult(loss, terms, Output(output.logits.detach(), output.embedding.detach()))
+
+    def gather(self, output: Output, teacher_output: Output | None, batch: Batch, step: int) -> GlobalBatch | None:
+        """What terms that compare images are given: outputs and labels of all processes."""
+        parts = self.objective.global_batch
+        if not parts:
+            return None
+        world, total = self.world, self._num_images(step)
+        teacher_outputs = None if teacher_output is None else world.all_gather_output(teacher_output, parts, total)
+        return world.all_gather_output(output, parts, total), teacher_outputs, world.all_gather_batch(batch, total)
+
+    def _num_images(self, step: int) -> int:
+        """Images of a step in all processes together, each view counted."""
+        if (step + 1) % self.steps_per_epoch:
+            return self.batch_size * self.data.views_shown
+        return (self.data.size("train") - (self.steps_per_epoch - 1) * self.batch_size) * self.data.views_shown
+
+
+@dataclass(kw_only=True)
+class DistributedTrainer(Trainer):
+    """A run of several processes, as each of them sees it."""
+
+    world: World
+
+    def make_meters(self) -> Meters:
+        return Meters(self.objective.names, self.train_step.device, reduce=self.world.all_reduce_sum)
+
+    def load_meters(self, sums: Tensor) -> None:
+        """The sums are those of all processes: rank zero continues from them, and the others start at 0."""
+        if self.world.is_rank_zero:
+            super().load_meters(sums)
+
+    def open_logger(self) -> RunLogger | SilentRunLogger:
+        return self.world.on_all_ranks(super().open_logger if self.world.is_rank_zero else SilentRunLogger)
+
+    def train_batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
+        return self.data.train_batches(epoch, self.batch_size, first_step, self.world.shard)
+
+    def any_process(self, *flags: bool) -> tuple[bool, ...]:
+        return self.world.any_rank(*flags)
+
+    def write(self, action: Callable[[], object]) -> None:
+        self.world.on_rank_zero(action)
+
+    def sync_buffers(self) -> None:
+        self.world.sync_buffers([*self.student.buffers(), *self.objective.buffers()])
