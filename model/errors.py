@@ -5,9 +5,14 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 EXIT_DONE, EXIT_FAILED, EXIT_USER, EXIT_STOPPED = 0, 1, 2, 75  # 75 is EX_TEMPFAIL: run the same command to go on
 
@@ -51,18 +56,86 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f', did you mean "{match[0]}"?' if match else ""
 
 
-def describe_pydantic_error(error: Mapping[str, Any]) -> str:
-    """One of pydantic's errors in the user's words: what is allowed, and what came."""
-    came, kind = error["input"], error["type"]
+def option_error(error: ValidationError, value: Any, model: type[BaseModel] | None = None) -> OptionError:
+    """The first of pydantic's errors: the key, what is allowed, what came, and how many other keys are wrong.
+
+    Args:
+        error: What the validation of `value` raised.
+        value: What the user wrote. The message names its keys, whatever validators made of it.
+        model: The model of which `value` should be, if any: its fields are the known keys. A model may describe itself
+            in `expected_form`; by default it is "an object".
+    """
+    # A misspelt key is also missing under its right name: the unknown key tells more.
+    details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
+    keys = [_written_key(detail, value) for detail in details]
+    same_key = [detail for detail, key in zip(details, keys, strict=True) if key == keys[0]]
+    # A location that is no key belongs to one member of a union: it may be right by another member.
+    others = {key for detail, key in zip(details, keys, strict=True) if key == _dotted(detail["loc"])} - {keys[0]}
+    more = f" (and {len(others)} more)" if others else ""
+    return OptionError(keys[0], f"{_describe(same_key, model)}{more}")
+
+
+def _dotted(parts: Iterable[int | str]) -> str:
+    return ".".join(str(part) for part in parts)
+
+
+def _written_key(detail: ErrorDetails, value: Any) -> str:
+    """The dotted key in `value` that an error is about: its location without the parts that `value` does not have.
+
+    Those are the names of a union's members, and keys that a validator puts around a short form.
+    """
+    parts: list[int | str] = []
+    for part in detail["loc"]:
+        if not isinstance(value, str):  # its characters are no parts
+            with suppress(LookupError, TypeError):
+                value = value[part]
+                parts.append(part)
+    return _dotted([*parts, detail["loc"][-1]] if _is_missing_key(detail) else parts)
+
+
+def _is_missing_key(detail: ErrorDetails) -> bool:
+    """Whether a key is missing, not a value of a list of fixed length."""
+    return detail["type"] == "missing" and isinstance(detail["loc"][-1], str)
+
+
+def _describe(details: Sequence[ErrorDetails], model: type[BaseModel] | None) -> str:
+    """What is wrong with one key; several errors are those of a union's members."""
+    first = details[0]
+    kind, location, came = first["type"], first["loc"], preview(first["input"])
+    if kind == "extra_forbidden":
+        known = [key for owner in _models_at(model, location[:-1]) for key in owner.model_fields]
+        return f"unknown key{did_you_mean(str(location[-1]), known)}; known: {', '.join(dict.fromkeys(known))}"
+    if kind == "missing":
+        return "this key is needed" if _is_missing_key(first) else f"has too few values, got {came}"
+    if kind == "value_error":
+        return str(first["ctx"]["error"])  # a validator of ours, whose message says what came
     if kind == "too_short":
         return "is empty"
-    if kind == "missing":  # in a list of fixed length
-        return f"has too few values, got {preview(came)}"
     if kind in ("dict_type", "model_type"):
-        return f"should be an object, got {preview(came)}"
-    message = error["msg"].removeprefix("Input ").removeprefix("Value error, ")
-    near = did_you_mean(str(came), re.findall(r"'(.*?)'", message)) if kind == "literal_error" else ""
-    return f"{message[0].lower()}{message[1:]}, got {preview(came)}{near}"
+        owners = _models_at(model, location) if kind == "model_type" else []
+        forms = dict.fromkeys(getattr(owner, "expected_form", "an object") for owner in owners)
+        return f"should be {', or '.join(forms) or 'an object'}, got {came}"
+    message = " or ".join(dict.fromkeys(detail["msg"].removeprefix("Input should be ") for detail in details))
+    if first["msg"].startswith("Input should be "):
+        message = f"should be {message}"
+    choices = re.findall(r"'(.*?)'", message) if any(detail["type"] == "literal_error" for detail in details) else ()
+    return f"{message[0].lower()}{message[1:]}, got {came}{did_you_mean(str(first['input']), choices)}"
+
+
+def _models_at(model: type[BaseModel] | None, location: Iterable[int | str]) -> list[type[BaseModel]]:
+    """The model that a location leads to; several where a field is a union of models."""
+    models = [] if model is None else [model]
+    for part in location:
+        fields = [outer.model_fields[str(part)] for outer in models if part in outer.model_fields]
+        models = [inner for field in fields for inner in _models_in(field.annotation)] or models
+    return models
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    members = get_args(annotation)
+    if members:
+        return [model for member in members for model in _models_in(member)]
+    return [annotation] if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []
 
 
 def preview(value: Any) -> str:

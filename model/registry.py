@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from .errors import OptionError, describe_pydantic_error, did_you_mean, preview
+from .errors import OptionError, did_you_mean, option_error, preview
 from .types import ScheduleOptions, SplitOptions, TermOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -167,7 +167,7 @@ def _checked(key: str, value: Any, annotation: Any) -> Any:
     try:
         return adapter.validate_json(json.dumps(value))  # as JSON, whose arrays may be tuples
     except ValidationError as error:
-        raise OptionError(key, describe_pydantic_error({**error.errors()[0], "input": value})) from error
+        raise option_error(error, value).under(key) from error
 
 
 NETS: Registry[None] = Registry("network")

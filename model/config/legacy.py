@@ -7,11 +7,11 @@ mean over images and classes. All of it is written out here, so that its files t
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from ..errors import OptionError, did_you_mean
+from ..errors import OptionError, option_error, preview
 
 OURS = ("dataset", "student", "loss", "optimizer", "schedule")
 
@@ -56,7 +56,7 @@ def _yes_or_no(value: Any) -> Any:
     if value in ("yes", "no"):
         return value == "yes"
     if not isinstance(value, bool):
-        raise ValueError('should be "yes", "no", true or false')
+        raise ValueError(f'should be "yes", "no", true or false, got {preview(value)}')
     return value
 
 
@@ -88,19 +88,8 @@ class Flat(BaseModel):
 def _parse(raw: dict[str, Any]) -> Flat:
     try:
         return Flat.model_validate(raw)
-    except ValidationError as error:  # a misspelt key is also missed under its right name: the spelling tells more
-        first = sorted(error.errors(), key=lambda each: each["type"] != "extra_forbidden")[0]
-    key, came = str(first["loc"][0]), first["input"]
-    if first["type"] == "extra_forbidden":
-        known = list(Flat.model_fields)
-        raise OptionError(
-            key, f"unknown key{did_you_mean(key, known)}; a file with model_version has {', '.join(known)}"
-        )
-    if first["type"] == "missing":
-        raise OptionError(key, "this key is needed")
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    choices = get_args(Flat.model_fields[key].annotation) if first["type"] == "literal_error" else ()
-    raise OptionError(key, f"{message}, got {came!r}{did_you_mean(str(came), choices)}")
+    except ValidationError as error:
+        raise option_error(error, raw, Flat) from None
 
 
 def _cnn(flat: Flat) -> dict[str, Any]:

@@ -7,11 +7,11 @@ function's signature (model/registry.py), checked in model/build.py.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from ..errors import OptionError, UserError, describe_pydantic_error, did_you_mean, preview
+from ..errors import OptionError, UserError, option_error, preview
 from ..files import read_json
 from .legacy import is_flat, nested_from_flat
 from .references import _nearest_folder
@@ -27,6 +27,7 @@ class Component(Strict):
     """A function by its name, with every other key one of its keyword arguments."""
 
     model_config = ConfigDict(extra="allow")
+    expected_form: ClassVar[str] = 'an object with a "name"'
 
     name: str
 
@@ -47,6 +48,8 @@ class Teacher(Strict):
         cache_top_k: Keep the largest probabilities only, so many, and spread the rest evenly over the other classes;
             by default all logits are kept, and of `folder` data sets 16 probabilities.
     """
+
+    expected_form: ClassVar[str] = 'a folder, a list of folders, or an object with "model_dir"'
 
     model_dir: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
     weights: Literal["best", "last"] = "best"
@@ -73,6 +76,8 @@ class Init(Strict):
         weights: Which weights of its run. The last ones come with what loss terms have learned: a term that both
             folders have takes it over.
     """
+
+    expected_form: ClassVar[str] = 'a folder, or an object with "model_dir"'
 
     model_dir: Annotated[str, Field(min_length=1)]
     weights: Literal["best", "last"] = "last"
@@ -147,34 +152,13 @@ def parse_params(raw: Any, path: Path) -> Params:
     if not isinstance(raw, dict):
         raise UserError(f"{path}: must be a JSON object, got {preview(raw)}")
     try:
-        return Params.model_validate(nested_from_flat(raw) if is_flat(raw) else raw)
-    except ValidationError as error:
-        raise UserError(f"{path}: {_first(error)}") from None
+        return _validate(nested_from_flat(raw) if is_flat(raw) else raw)
     except OptionError as error:
         raise UserError(f"{path}: {error}") from None
 
 
-EXPECTED = {
-    "Component": 'an object with a "name"',
-    "Init": 'a folder, or an object with "model_dir"',
-    "Teacher": 'a folder, a list of folders, or an object with "model_dir"',
-}
-
-
-def _first(error: ValidationError) -> str:
-    """The first of pydantic's errors as one line: key, what came, what is allowed."""
-    # A misspelt key is also missed under its right name: the spelling tells more.
-    details = sorted(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
-    first = details[0]
-    key = ".".join(str(part) for part in first["loc"])
-    more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
-    if first["type"] == "extra_forbidden":
-        parts: dict[Any, type[Strict]] = {"teacher": Teacher, "init": Init}
-        known = list(parts.get(first["loc"][0], Params).model_fields)
-        return f"{key}: unknown key{did_you_mean(str(first['loc'][-1]), known)}; known: {', '.join(known)}{more}"
-    if first["type"] == "missing":
-        return f"{key}: this key is needed{more}"
-    if first["type"] == "model_type":
-        expected = EXPECTED[first["ctx"]["class_name"]]
-        return f"{key}: should be {expected}, got {preview(first['input'])}{more}"
-    return f"{key}: {describe_pydantic_error(first)}{more}"
+def _validate(raw: dict[str, Any]) -> Params:
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        raise option_error(error, raw, Params) from None
