@@ -1,4 +1,4 @@
-"""Errors and exit statuses: what a user's mistake, a failed run and a stopped one are."""
+"""Errors with their exit statuses, and the wording of error messages: hints, previews, pydantic's errors."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ EXIT_DONE, EXIT_FAILED, EXIT_USER, EXIT_STOPPED = 0, 1, 2, 75  # 75 is EX_TEMPFA
 
 
 class UserError(Exception):
-    """The user's mistake: shown as one line, exit status 2."""
+    """A mistake of the user: shown as one line, exit status 2."""
 
 
 class OptionError(UserError):
-    """A wrong value in params.json; `key` is its dotted path, completed by whoever knows more of it."""
+    """A wrong value in params.json; `key` is its dotted path, to which callers add the keys above it."""
 
     def __init__(self, key: str, message: str) -> None:
         self.key, self.message = key, message
         super().__init__(f"{key}: {message}" if key else message)
 
-    def under(self, parent: str) -> OptionError:
-        """The same error with the path's parent put before it."""
+    def with_parent(self, parent: str) -> OptionError:
+        """The same error with `parent` put before its key."""
         return OptionError(f"{parent}.{self.key}" if self.key else parent, self.message)
 
 
 @contextmanager
 def option_scope(parent: str) -> Iterator[None]:
-    """A block whose OptionErrors are about values below `parent`."""
+    """Put `parent` before the key of every OptionError that the block raises."""
     try:
         yield
     except OptionError as error:
-        raise error.under(parent) from None
+        raise error.with_parent(parent) from None
 
 
 class Stopped(Exception):
-    """A signal asked the run to stop; everything is saved. Exit status 75."""
+    """A signal stopped the run after it saved a checkpoint. Exit status 75."""
 
 
 class RunFailed(Exception):
-    """A run broke for a reason that one line explains, such as a loss that is not finite. Exit status 1."""
+    """A run failed for a reason that fits one line, such as a loss that is not finite. Exit status 1."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint for a message: `, did you mean "kd"?`, or nothing where no known name is near."""
+    """A hint to append to a message: `, did you mean "kd"?`, or nothing if no known name is similar."""
     match = difflib.get_close_matches(name, list(known), n=1)
     return f', did you mean "{match[0]}"?' if match else ""
 
@@ -139,23 +139,23 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def preview(value: Any) -> str:
-    """A value as it would stand in the file, cut where it is long."""
+    """A value as JSON, cut after 60 characters."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def first_sentence(error: Exception) -> str:
-    """What a library's error says before it goes into detail."""
+    """The first sentence of a library's error message."""
     return str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
 
 
 def last_line(text: str) -> str:
-    """What a traceback, or a program's complaint, comes to."""
+    """The last line of a traceback or of a program's error output."""
     return text.strip().rpartition("\n")[2]
 
 
 def exit_status(error: BaseException) -> int:
-    """The exit status that an exception stands for."""
+    """The exit status of a script that ends with this exception."""
     if isinstance(error, (UserError, PermissionError)):
         return EXIT_USER
     return EXIT_STOPPED if isinstance(error, (Stopped, KeyboardInterrupt)) else EXIT_FAILED

@@ -211,7 +211,7 @@ ERRORS = [
     ({"teacher": ["resnet18"]}, f'teacher: {TEACHERS}, got ["resnet18"], did you mean "resnet18"?'),
     (
         {"teacher": "none"},
-        "teacher: cnn_distill needs one, not 'none'; known: resnet18, wrn, densenet, resnext29, preresnet110",
+        "teacher: cnn_distill needs a teacher, got none; known: resnet18, wrn, densenet, resnext29, preresnet110",
     ),
     ({"augmentation": "maybe"}, 'augmentation: should be "yes", "no", true or false, got "maybe"'),
     ({"augmentation": "Yes"}, 'augmentation: should be "yes", "no", true or false, got "Yes"'),
@@ -250,7 +250,7 @@ MISSING = [
     ("dropout_rate", "dropout_rate: cnn_distill needs this key"),
     (
         "teacher",
-        "teacher: cnn_distill needs one, not 'none'; known: resnet18, wrn, densenet, resnext29, preresnet110",
+        "teacher: cnn_distill needs a teacher, got none; known: resnet18, wrn, densenet, resnext29, preresnet110",
     ),
 ]
 

@@ -260,7 +260,7 @@ ANCESTORS_METRICS = {"accuracy": 0.8351, "loss": 0.61}
 def test_the_ancestors_results_are_marked_as_test_results(params: Any, tmp_path: Path, make_run: MakeRun) -> None:
     write(make_run("base_cnn", params=params) / "metrics_val_best_weights.json", ANCESTORS_METRICS)
     run = only_run(tmp_path)
-    assert (run.metrics["val", "best"], run.notes) == (ANCESTORS_METRICS, ("val is the test set (ancestor)",))
+    assert (run.metrics["val", "best"], run.notes) == (ANCESTORS_METRICS, ("val is the test set (legacy run)",))
 
 
 def test_our_results_of_flat_params_are_not_marked(tmp_path: Path, make_run: MakeRun, finished: dict[str, Any]) -> None:

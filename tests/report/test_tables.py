@@ -336,7 +336,7 @@ def test_the_ancestors_results_stand_beside_ours_with_a_note(
         ["ours", "old"],
         ["84.00", "83.52"],
         ["83.00", "-"],
-        ["-", "val is the test set (ancestor)"],
+        ["-", "val is the test set (legacy run)"],
     ]
 
 
