@@ -12,7 +12,7 @@ from model.errors import OptionError, RunFailed, Stopped, UserError
     ("error", "status", "message"),
     [
         (UserError("params.json: x"), 2, "error: params.json: x\n"),
-        (OptionError("alpha", "must be in [0, 1]").with_parent("loss.kd"), 2, "error: loss.kd.alpha: must be in [0, 1]\n"),
+        (OptionError("alpha", "must be below 1").with_parent("loss.kd"), 2, "error: loss.kd.alpha: must be below 1\n"),
         (RunFailed("the loss is not finite"), 1, "failed: the loss is not finite\n"),
         (Stopped("saved at step 3"), 75, "stopped: saved at step 3\n"),
         (KeyboardInterrupt(), 75, "stopped: run the same command to go on\n"),

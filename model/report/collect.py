@@ -17,7 +17,7 @@ from typing import Any
 from ..config.dotted import flatten, value_of, with_values
 from ..config.folder import Folder, Weights
 from ..config.legacy import is_flat
-from ..config.params import load_params
+from ..config.params import Params, load_params
 from ..config.references import rebase_paths
 from ..errors import OptionError, UserError, did_you_mean
 from ..search.space.schema import SEARCH_FILE, is_parameter
@@ -86,6 +86,12 @@ def collect_runs(parent_dir: Path) -> list[RunRecord]:
 def natural_order(path: str) -> list[tuple[str, int]]:
     """A sort key that compares numbers inside the text by value."""
     return [(text, int(number or -1)) for text, number in re.findall(r"(\D*)(\d*)", path)]
+
+
+def schema_position(path: str) -> int:
+    """A sort key: dotted paths in the order of the schema, after the parameters with choices of a search (-1)."""
+    key, keys = path.partition(".")[0], list(Params.model_fields)
+    return keys.index(key) if key in keys else -1
 
 
 def format_value(value: Any) -> str:

@@ -20,10 +20,9 @@ from tabulate import tabulate
 
 from ..config.dotted import NON_RESULT_KEYS
 from ..config.folder import Weights
-from ..config.params import Params
 from ..errors import UserError
 from ..files import write_text
-from .collect import SPLITS, WEIGHTS, RunRecord, collect_runs, format_value, natural_order
+from .collect import SPLITS, WEIGHTS, RunRecord, collect_runs, format_value, natural_order, schema_position
 
 MISSING = "-"
 CSV_ONLY = ("loss", "top5_accuracy")  # every run has them, and the Markdown table would be too wide
@@ -184,7 +183,7 @@ def _params_columns(runs: list[RunRecord], groups: list[Group], hidden: Sequence
     paths = dict.fromkeys(path for run in known for path in run.params if path not in hidden)
     leaf_counts = Counter(_leaf(path) for path in paths)
     columns = []
-    for path in sorted(paths, key=_schema_position):
+    for path in sorted(paths, key=schema_position):
         texts = {format_value(run.params[path]) for run in known if path in run.params}
         is_missing = any(path not in run.params for run in known)
         is_written = any(path in run.written for run in known)
@@ -208,12 +207,7 @@ def _follows_from_choices(path: str, runs: list[RunRecord]) -> bool:
 
 
 def _is_choice(path: str) -> bool:
-    return _schema_position(path) < 0
-
-
-def _schema_position(path: str) -> int:
-    top, keys = path.partition(".")[0], list(Params.model_fields)
-    return keys.index(top) if top in keys else -1  # a search's parameter with choices
+    return schema_position(path) < 0
 
 
 def _leaf(path: str) -> str:

@@ -97,7 +97,10 @@ def test_runs_that_differ_in_a_third_parameter_are_refused(benchmark: Path) -> N
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("metod", 'no run has a parameter named metod, did you mean "method"?'), ("weight", "weight is ambiguous, write one of: loss.")],
+    [
+        ("metod", 'no run has a parameter named metod, did you mean "method"?'),
+        ("weight", "weight is ambiguous, write one of: loss."),
+    ],
 )
 def test_unknown_names_are_one_line(benchmark: Path, make_run: MakeRun, name: str, message: str) -> None:
     loss = {"kd": {"weight": 1}, "at": {"weight": 1}}
