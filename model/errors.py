@@ -108,7 +108,7 @@ def _describe(details: Sequence[ErrorDetails], model: type[BaseModel] | None) ->
     if kind == "missing":
         return "this key is needed" if _is_missing_key(first) else f"has too few values, got {came}"
     if kind == "value_error":
-        return str(first["ctx"]["error"])  # a validator of ours, whose message says what came
+        return str(first["ctx"]["error"])  # raised by a validator of ours: a complete message
     if kind == "too_short":
         return "is empty"
     if kind in ("dict_type", "model_type"):

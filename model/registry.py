@@ -37,12 +37,12 @@ class Registry(Generic[Common]):
         self.kind = kind
         self.common = common
         dataclass: Callable[..., Any] | None = common
-        self._common_options = {} if dataclass is None else _keyword_options(dataclass)
+        self._common_options = {} if dataclass is None else _settable(dataclass)
         self._functions: dict[str, Callable[..., Any]] = {}
         self._families: dict[str, Callable[..., Any]] = {}
 
     def register(self, name: str | F) -> Any:
-        """Decorator: `@NETS.register` uses the function's name, `@LOSSES.register("kd")` another one."""
+        """Use as `@NETS.register` (the function's own name) or `@LOSSES.register("kd")`."""
         if not isinstance(name, str):
             return self.register(name.__name__)(name)
 
@@ -54,7 +54,7 @@ class Registry(Generic[Common]):
         return add
 
     def register_family(self, prefix: str) -> Callable[[F], F]:
-        """Decorator: `@NETS.register_family("timm")` makes the function build every name that begins with `timm/`."""
+        """Use as `@NETS.register_family("timm")`: makes the function build every name that begins with `timm/`."""
 
         def add(function: F) -> F:
             assert prefix not in self._families, f"two families of {self.kind}s named {prefix}"
@@ -83,13 +83,11 @@ class Registry(Generic[Common]):
 
     def options(self, name: str) -> dict[str, inspect.Parameter]:
         """The options of a function: its keyword-only arguments, then the common ones."""
-        own = _keyword_options(self[name])
+        own = _settable(self[name])
         if self.common is None:
             return own
         defaults = getattr(self[name], "published", self.common())
-        common = {
-            key: parameter.replace(default=getattr(defaults, key)) for key, parameter in self._common_options.items()
-        }
+        common = {key: each.replace(default=getattr(defaults, key)) for key, each in self._common_options.items()}
         return own | common
 
     def resolve(self, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,7 +120,7 @@ class Registry(Generic[Common]):
             OptionError: An option does not match the signature, or the function raises ValueError.
         """
         resolved = self.resolve(name, options)
-        own = {key: resolved[key] for key in _keyword_options(self[name])}
+        own = {key: resolved[key] for key in _settable(self[name])}
         try:
             return self[name](*supplied, **own)
         except ValueError as error:
@@ -153,7 +151,7 @@ def _member(family: Callable[..., Any], name: str) -> Callable[..., Any]:
 
 
 @functools.lru_cache(maxsize=1024)  # resolving the type hints takes longer than validating values
-def _keyword_options(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+def _settable(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     # A class's hints live on its __init__; `from __future__ import annotations` makes them strings until resolved.
     target = function.__init__ if inspect.isclass(function) else function
     hints = get_type_hints(target)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 from model.errors import did_you_mean, option_error
 
 
-def test_near_names_are_suggested_and_far_ones_are_not() -> None:
+def test_similar_names_are_suggested_and_others_are_not() -> None:
     assert did_you_mean("temprature", ["alpha", "temperature"]) == ', did you mean "temperature"?'
     assert did_you_mean("xyz", ["alpha", "temperature"]) == ""
 

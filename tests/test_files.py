@@ -28,7 +28,7 @@ def test_failing_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_file_is_the_old_one_until_the_new_one_is_whole(tmp_path: Path) -> None:
+def test_file_is_the_old_one_until_the_new_one_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "metrics.json"
     write_json(path, 1)
     with atomic_write(path) as temporary:
@@ -38,7 +38,7 @@ def test_file_is_the_old_one_until_the_new_one_is_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_who_reads_a_file_goes_on_reading_the_old_one(tmp_path: Path) -> None:
+def test_an_open_file_stays_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "metrics.json"
     write_json(path, "old")
     with path.open() as reader:
@@ -46,7 +46,7 @@ def test_who_reads_a_file_goes_on_reading_the_old_one(tmp_path: Path) -> None:
         assert reader.read() == '"old"\n'
 
 
-def test_files_are_as_readable_as_the_user_wants_them(tmp_path: Path) -> None:
+def test_files_have_the_permissions_of_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         write_json(tmp_path / "a.json", 1)
@@ -56,7 +56,7 @@ def test_files_are_as_readable_as_the_user_wants_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [{"a": [1, 2.5, None, True]}, [], "text with ü", 0.1 + 0.2])
-def test_json_comes_back_as_it_was(value: Any, tmp_path: Path) -> None:
+def test_json_round_trip(value: Any, tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", value)
     assert read_json(tmp_path / "a.json") == value
 
@@ -72,22 +72,22 @@ def test_json_comes_back_as_it_was(value: Any, tmp_path: Path) -> None:
         ("", "line 1, column 1"),
     ],
 )
-def test_wrong_json_is_refused_in_one_line(text: str, message: str, tmp_path: Path) -> None:
+def test_invalid_json_is_an_error_of_one_line(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "params.json"
     path.write_text(text)
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(UserError) as caught:
         read_json(path)
-    assert str(path) in str(refused.value)
-    assert message in str(refused.value)
-    assert "\n" not in str(refused.value)
+    assert str(path) in str(caught.value)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
-def test_missing_json_file_is_the_user_s_mistake(tmp_path: Path) -> None:
+def test_missing_json_file_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         read_json(tmp_path / "params.json")
 
 
-def test_row_that_is_cut_short_is_left_out(tmp_path: Path) -> None:
+def test_truncated_row_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     write_jsonl(path, [{"epoch": 1}, {"epoch": 2}])
     with path.open("a") as file:
@@ -95,5 +95,5 @@ def test_row_that_is_cut_short_is_left_out(tmp_path: Path) -> None:
     assert read_jsonl(path) == [{"epoch": 1}, {"epoch": 2}]
 
 
-def test_no_rows_file_is_no_rows(tmp_path: Path) -> None:
+def test_missing_file_has_no_rows(tmp_path: Path) -> None:
     assert read_jsonl(tmp_path / "metrics.jsonl") == []

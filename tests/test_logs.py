@@ -50,7 +50,7 @@ def test_log_without_a_file_goes_to_the_terminal_alone(tmp_path: Path, capsys: p
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "text"),
     [
         (0.2, "0 s"),
         (45, "45 s"),
@@ -64,8 +64,8 @@ def test_log_without_a_file_goes_to_the_terminal_alone(tmp_path: Path, capsys: p
         (90061, "25 h 01 min"),
     ],
 )
-def test_durations_read_as_a_person_says_them(seconds: float, said: str) -> None:
-    assert format_duration(seconds) == said
+def test_durations_have_the_unit_of_their_size(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,12 @@ from model.errors import UserError
 from model.training.checkpoint import load_checkpoint, save_checkpoint
 
 
-def test_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_checkpoint_round_trip(tmp_path: Path) -> None:
     content = {"state_dict": {"w": torch.randn(3, 2)}, "step": 7, "best": None, "student": {"name": "cnn"}}
     save_checkpoint(tmp_path / "last.pth.tar", content)
-    found = load_checkpoint(tmp_path / "last.pth.tar")
-    assert torch.equal(found.pop("state_dict")["w"], content["state_dict"]["w"])  # type: ignore[index]
-    assert found == {"step": 7, "best": None, "student": {"name": "cnn"}}
+    loaded = load_checkpoint(tmp_path / "last.pth.tar")
+    assert torch.equal(loaded.pop("state_dict")["w"], content["state_dict"]["w"])  # type: ignore[index]
+    assert loaded == {"step": 7, "best": None, "student": {"name": "cnn"}}
 
 
 class Malicious:
@@ -32,39 +32,39 @@ class Malicious:
         return Path.touch, (self.path,)
 
 
-def test_checkpoint_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
+def test_checkpoint_with_code_is_an_error_and_the_code_is_not_run(tmp_path: Path) -> None:
     torch.save({"state_dict": Malicious(tmp_path / "it ran")}, tmp_path / "best.pth.tar")
     with pytest.raises(UserError, match="holds more than tensors and plain values"):
         load_checkpoint(tmp_path / "best.pth.tar")
     assert not (tmp_path / "it ran").exists()
 
 
-def test_whole_pickled_network_is_refused(tmp_path: Path) -> None:
+def test_pickled_network_is_an_error(tmp_path: Path) -> None:
     torch.save(torch.nn.Linear(2, 2), tmp_path / "best.pth.tar")
     with pytest.raises(UserError, match="holds more than tensors and plain values"):
         load_checkpoint(tmp_path / "best.pth.tar")
 
 
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.5, 0.9, 0.999])
-def test_checkpoint_that_is_cut_short_is_refused_in_one_line(share: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fraction", [0.0, 0.01, 0.3, 0.5, 0.9, 0.999])
+def test_truncated_checkpoint_is_an_error_of_one_line(fraction: float, tmp_path: Path) -> None:
     path = tmp_path / "last.pth.tar"
     save_checkpoint(path, {"state_dict": {"w": torch.randn(1000)}, "step": 7})
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(UserError) as refused:
+    complete = path.read_bytes()
+    path.write_bytes(complete[: int(fraction * len(complete))])
+    with pytest.raises(UserError) as caught:
         load_checkpoint(path)
-    assert str(path) in str(refused.value)
-    assert "\n" not in str(refused.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["not a checkpoint", '{"step": 1}', "\x80\x04garbage"])
-def test_file_that_is_no_checkpoint_is_refused(text: str, tmp_path: Path) -> None:
+def test_file_that_is_no_checkpoint_is_an_error(text: str, tmp_path: Path) -> None:
     (tmp_path / "best.pth.tar").write_text(text)
     with pytest.raises(UserError, match=r"best\.pth\.tar"):
         load_checkpoint(tmp_path / "best.pth.tar")
 
 
-def test_file_of_something_else_than_a_dictionary_is_refused(tmp_path: Path) -> None:
+def test_file_without_a_dictionary_is_an_error(tmp_path: Path) -> None:
     torch.save(torch.zeros(3), tmp_path / "best.pth.tar")
     with pytest.raises(UserError, match="holds a Tensor, not a checkpoint"):
         load_checkpoint(tmp_path / "best.pth.tar")
