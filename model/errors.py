@@ -61,15 +61,15 @@ def option_error(error: ValidationError, value: Any, model: type[BaseModel] | No
 
     Args:
         error: What the validation of `value` raised.
-        value: What the user wrote. The message names its keys, whatever validators made of it.
-        model: The model of which `value` should be, if any: its fields are the known keys. A model may describe itself
-            in `expected_form`; by default it is "an object".
+        value: What the user wrote. The message names its keys, even if a validator converted it to another form.
+        model: The model that validated `value`, if any: its fields are the known keys. A model may describe itself in
+            `expected_form`; by default it is "an object".
     """
-    # A misspelt key is also missing under its right name: the unknown key tells more.
+    # A misspelt key is also missing under its right name; the unknown key is the better message.
     details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
     keys = [_written_key(detail, value) for detail in details]
     same_key = [detail for detail, key in zip(details, keys, strict=True) if key == keys[0]]
-    # A location that is no key belongs to one member of a union: it may be right by another member.
+    # A location that is no key is inside one member of a union; the value may match another member.
     others = {key for detail, key in zip(details, keys, strict=True) if key == _dotted(detail["loc"])} - {keys[0]}
     more = f" (and {len(others)} more)" if others else ""
     return OptionError(keys[0], f"{_describe(same_key, model)}{more}")
@@ -80,13 +80,13 @@ def _dotted(parts: Iterable[int | str]) -> str:
 
 
 def _written_key(detail: ErrorDetails, value: Any) -> str:
-    """The dotted key in `value` that an error is about: its location without the parts that `value` does not have.
+    """The dotted key of an error in `value`: its location without the parts that `value` does not contain.
 
-    Those are the names of a union's members, and keys that a validator puts around a short form.
+    Those are the names of union members, and keys that a validator adds to a short form.
     """
     parts: list[int | str] = []
     for part in detail["loc"]:
-        if not isinstance(value, str):  # its characters are no parts
+        if not isinstance(value, str):  # whose characters are no keys
             with suppress(LookupError, TypeError):
                 value = value[part]
                 parts.append(part)
@@ -123,7 +123,7 @@ def _describe(details: Sequence[ErrorDetails], model: type[BaseModel] | None) ->
 
 
 def _models_at(model: type[BaseModel] | None, location: Iterable[int | str]) -> list[type[BaseModel]]:
-    """The model that a location leads to; several where a field is a union of models."""
+    """The model at a location; several if a field is a union of models."""
     models = [] if model is None else [model]
     for part in location:
         fields = [outer.model_fields[str(part)] for outer in models if part in outer.model_fields]
