@@ -1,4 +1,4 @@
-"""Files: written whole or not at all; JSON and JSON lines read with one-line errors."""
+"""Files: atomic writes; JSON and JSON lines, read with one-line errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .errors import UserError
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, moved over it when the block ends well, so that no reader sees half a file."""
+    """Yield a temporary path that replaces `path` if the block succeeds, so that no reader sees half a file."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(handle)
     temporary = Path(name)
@@ -49,7 +49,7 @@ def read_json(path: Path) -> Any:
     """Parse a JSON file.
 
     Raises:
-        UserError: The file is missing, unreadable or no JSON; the message has the line and column.
+        UserError: The file is missing, unreadable or not valid JSON; the message has the line and column.
     """
     try:
         return json.loads(
@@ -73,13 +73,13 @@ def _no_duplicates(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:
-            raise ValueError(f'the key "{key}" stands twice')
+            raise ValueError(f'the key "{key}" occurs twice')
         result[key] = value
     return result
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a number that JSON has")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -87,7 +87,7 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """All whole rows of a JSON-lines file; a last line that is cut short is left out; no file is no rows."""
+    """All complete rows of a JSON-lines file, without a truncated last one; empty if there is no such file."""
     if not path.exists():
         return []
     rows = []

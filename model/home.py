@@ -1,4 +1,4 @@
-"""The root folder: what experiments, data sets and teachers are named relative to."""
+"""The root folder, to which paths of experiments, data sets and teachers are relative."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The log of a run, and how durations and sizes are written in it."""
+"""The log of a run, and the format of durations and sizes in it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ log = logging.getLogger("retort")
 
 @contextmanager
 def logging_to(path: Path | None) -> Iterator[None]:
-    """Send the log to the terminal and append it to a file; both end with the block.
+    """Send log records of the block to the terminal and append them to a file.
 
-    Nested blocks write to their own file only: a teacher that is trained first does not fill its student's log.
+    A nested block logs to its own file only: the log of a teacher that is trained first is not part of its student's.
     """
     handlers: list[logging.Handler] = [_TerminalHandler()]
     if path is not None:
@@ -43,7 +43,7 @@ class _TerminalHandler(logging.Handler):
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds as a person says them: "45 s", "12 min", "1 h 32 min"."""
+    """Seconds as text: "45 s", "12 min", "1 h 32 min"."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -51,7 +51,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_bytes(num_bytes: int) -> str:
-    """Bytes as a person says them: "512 B", "1.6 GB"; a GB is 10^9 bytes."""
+    """Bytes as text with decimal units: "512 B", "1.6 GB"."""
     for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if num_bytes >= factor:
             return f"{num_bytes / factor:.3g} {unit}"

@@ -1,11 +1,11 @@
-"""Name -> function. The function's signature is the schema of its options in params.json.
+"""Registries: name -> function, whose signature is the schema of its options in params.json.
 
-Positional arguments are what the program supplies (classes, channels, parameters); keyword-only arguments are what a
-user may set. Options are checked against the type hints before anything is built, and an unknown one is answered with
-the nearest name.
+The program supplies the positional arguments (number of classes, channels, parameters); the user sets the keyword-only
+ones. Options are validated against the type hints before anything is built; the error for an unknown one suggests the
+nearest name.
 
-A family is a function that makes all that has its prefix: `timm/...`. It is given the rest of the name first, and is no
-name of its own, so what goes over all names does not meet it.
+A family is one function for all names with a prefix: `timm/...`. Its first argument is the rest of the name. `names()`
+does not contain it, as it has no list of its members.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from .errors import OptionError, describe_pydantic_error, did_you_mean, preview
+from .errors import OptionError, did_you_mean, option_error, preview
 from .types import ScheduleOptions, SplitOptions, TermOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -26,11 +26,11 @@ Common = TypeVar("Common")
 
 
 class Registry(Generic[Common]):
-    """A table of functions of one kind.
+    """Functions of one kind by name.
 
     Args:
-        kind: What the functions make, for messages: "loss".
-        common: A dataclass of the options that every function of this kind has beside its own, or None.
+        kind: What the functions build, for messages: "loss".
+        common: A dataclass of the options that all functions of this kind have beside their own, or None.
     """
 
     def __init__(self, kind: str, common: type[Common] | None = None) -> None:
@@ -54,7 +54,7 @@ class Registry(Generic[Common]):
         return add
 
     def register_family(self, prefix: str) -> Callable[[F], F]:
-        """Use as `@NETS.register_family("timm")`: the function is asked for every name that begins with `timm/`."""
+        """Use as `@NETS.register_family("timm")`: makes the function build every name that begins with `timm/`."""
 
         def add(function: F) -> F:
             assert prefix not in self._families, f"two families of {self.kind}s named {prefix}"
@@ -67,7 +67,7 @@ class Registry(Generic[Common]):
         return sorted(self._functions)
 
     def families(self) -> list[str]:
-        """The prefixes of names that are not registered one by one."""
+        """The prefixes of all families."""
         return sorted(self._families)
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
@@ -82,7 +82,7 @@ class Registry(Generic[Common]):
         return self._functions[name]
 
     def options(self, name: str) -> dict[str, inspect.Parameter]:
-        """What a user may set: the function's keyword-only arguments, then the common ones."""
+        """The options of a function: its keyword-only arguments, then the common ones."""
         own = _settable(self[name])
         if self.common is None:
             return own
@@ -91,10 +91,10 @@ class Registry(Generic[Common]):
         return own | common
 
     def resolve(self, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Check options against the signature and fill in every default.
+        """Validate options against the signature and fill in all defaults.
 
         Raises:
-            OptionError: An unknown option, a value of the wrong type, or a missing one.
+            OptionError: An option is unknown or missing, or its value has the wrong type.
         """
         allowed = self.options(name)
         for key in options:
@@ -106,7 +106,7 @@ class Registry(Generic[Common]):
         resolved = {}
         for key, parameter in allowed.items():
             if key in options:
-                resolved[key] = _checked(key, options[key], parameter.annotation)
+                resolved[key] = _validate_option(key, options[key], parameter.annotation)
             elif parameter.default is inspect.Parameter.empty:
                 raise OptionError(key, f"{self.kind} {name} needs this option")
             else:
@@ -114,10 +114,10 @@ class Registry(Generic[Common]):
         return resolved
 
     def build(self, name: str, *supplied: Any, **options: Any) -> Any:
-        """Call the function with what the program supplies and its own options; common options are left out.
+        """Call the function with the supplied arguments and its own options, without the common ones.
 
         Raises:
-            OptionError: An option does not fit the signature, or the function refuses its value.
+            OptionError: An option does not match the signature, or the function raises ValueError.
         """
         resolved = self.resolve(name, options)
         own = {key: resolved[key] for key in _settable(self[name])}
@@ -127,10 +127,10 @@ class Registry(Generic[Common]):
             raise OptionError("", str(error)) from error
 
     def common_options(self, name: str, options: Mapping[str, Any]) -> Common:
-        """The common options alone, as their dataclass.
+        """The common options only, as their dataclass.
 
         Raises:
-            OptionError: An option does not fit the signature, or its value is refused.
+            OptionError: An option does not match the signature, or the dataclass raises ValueError.
         """
         assert self.common is not None
         resolved = self.resolve(name, options)
@@ -141,7 +141,7 @@ class Registry(Generic[Common]):
 
 
 def _member(family: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """The function of one name of a family; signature and docstring are the family's."""
+    """The function of one member of a family, with the signature and docstring of the family."""
 
     @functools.wraps(family)
     def make(*supplied: Any, **options: Any) -> Any:
@@ -150,7 +150,7 @@ def _member(family: Callable[..., Any], name: str) -> Callable[..., Any]:
     return make
 
 
-@functools.lru_cache(maxsize=1024)  # resolving the hints takes longer than checking values against them
+@functools.lru_cache(maxsize=1024)  # resolving the type hints takes longer than validating values
 def _settable(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     # A class's hints live on its __init__; `from __future__ import annotations` makes them strings until resolved.
     target = function.__init__ if inspect.isclass(function) else function
@@ -162,12 +162,12 @@ def _settable(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     }
 
 
-def _checked(key: str, value: Any, annotation: Any) -> Any:
+def _validate_option(key: str, value: Any, annotation: Any) -> Any:
     adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=ConfigDict(strict=True, allow_inf_nan=False))
     try:
-        return adapter.validate_json(json.dumps(value))  # as JSON, whose arrays may be tuples
+        return adapter.validate_json(json.dumps(value))  # as JSON: strict mode then accepts an array for a tuple
     except ValidationError as error:
-        raise OptionError(key, describe_pydantic_error({**error.errors()[0], "input": value})) from error
+        raise option_error(error, value).with_parent(key) from error
 
 
 NETS: Registry[None] = Registry("network")

@@ -1,4 +1,4 @@
-"""Names that are registered one by one, and families of names."""
+"""Registered names, and families of names."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def shapes() -> Registry[None]:
     return registry
 
 
-def test_a_family_is_given_the_rest_of_the_name(shapes: Registry[None]) -> None:
+def test_the_first_argument_of_a_family_is_the_rest_of_the_name(shapes: Registry[None]) -> None:
     assert shapes.build("polygon/square", 2, side=1.5) == "square 3.0"
     assert shapes.build("polygon/triangle", 2) == "triangle 2.0"
 
 
-def test_a_family_s_options_are_checked_as_any(shapes: Registry[None]) -> None:
+def test_options_of_a_family_are_validated(shapes: Registry[None]) -> None:
     assert shapes.resolve("polygon/square", {}) == {"side": 1.0}
     with pytest.raises(OptionError, match='unknown option of shape polygon/square, did you mean "side"'):
         shapes.resolve("polygon/square", {"sid": 2.0})
@@ -39,7 +39,7 @@ def test_a_family_s_options_are_checked_as_any(shapes: Registry[None]) -> None:
         shapes.resolve("polygon/square", {"side": "long"})
 
 
-def test_a_family_is_no_name(shapes: Registry[None]) -> None:
+def test_the_prefix_of_a_family_is_no_name(shapes: Registry[None]) -> None:
     assert shapes.names() == ["circle"]
     assert shapes.families() == ["polygon"]
     for name in ("polygon", "polygon/"):
@@ -47,15 +47,15 @@ def test_a_family_is_no_name(shapes: Registry[None]) -> None:
             shapes.build(name, 2)
 
 
-def test_a_family_refuses_names_itself(shapes: Registry[None]) -> None:
+def test_a_family_raises_the_error_of_an_unknown_member(shapes: Registry[None]) -> None:
     with pytest.raises(OptionError, match="name: no polygon is a cube"):
         shapes.build("polygon/cube", 2)
 
 
-def test_an_unknown_name_is_told_with_the_nearest(shapes: Registry[None]) -> None:
-    with pytest.raises(OptionError, match='no shape is named "circel", did you mean "circle"') as refused:
+def test_the_error_of_an_unknown_name_suggests_the_nearest(shapes: Registry[None]) -> None:
+    with pytest.raises(OptionError, match='no shape is named "circel", did you mean "circle"') as caught:
         shapes.build("circel", 2)
-    assert str(refused.value).endswith("; known: circle, polygon/...")
+    assert str(caught.value).endswith("; known: circle, polygon/...")
     with pytest.raises(OptionError, match=r'did you mean "polygon/\.\.\."'):
         shapes.build("polygone/square", 2)
 

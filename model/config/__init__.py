@@ -1,1 +1,1 @@
-"""Experiments as JSON and folders: params.json, dotted paths, the folder's files. Nothing here imports torch."""
+"""Experiments as JSON and folders: params.json, dotted paths, the files of a folder. Imports no torch."""

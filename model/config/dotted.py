@@ -1,4 +1,4 @@
-"""Dotted paths: how values in a params.json are named, compared and replaced."""
+"""Dotted paths, which name values in a params.json: flatten, compare, look up, replace."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Any
 from ..errors import OptionError, did_you_mean
 from .params import PARAMS_FILE, Params
 
-# Keys that say how a run is done, not what it computes: they may change between stopping and going on.
+# Keys that do not influence the result: they may change between an interruption and the resume.
 NON_RESULT_KEYS = ("description", "checkpoint_minutes")
 
 
-def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(params: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Every value of a nested object under its dotted path: {"loss.kd.alpha": 0.9, ...}; lists are values."""
-    found: dict[str, Any] = {}
-    for key, child in value.items():
+    flat: dict[str, Any] = {}
+    for key, value in params.items():
         path = f"{prefix}{key}"
-        if isinstance(child, dict) and child:
-            found |= flatten(child, f"{path}.")
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{path}.")
         else:
-            found[path] = child
-    return found
+            flat[path] = value
+    return flat
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between two params objects and matters for the result, one text a value."""
+    """The values that differ between two params objects and influence the result, one text each."""
     old, new = flatten(before), flatten(now)
     return [
         f"{key} was {json.dumps(old.get(key))}, is {json.dumps(new.get(key))}"
@@ -36,52 +36,54 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def full_path(params: dict[str, Any], name: str) -> str:
-    """The dotted path that a name stands for: itself, or the only path that ends in it.
+    """Resolve a name to its dotted path: the name itself, or the only path that ends in it.
 
-    What the file leaves out may be named, too: a top-level key of the schema, or by its whole path an option of
-    something that the file has (`optimizer.momentum`); whether there is such an option is for the function to say.
+    A name may also stand for a value that `params` does not contain: any top-level key of the schema, and by its full
+    path an option of a component that `params` contains (`optimizer.momentum`). Whether the component has this option
+    is not checked here.
 
     Raises:
-        OptionError: Nothing has this name, or several do.
+        OptionError: No value has this name, or several do.
     """
-    paths = _paths(params)
-    if name in paths or name in Params.model_fields or isinstance(paths.get(name.rpartition(".")[0]), dict):
+    paths = _nested_values(params)
+    parent, _, _ = name.rpartition(".")
+    if name in paths or name in Params.model_fields or isinstance(paths.get(parent), dict):
         return name
-    ending = [path for path in paths if path.endswith(f".{name}")]
-    if len(ending) == 1:
-        return ending[0]
-    if ending:
-        raise OptionError(name, f"stands for several values: {', '.join(ending)}; write one of these")
+    matches = [path for path in paths if path.endswith(f".{name}")]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise OptionError(name, f"is ambiguous, write one of: {', '.join(matches)}")
     known = sorted({path.rpartition(".")[2] for path in paths} | paths.keys() | set(Params.model_fields))
     raise OptionError(name, f"no value of {PARAMS_FILE} has this name{did_you_mean(name, known)}")
 
 
 def value_of(params: dict[str, Any], name: str) -> Any:
-    """The value that a name stands for.
+    """Look up the value of a dotted path or a unique leaf name.
 
     Raises:
-        OptionError: Nothing has this name, or several do, or the file leaves it out.
+        OptionError: No value has this name, several do, or `params` does not contain it.
     """
-    path, paths = full_path(params, name), _paths(params)
+    path, paths = full_path(params, name), _nested_values(params)
     if path not in paths:
         raise OptionError(name, f"is not in {PARAMS_FILE}")
     return paths[path]
 
 
-def _paths(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Every value under its dotted path, the objects that hold others, too."""
-    found: dict[str, Any] = {}
-    for key, child in value.items():
-        found[f"{prefix}{key}"] = child
-        if isinstance(child, dict):
-            found |= _paths(child, f"{prefix}{key}.")
-    return found
+def _nested_values(params: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Every value under its dotted path, objects and their values alike."""
+    values: dict[str, Any] = {}
+    for key, value in params.items():
+        values[f"{prefix}{key}"] = value
+        if isinstance(value, dict):
+            values |= _nested_values(value, f"{prefix}{key}.")
+    return values
 
 
 def with_values(params: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     """A copy of a params.json object with the named values (dotted paths or unique leaf names) replaced.
 
-    A name stands for what it stands for in `params`, or else in what the values before it have put there.
+    Names are resolved against `params`; a name that `params` does not know, against the copy with the values so far.
     """
     changed = copy.deepcopy(params)
     for name, value in values.items():
@@ -90,8 +92,8 @@ def with_values(params: dict[str, Any], values: dict[str, Any]) -> dict[str, Any
         except OptionError:
             path = full_path(changed, name)
         *parents, leaf = path.split(".")
-        place = changed
+        target = changed
         for parent in parents:
-            place = place[parent]
-        place[leaf] = copy.deepcopy(value)
+            target = target[parent]
+        target[leaf] = copy.deepcopy(value)
     return changed

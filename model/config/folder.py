@@ -1,4 +1,4 @@
-"""An experiment folder: what lies in it, in which state its run is, and who works in it."""
+"""An experiment folder: its files, the state of its run, and the lock that lets one process work in it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ State = Literal["new", "running", "stopped", "failed", "finished", "killed", "pr
 
 @dataclass(frozen=True)
 class Folder:
-    """The files of one experiment; reading them needs no lock, as each is replaced whole."""
+    """The files of one experiment. Reading needs no lock: every file is replaced atomically."""
 
     path: Path
 
@@ -58,7 +58,7 @@ class Folder:
 
     @property
     def cache(self) -> Path:
-        """What the folder's network said as a teacher."""
+        """Outputs of this experiment's network, cached for the students that it teaches."""
         return self.path / "cache"
 
     def checkpoint(self, weights: Weights) -> Path:
@@ -69,12 +69,12 @@ class Folder:
 
     @property
     def name(self) -> str:
-        """The path as a user would type it: relative to the repository's root where it lies inside."""
+        """The path as a user would type it: relative to the repository's root if it lies inside."""
         path = self.path.resolve()
         return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
     def read_run(self) -> dict[str, Any]:
-        """run.json, or an empty object where no run has begun."""
+        """run.json; an empty object before the first run."""
         return read_json(self.run) if self.run.exists() else {}
 
     def read_history(self) -> list[dict[str, Any]]:
@@ -82,21 +82,21 @@ class Folder:
         return read_jsonl(self.history)
 
     def state(self) -> State:
-        """The run's state; one that says `running` but whose process is gone was killed. A search may prune runs."""
+        """The state in run.json; `killed` if that is `running`, but its process no longer exists."""
         run = self.read_run()
         state = run.get("state", "new")
-        return "killed" if state == "running" and _is_gone(run) else state
+        return "killed" if state == "running" and _is_process_gone(run) else state
 
     def is_trained(self) -> bool:
-        """Whether weights lie here: of a finished run, or put here by hand, without a run of ours."""
+        """Whether there are weights to use: of a finished run, or copied here without any run."""
         return self.checkpoint("best").exists() and self.state() in ("finished", "new")
 
     def update_run(self, **values: Any) -> None:
-        """Change some values of run.json and keep the rest."""
+        """Set some values of run.json and keep the others."""
         write_json(self.run, self.read_run() | values)
 
     def is_busy(self) -> bool:
-        """Whether another process works here: run.json says so, and the lock is held."""
+        """Whether another process works in this folder: run.json has the state `running`, and the lock is held."""
         if self.state() != "running":
             return False
         lock = filelock.FileLock(self.path / ".lock")
@@ -105,16 +105,16 @@ class Folder:
         except filelock.Timeout:
             return True
         except OSError:
-            return False  # the run itself will say what is wrong with the folder
+            return False  # the run itself reports what is wrong with the folder
         lock.release()
         return False
 
     @contextmanager
     def locked(self, *, wait: bool = False) -> Iterator[None]:
-        """Be the only process that works in this folder; the lock ends with the process, however that ends.
+        """Hold the folder's lock. The system releases it when the process ends, however it ends.
 
         Raises:
-            UserError: Another process works here and `wait` is not set, or the folder cannot be written to.
+            UserError: Another process holds the lock and `wait` is not set, or the folder cannot be written to.
         """
         lock = filelock.FileLock(self.path / ".lock")
         try:
@@ -134,9 +134,9 @@ class Folder:
             lock.release()
 
 
-def _is_gone(run: dict[str, Any]) -> bool:
+def _is_process_gone(run: dict[str, Any]) -> bool:
     if run.get("host") != socket.gethostname():
-        return False  # nothing can be said of a process elsewhere
+        return False  # processes of another host cannot be checked
     try:
         os.kill(int(run["process"]), 0)
     except ProcessLookupError:

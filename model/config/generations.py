@@ -1,11 +1,11 @@
-"""Born-again networks: generation after generation, each taught by the one before.
+"""Born-again networks: generations of one network, each distilled from the one before.
 
 Furlanello, Lipton, Tschannen, Itti and Anandkumar, "Born-Again Neural Networks", ICML 2018.
 https://arxiv.org/abs/1805.04770
 
-A folder whose params.json has `"generations": K` holds K ordinary experiments, gen_0 to gen_(K-1): all trained by what
-params.json says, but for gen_0, which learns from labels alone unless a teacher is named, and for the seed, which
-rises by one each time, so that every generation begins with fresh weights.
+A folder whose params.json has `"generations": K` contains K ordinary experiments, gen_0 to gen_(K-1), with the params
+of that file. Two things differ: gen_0 learns from labels alone unless the file has a teacher, and the seed rises by one
+each time, so that every generation has initial weights of its own.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from ..errors import UserError
 from ..files import read_json, write_text
 from .folder import Folder
 from .params import Params, load_params
-from .references import one_level_deeper
+from .references import rebase_paths
 
 
 def generation_folders(folder: Folder, params: Params) -> list[Folder]:
-    """The folders of all generations, first to last, whether they are there or not."""
+    """The folders of all generations, first to last, whether they exist or not."""
     return [Folder(folder.path / f"gen_{number}") for number in range(params.generations or 0)]
 
 
 def generation_params(folder: Folder, params: Params, number: int) -> dict[str, Any]:
-    """What the params.json of a generation, counted from 0, says."""
+    """The content of the params.json of generation `number`, counted from 0."""
     child = params.model_dump(mode="json", exclude_unset=True, exclude={"generations", "description"})
-    child = one_level_deeper(child, folder.path)
+    child = rebase_paths(child, folder.path)
     child["seed"] = params.seed + number
     if number > 0:
         child["teacher"] = {**child.get("teacher", {}), "model_dir": [f"../gen_{number - 1}"]}
@@ -38,27 +38,27 @@ def generation_params(folder: Folder, params: Params, number: int) -> dict[str, 
 
 
 def prepare_generations(folder: Folder) -> list[Folder]:
-    """Make the folders of all generations with their params.json, unless they are there and the same.
+    """Create the folders of all generations with their params.json, unless they exist.
 
     Raises:
-        UserError: One is there and says something else.
+        UserError: The params.json of one exists with other content.
     """
-    params = load_params(folder.path)  # as it is written: defaults are filled in by each generation's own run
+    params = load_params(folder.path)  # not resolved: the run of each generation fills in its defaults
     folders = generation_folders(folder, params)
     for number, child in enumerate(folders):
-        wanted = generation_params(folder, params, number)
+        expected = generation_params(folder, params, number)
         if not child.params.exists():
             child.path.mkdir(exist_ok=True)
-            write_text(child.params, json.dumps(wanted, indent=2) + "\n")
-        elif read_json(child.params) != wanted:
+            write_text(child.params, json.dumps(expected, indent=2) + "\n")
+        elif read_json(child.params) != expected:
             raise UserError(
-                f"{child.params}: is not what {folder.params} makes of it; put that file back, or remove the folder "
-                f"{child.name} and those after it to have them trained anew"
+                f"{child.params}: does not match {folder.params}; restore that file, or remove the folder {child.name} "
+                "and those after it to train them again"
             )
     return folders
 
 
 def first_generation(params: Params) -> Params:
-    """The params of the first generation, with a teacher's folder as it is named in the parent's folder."""
-    labels_alone: dict[str, Any] = {} if params.teacher else {"loss": {"ce": {}}}
-    return params.model_copy(update={"generations": None, **labels_alone})
+    """The params of the first generation, with the teacher's path as written: relative to the parent folder."""
+    without_teacher: dict[str, Any] = {} if params.teacher else {"loss": {"ce": {}}}
+    return params.model_copy(update={"generations": None, **without_teacher})

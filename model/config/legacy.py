@@ -1,41 +1,43 @@
-"""The ancestor's flat params.json, turned into our form.
+"""The legacy flat params.json of knowledge-distillation-pytorch, converted to the nested form.
 
-The ancestor is https://github.com/haitongli/knowledge-distillation-pytorch. What its files mean stands partly in its
-code: the optimizer and the schedule follow from `model_version`, the seed is fixed, and the Kullback-Leibler term is a
-mean over images and classes. All of it is written out here, so that its files train what they trained there.
+https://github.com/haitongli/knowledge-distillation-pytorch
+
+Part of what its files mean is in its code: the optimizer and the schedule follow from `model_version`, the seed is
+fixed, and the Kullback-Leibler term is averaged over images and classes. All of it is written out here, so that a file
+trains the same network as it did there.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from ..errors import OptionError, did_you_mean
+from ..errors import OptionError, option_error, preview
 
-OURS = ("dataset", "student", "loss", "optimizer", "schedule")
+NESTED_KEYS = ("dataset", "student", "loss", "optimizer", "schedule")
 
-TEACHERS = {
+TEACHER_FOLDERS = {
     "resnet18": "experiments/base_resnet18",
     "wrn": "experiments/base_wrn",
     "densenet": "experiments/base_densenet",
     "resnext29": "experiments/base_resnext29",
-    "preresnet110": "experiments/base_preresnet",  # it has 164 layers, whatever its name says
+    "preresnet110": "experiments/base_preresnet",  # 164 layers, despite its name
 }
 
-SEED = 230  # written into the ancestor's train.py
+SEED = 230  # constant in its train.py
 
 
 def is_flat(raw: dict[str, Any]) -> bool:
-    """Whether this is a flat file: it names a `model_version` and none of our objects."""
-    return "model_version" in raw and not any(key in raw for key in OURS)
+    """Whether this is the flat form: it has a `model_version` and none of the nested form's objects."""
+    return "model_version" in raw and not any(key in raw for key in NESTED_KEYS)
 
 
 def nested_from_flat(raw: dict[str, Any]) -> dict[str, Any]:
-    """Turn the ancestor's parsed params.json into the form of model/params.py; the meaning is kept.
+    """Convert the content of a flat params.json to the nested form of model/config/params.py.
 
     Raises:
-        OptionError: An unknown or a missing key, or a value that the ancestor did not know.
+        OptionError: A key is unknown or missing, or its value is not one of the flat form.
     """
     flat = _parse(raw)
     network = flat.model_version.removesuffix("_distill")
@@ -56,22 +58,22 @@ def _yes_or_no(value: Any) -> Any:
     if value in ("yes", "no"):
         return value == "yes"
     if not isinstance(value, bool):
-        raise ValueError('should be "yes", "no", true or false')
+        raise ValueError(f'should be "yes", "no", true or false, got {preview(value)}')
     return value
 
 
-class Flat(BaseModel):
-    """The ancestor's keys.
+class FlatParams(BaseModel):
+    """The keys of the flat form.
 
-    Those with a default may be missing: an older version of the ancestor wrote its grids without `augmentation` and
-    `subset_percent` (it always augmented, and used all images); the others have one value in all its files, or belong
-    to some of its model versions only.
+    Keys with a default may be missing: an older version wrote the files of its grids without `augmentation` and
+    `subset_percent` (it always augmented, and used all images); the others have the same value in all files, or belong
+    to some model versions only.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     model_version: Literal["cnn", "cnn_distill", "resnet18", "resnet18_distill", "wrn"]
-    subset_percent: Annotated[float, Field(gt=0, le=1)] = 1.0  # a fraction, whatever its name says
+    subset_percent: Annotated[float, Field(gt=0, le=1)] = 1.0  # a fraction, despite its name
     augmentation: Annotated[bool, BeforeValidator(_yes_or_no)] = True
     teacher: Literal["resnet18", "wrn", "densenet", "resnext29", "preresnet110", "none"] = "none"
     alpha: float | None = None
@@ -81,49 +83,38 @@ class Flat(BaseModel):
     num_epochs: int
     dropout_rate: float | None = None
     num_channels: int = 32
-    save_summary_steps: int = 100  # how often it wrote to its log: changes no result
-    num_workers: int = 4  # how its images were read: changes no result
+    save_summary_steps: int = 100  # steps between its summaries: no influence on the result
+    num_workers: int = 4  # processes that read images: no influence on the result
 
 
-def _parse(raw: dict[str, Any]) -> Flat:
+def _parse(raw: dict[str, Any]) -> FlatParams:
     try:
-        return Flat.model_validate(raw)
-    except ValidationError as error:  # a misspelt key is also missed under its right name: the spelling tells more
-        first = sorted(error.errors(), key=lambda each: each["type"] != "extra_forbidden")[0]
-    key, came = str(first["loc"][0]), first["input"]
-    if first["type"] == "extra_forbidden":
-        known = list(Flat.model_fields)
-        raise OptionError(
-            key, f"unknown key{did_you_mean(key, known)}; a file with model_version has {', '.join(known)}"
-        )
-    if first["type"] == "missing":
-        raise OptionError(key, "this key is needed")
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    choices = get_args(Flat.model_fields[key].annotation) if first["type"] == "literal_error" else ()
-    raise OptionError(key, f"{message}, got {came!r}{did_you_mean(str(came), choices)}")
+        return FlatParams.model_validate(raw)
+    except ValidationError as error:
+        raise option_error(error, raw, FlatParams) from None
 
 
-def _cnn(flat: Flat) -> dict[str, Any]:
+def _cnn(flat: FlatParams) -> dict[str, Any]:
     return {
-        "student": {"name": "cnn", "num_channels": flat.num_channels, "dropout": _needed(flat, "dropout_rate")},
+        "student": {"name": "cnn", "num_channels": flat.num_channels, "dropout": _required(flat, "dropout_rate")},
         "optimizer": {"name": "adam", "learning_rate": flat.learning_rate, "weight_decay": 0.0},
         "schedule": {"name": "step", "step_epochs": 100, "factor": 0.2},
     }
 
 
-def _resnet18(flat: Flat) -> dict[str, Any]:
+def _resnet18(flat: FlatParams) -> dict[str, Any]:
     return {"student": {"name": "resnet18"}} | _sgd(flat)
 
 
-def _wrn(flat: Flat) -> dict[str, Any]:
-    dropout = _needed(flat, "dropout_rate")
+def _wrn(flat: FlatParams) -> dict[str, Any]:
+    dropout = _required(flat, "dropout_rate")
     return {"student": {"name": "wrn", "depth": 28, "width": 10, "dropout": dropout}} | _sgd(flat)
 
 
 RECIPES = {"cnn": _cnn, "resnet18": _resnet18, "wrn": _wrn}
 
 
-def _sgd(flat: Flat) -> dict[str, Any]:
+def _sgd(flat: FlatParams) -> dict[str, Any]:
     return {
         "optimizer": {
             "name": "sgd",
@@ -136,22 +127,24 @@ def _sgd(flat: Flat) -> dict[str, Any]:
     }
 
 
-def _distillation(flat: Flat) -> dict[str, Any]:
+def _distillation(flat: FlatParams) -> dict[str, Any]:
     if flat.teacher == "none":
-        raise OptionError("teacher", f"{flat.model_version} needs one, not 'none'; known: {', '.join(TEACHERS)}")
+        raise OptionError(
+            "teacher", f"{flat.model_version} needs a teacher, got none; known: {', '.join(TEACHER_FOLDERS)}"
+        )
     return {
-        "teacher": TEACHERS[flat.teacher],
+        "teacher": TEACHER_FOLDERS[flat.teacher],
         "loss": {
             "kd": {
-                "alpha": _needed(flat, "alpha"),
-                "temperature": _needed(flat, "temperature"),
+                "alpha": _required(flat, "alpha"),
+                "temperature": _required(flat, "temperature"),
                 "reduction": "mean",  # its KLDivLoss divided by images times classes
             }
         },
     }
 
 
-def _needed(flat: Flat, key: str) -> Any:
+def _required(flat: FlatParams, key: str) -> Any:
     value = getattr(flat, key)
     if value is None:
         raise OptionError(key, f"{flat.model_version} needs this key")

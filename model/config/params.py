@@ -1,20 +1,20 @@
-"""params.json: the schema of an experiment, and how values in it are named.
+"""params.json: the schema of an experiment.
 
-This file knows the form (which keys, which types); what a network's or a loss's own options may be is known by its
-function's signature (model/registry.py), checked in model/build.py.
+Keys and types only. The options of a network, a loss or another component are checked against the signature of its
+registered function (model/registry.py), in model/build.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from ..errors import OptionError, UserError, describe_pydantic_error, did_you_mean, preview
+from ..errors import OptionError, UserError, option_error, preview
 from ..files import read_json
 from .legacy import is_flat, nested_from_flat
-from .references import _nearest_folder
+from .references import did_you_mean_folder
 
 PARAMS_FILE = "params.json"
 
@@ -24,9 +24,10 @@ class Strict(BaseModel):
 
 
 class Component(Strict):
-    """A function by its name, with every other key one of its keyword arguments."""
+    """The name of a registered function; every other key is one of its keyword arguments."""
 
     model_config = ConfigDict(extra="allow")
+    expected_form: ClassVar[str] = 'an object with a "name"'
 
     name: str
 
@@ -36,17 +37,20 @@ class Component(Strict):
 
 
 class Teacher(Strict):
-    """The folder or folders that teach.
+    """The folder of the teacher, or of several teachers.
 
     Args:
-        model_dir: A folder, or several that teach together; relative to the repository's root, then to this folder.
-        weights: Which weights of their runs.
-        combine: Whether several folders say the mean of their probabilities or of their logits.
-        cache: Whether their answers are kept in their folders for this run and later ones. By default they are where
-            the data set's views are finite (all but `folder`) and every loss term reads logits or embeddings only.
-        cache_top_k: Keep the largest probabilities only, so many, and spread the rest evenly over the other classes;
-            by default all logits are kept, and of `folder` data sets 16 probabilities.
+        model_dir: A folder, or several (an ensemble); relative to the repository's root, then to this folder.
+        weights: Which weights of the teacher's run to load.
+        combine: Whether an ensemble averages the probabilities or the logits of its networks.
+        cache: Whether the teacher's outputs are cached in its folder, for this run and later ones. By default they are
+            if the data set has finitely many views (all but `folder`) and all loss terms need only logits or
+            embeddings.
+        cache_top_k: Cache only this number of largest probabilities an image and spread the rest evenly over the other
+            classes; by default all logits are cached, or 16 probabilities for `folder` data sets.
     """
+
+    expected_form: ClassVar[str] = 'a folder, a list of folders, or an object with "model_dir"'
 
     model_dir: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
     weights: Literal["best", "last"] = "best"
@@ -66,13 +70,15 @@ def _teacher(value: Any) -> Any:
 
 
 class Init(Strict):
-    """The folder whose weights a run starts from.
+    """The folder with the initial weights of a run.
 
     Args:
         model_dir: The folder; relative to the repository's root, then to this folder.
-        weights: Which weights of its run. The last ones come with what loss terms have learned: a term that both
-            folders have takes it over.
+        weights: Which weights of its run to load. The last ones include the learned weights of loss terms, which are
+            loaded for every term that both folders have.
     """
+
+    expected_form: ClassVar[str] = 'a folder, or an object with "model_dir"'
 
     model_dir: Annotated[str, Field(min_length=1)]
     weights: Literal["best", "last"] = "last"
@@ -83,29 +89,29 @@ def _init(value: Any) -> Any:
 
 
 class Params(Strict):
-    """One experiment. Every default is filled in; a run never changes it.
+    """One experiment, with the schema's defaults filled in.
 
     Args:
-        description: For people; changes nothing.
-        dataset: The images, by name, with their options.
-        student: The network that is trained, by name, with its options.
-        teacher: A folder whose network teaches, a list of them (an ensemble), or an object with `model_dir`; relative
-            to the repository's root, then to this folder.
-        init: A folder whose network's weights the run starts from, or an object with `model_dir` and `weights`; fresh
-            weights where it is left out.
-        generations: Born-again networks: train so many, in folders gen_0, gen_1, ... of this one; the first learns from
-            labels (or the teacher, where one is named), each other from the one before.
-        loss: The terms that are added up: the name of each, and its options.
-        optimizer: What turns gradients into steps, by name, with its options.
-        schedule: How the learning rate changes over the run, by name, with its options.
-        batch_size: Images a step.
-        num_epochs: How often all training images are seen.
-        gradient_clip: Largest norm of the gradient; a longer one is scaled down to it.
-        seed: Draws initial weights, the order of images, their views, and dropout.
-        precision: What networks compute in; auto is bfloat16 where the hardware has it.
-        compile: Whether torch.compile makes the student's step. auto: where a GPU trains for more than five minutes, as
-            compiling takes about one.
-        checkpoint_minutes: Time between two checkpoints in the middle of an epoch.
+        description: For people; has no effect.
+        dataset: The data set, by name, with its options.
+        student: The network to train, by name, with its options.
+        teacher: The folder of the teacher, a list of folders (an ensemble), or an object with `model_dir`; relative to
+            the repository's root, then to this folder.
+        init: A folder whose network's weights are the student's initial weights, or an object with `model_dir` and
+            `weights`; random weights if left out.
+        generations: Born-again networks: the number of generations to train, in the folders gen_0, gen_1, ... of this
+            one; the first learns from labels (or from the teacher, if there is one), each other from the one before.
+        loss: The terms of the objective, which are added up: the name of each, and its options.
+        optimizer: The optimizer, by name, with its options.
+        schedule: The learning-rate schedule, by name, with its options.
+        batch_size: Images per step.
+        num_epochs: Passes over the training images.
+        gradient_clip: Maximum norm of the gradient; a longer one is scaled down to it.
+        seed: Seed of initial weights, the order of images, their augmentation, and dropout.
+        precision: Precision of the networks' computations; auto: bfloat16 if the hardware supports it.
+        compile: Whether the student's step is compiled with torch.compile; auto: on a GPU, if the run takes more than
+            five minutes, as compiling takes about one.
+        checkpoint_minutes: Minutes between two checkpoints within an epoch.
     """
 
     description: str = ""
@@ -127,15 +133,15 @@ class Params(Strict):
 
 
 def load_params(model_dir: Path) -> Params:
-    """Read a folder's params.json, in our form or in the seeds' flat one.
+    """Read a folder's params.json, nested or in the legacy flat form.
 
     Raises:
-        UserError: No folder, no file, no JSON, an unknown key or a value of the wrong type.
+        UserError: The folder or file is missing, it is no JSON, a key is unknown, or a value has the wrong type.
     """
     if model_dir.is_file():
         raise UserError(f"{model_dir}: is a file, not a folder that holds {PARAMS_FILE}")
     if not model_dir.is_dir():
-        raise UserError(f"{model_dir}: no such folder{_nearest_folder(model_dir)}")
+        raise UserError(f"{model_dir}: no such folder{did_you_mean_folder(model_dir)}")
     path = model_dir / PARAMS_FILE
     if not path.exists():
         raise UserError(f"{model_dir}: the folder holds no {PARAMS_FILE}")
@@ -143,38 +149,17 @@ def load_params(model_dir: Path) -> Params:
 
 
 def parse_params(raw: Any, path: Path) -> Params:
-    """Check a parsed params.json; `path` is named in messages."""
+    """Validate the content of a params.json; `path` is used in error messages only."""
     if not isinstance(raw, dict):
         raise UserError(f"{path}: must be a JSON object, got {preview(raw)}")
     try:
-        return Params.model_validate(nested_from_flat(raw) if is_flat(raw) else raw)
-    except ValidationError as error:
-        raise UserError(f"{path}: {_first(error)}") from None
+        return _validate(nested_from_flat(raw) if is_flat(raw) else raw)
     except OptionError as error:
         raise UserError(f"{path}: {error}") from None
 
 
-EXPECTED = {
-    "Component": 'an object with a "name"',
-    "Init": 'a folder, or an object with "model_dir"',
-    "Teacher": 'a folder, a list of folders, or an object with "model_dir"',
-}
-
-
-def _first(error: ValidationError) -> str:
-    """The first of pydantic's errors as one line: key, what came, what is allowed."""
-    # A misspelt key is also missed under its right name: the spelling tells more.
-    details = sorted(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
-    first = details[0]
-    key = ".".join(str(part) for part in first["loc"])
-    more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
-    if first["type"] == "extra_forbidden":
-        parts: dict[Any, type[Strict]] = {"teacher": Teacher, "init": Init}
-        known = list(parts.get(first["loc"][0], Params).model_fields)
-        return f"{key}: unknown key{did_you_mean(str(first['loc'][-1]), known)}; known: {', '.join(known)}{more}"
-    if first["type"] == "missing":
-        return f"{key}: this key is needed{more}"
-    if first["type"] == "model_type":
-        expected = EXPECTED[first["ctx"]["class_name"]]
-        return f"{key}: should be {expected}, got {preview(first['input'])}{more}"
-    return f"{key}: {describe_pydantic_error(first)}{more}"
+def _validate(raw: dict[str, Any]) -> Params:
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        raise option_error(error, raw, Params) from None

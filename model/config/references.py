@@ -1,4 +1,4 @@
-"""Folders that a params.json names: found, and named again from a folder one level deeper."""
+"""Folders that a params.json refers to: resolve their paths, and rebase them for a folder one level deeper."""
 
 from __future__ import annotations
 
@@ -9,15 +9,8 @@ from ..errors import OptionError, did_you_mean, preview
 from ..home import ROOT
 
 
-def _nearest_folder(*paths: Path) -> str:
-    parents = {path.parent for path in paths if path.parent.is_dir()}
-    return did_you_mean(
-        paths[0].name, {entry.name for parent in parents for entry in parent.iterdir() if entry.is_dir()}
-    )
-
-
 def find_folder(name: str, relative_to: Path, *, key: str = "teacher") -> Path:
-    """The folder that a params.json names: relative to the repository's root, then to the folder itself.
+    """Resolve a folder of params.json: relative to the repository's root, then to the experiment folder.
 
     Raises:
         OptionError: There is no such folder.
@@ -25,26 +18,34 @@ def find_folder(name: str, relative_to: Path, *, key: str = "teacher") -> Path:
     for base in (ROOT, relative_to):
         if (base / name).is_dir():
             return (base / name).resolve()
-    near = _nearest_folder(ROOT / name, relative_to / name)
-    raise OptionError(key, f"no folder {preview(name)} under {ROOT} or {relative_to}{near}")
+    hint = did_you_mean_folder(ROOT / name, relative_to / name)
+    raise OptionError(key, f"no folder {preview(name)} under {ROOT} or {relative_to}{hint}")
 
 
-def one_level_deeper(raw: dict[str, Any], parent_dir: Path) -> dict[str, Any]:
-    """The same params for a folder in `parent_dir`: folders named relative to `parent_dir` are named from there."""
-    moved = {}
+def did_you_mean_folder(*paths: Path) -> str:
+    """The hint of `did_you_mean` for a missing folder, from the folders beside each of the paths that were tried."""
+    parents = {path.parent for path in paths if path.parent.is_dir()}
+    siblings = {entry.name for parent in parents for entry in parent.iterdir() if entry.is_dir()}
+    return did_you_mean(paths[0].name, siblings)
+
+
+def rebase_paths(params: dict[str, Any], parent_dir: Path) -> dict[str, Any]:
+    """The params of a folder inside `parent_dir`: paths relative to `parent_dir` are made relative to that folder."""
+    rebased = {}
     for key in ("teacher", "init"):
-        named = raw.get(key)
-        if isinstance(named, dict) and "model_dir" in named:
-            moved[key] = named | {"model_dir": _moved(named["model_dir"], parent_dir)}
-        elif named:
-            moved[key] = _moved(named, parent_dir)
-    return raw | moved
+        reference = params.get(key)
+        if isinstance(reference, dict) and "model_dir" in reference:
+            rebased[key] = reference | {"model_dir": _rebase(reference["model_dir"], parent_dir)}
+        elif reference:
+            rebased[key] = _rebase(reference, parent_dir)
+    return params | rebased
 
 
-def _moved(names: Any, parent_dir: Path) -> Any:
-    if isinstance(names, list):
-        return [_moved(name, parent_dir) for name in names]
-    if not isinstance(names, str) or (ROOT / names).is_dir() or not (parent_dir / names).is_dir():
-        return names  # the repository's root counts first
-    deeper = f"../{names}"
-    return str((parent_dir / names).resolve()) if (ROOT / deeper).is_dir() else deeper
+def _rebase(path: Any, parent_dir: Path) -> Any:
+    if isinstance(path, list):
+        return [_rebase(item, parent_dir) for item in path]
+    if not isinstance(path, str) or (ROOT / path).is_dir() or not (parent_dir / path).is_dir():
+        return path  # the repository's root is tried first, and needs no change
+    deeper = f"../{path}"
+    # The root is tried first: a relative path that exists there, too, would lead to another folder.
+    return str((parent_dir / path).resolve()) if (ROOT / deeper).is_dir() else deeper

@@ -1,1 +1,1 @@
-"""What came out of many runs: collected from their folders, without torch."""
+"""Results of many runs, collected from their folders: tables, CSV, DataFrame. Imports no torch."""

@@ -1,6 +1,6 @@
-"""Find every run below a folder and read what its files say.
+"""Find all runs below a folder and read their files.
 
-A file that cannot be read costs its own values and leaves a note on its run; the others are read all the same.
+A file that cannot be read leaves its values empty and adds a note to its run; the other files are read all the same.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from typing import Any
 from ..config.dotted import flatten, value_of, with_values
 from ..config.folder import Folder, Weights
 from ..config.legacy import is_flat
-from ..config.params import load_params
-from ..config.references import one_level_deeper
+from ..config.params import Params, load_params
+from ..config.references import rebase_paths
 from ..errors import OptionError, UserError, did_you_mean
 from ..search.space.schema import SEARCH_FILE, is_parameter
 
 SPLITS = ("val", "test")
 WEIGHTS: tuple[Weights, ...] = ("best", "last")
-NO_RUNS_INSIDE = ("tensorboard", "evaluation", "cache")
+SKIPPED_FOLDERS = ("tensorboard", "evaluation", "cache")
 
-ANCESTOR = "val is the test set (ancestor)"
+LEGACY_NOTE = "val is the test set (legacy run)"
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,16 @@ class RunRecord:
     """One experiment folder, as its files describe it.
 
     Args:
-        path: Relative to the folder that was searched.
-        params: Every value under its dotted path. A component's name and a teacher's folder stand under the component's
-            own key ("student": "cnn"), the terms of the objective under "loss". What a search calls a choice stands
-            under the name of its parameter.
-        written: Which of these paths params.json names itself; the others are defaults.
-        state: As `Folder.state`; None where there are results, but nothing that says how the run ended.
+        path: Relative to the parent folder that was given.
+        params: Every value under its dotted path. A component's name and a teacher's folder are under the component's
+            own key ("student": "cnn"), the names of the loss terms under "loss", and the name of a search's choice
+            under the parameter that it is a choice of.
+        written: The paths that are in params.json; the others are defaults.
+        state: As `Folder.state`; None if there are results, but no run.json.
         metrics: (split, weights) -> the finite numbers of that metrics file.
-        epochs: Epochs done.
-        parameters, macs: What the student costs, as the run wrote it down.
-        notes: What a reader of the numbers must know.
+        epochs: Completed epochs.
+        parameters, macs: Size and cost of the student, from run.json.
+        notes: Warnings about the numbers, and errors.
     """
 
     path: str
@@ -61,21 +61,21 @@ class RunRecord:
 def collect_runs(parent_dir: Path) -> list[RunRecord]:
     """All runs in and below a folder, in natural order of their paths: run_2 before run_10.
 
-    A run is a folder with params.json or with results; a search's folder is one only if it has results of its own, and
-    the folder of generations is none.
+    A run is a folder with params.json or with results. The folder of a search is a run only if it has results of its
+    own, the folder of generations never.
 
     Raises:
-        UserError: There is no such folder, or no run in it.
+        UserError: The folder does not exist, or there is no run in it.
     """
     if not parent_dir.is_dir():
         siblings = [entry.name for entry in parent_dir.parent.glob("*") if entry.is_dir()]
         raise UserError(f"{parent_dir}: no such folder{did_you_mean(parent_dir.name, siblings)}")
     runs = []
     for path, children, _ in os.walk(parent_dir):
-        children[:] = [child for child in children if not child.startswith(".") and child not in NO_RUNS_INSIDE]
+        children[:] = [child for child in children if not child.startswith(".") and child not in SKIPPED_FOLDERS]
         folder = Folder(Path(path))
         if "generations" in _read_object(folder.params, []):
-            continue  # its generations are runs, and it is none
+            continue  # the runs are its generations
         if _has_results(folder) or (folder.params.exists() and not (folder.path / SEARCH_FILE).exists()):
             runs.append(_read_run(folder, parent_dir))
     if not runs:
@@ -84,12 +84,18 @@ def collect_runs(parent_dir: Path) -> list[RunRecord]:
 
 
 def natural_order(path: str) -> list[tuple[str, int]]:
-    """A sort key in which numbers count as numbers."""
+    """A sort key that compares numbers inside the text by value."""
     return [(text, int(number or -1)) for text, number in re.findall(r"(\D*)(\d*)", path)]
 
 
-def as_text(value: Any) -> str:
-    """A parameter as a user would type it; 4.0 and 4 are the same."""
+def schema_position(path: str) -> int:
+    """A sort key: dotted paths in the order of the schema, after the parameters with choices of a search (-1)."""
+    key, keys = path.partition(".")[0], list(Params.model_fields)
+    return keys.index(key) if key in keys else -1
+
+
+def format_value(value: Any) -> str:
+    """A parameter as a user would type it; 4.0 becomes 4."""
     if isinstance(value, str):
         return value
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
@@ -115,8 +121,8 @@ def _read_run(folder: Folder, parent_dir: Path) -> RunRecord:
     params, written = _read_params(folder, notes)
     choices = _choices(folder)
     params, written = choices | params, written | choices.keys()
-    if _is_ancestors(folder, metrics["val", "best"] or metrics["val", "last"]):
-        notes.append(ANCESTOR)
+    if _is_legacy_result(folder, metrics["val", "best"] or metrics["val", "last"]):
+        notes.append(LEGACY_NOTE)
     return RunRecord(
         path=folder.path.relative_to(parent_dir).as_posix(),
         params=params,
@@ -132,7 +138,7 @@ def _read_run(folder: Folder, parent_dir: Path) -> RunRecord:
 
 
 def _read_object(path: Path, notes: list[str]) -> dict[str, Any]:
-    # Not utils.read_json: NaN, which it refuses, is what a run that diverged may have written.
+    # Not files.read_json, which rejects the NaN that a diverged run may have written.
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -168,7 +174,7 @@ def _read_params(folder: Folder, notes: list[str]) -> tuple[dict[str, Any], froz
 
 
 def _choices(folder: Folder) -> dict[str, str]:
-    """What a search calls the sets of values that this run of it has: parameter -> name of the choice."""
+    """The choices that a search made for this run: parameter -> name of the choice."""
     raw, parent_dir = _read_object(folder.params, []), folder.path.parent
     found = {}
     for name, parameter in _read_object(parent_dir / SEARCH_FILE, []).get("parameters", {}).items():
@@ -176,7 +182,7 @@ def _choices(folder: Folder) -> dict[str, str]:
             values = {key: value for key, value in content.items() if not is_parameter(value)}
             with suppress(OptionError):  # it sets a value that this run does not have
                 searched = {key: value_of(raw, key) for key in content.keys() - values.keys()}
-                if with_values(raw, one_level_deeper(values, parent_dir) | searched) == raw:
+                if with_values(raw, rebase_paths(values, parent_dir) | searched) == raw:
                     found[name] = choice
     return found
 
@@ -192,10 +198,10 @@ def _by_path(params: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _is_ancestors(folder: Folder, val_metrics: dict[str, float]) -> bool:
-    """Whether these results were written by the ancestor, which chose its best epoch on the test set.
+def _is_legacy_result(folder: Folder, val_metrics: dict[str, float]) -> bool:
+    """Whether knowledge-distillation-pytorch wrote these results, whose best epoch was chosen on the test set.
 
-    Ours always say how many samples they count.
+    Results of this project always contain `num_samples`.
     """
     params = _read_object(folder.params, [])
     return (

@@ -1,9 +1,9 @@
-"""What others published, kept as published.json beside a search's search.json.
+"""Published results of other projects: published.json, beside a search's search.json.
 
     {"sources": {"RepDistiller": {"url": "...", "protocol": "last epoch, mean of 5 runs"}},
      "rows": [{"method": "kd", "source": "RepDistiller", "accuracies": {"vgg13-vgg8": 72.98}}]}
 
-Methods and pairs are what the search calls its choices.
+Methods and pairs are named as the choices of the search.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ PUBLISHED_FILE = "published.json"
 
 @dataclass(frozen=True)
 class PublishedResult:
-    """What one source says of one method.
+    """Accuracies of one method from one source.
 
     Args:
-        accuracies: Pair -> percent of the test images.
+        accuracies: Pair -> test accuracy in percent.
     """
 
     method: str
@@ -32,10 +32,10 @@ class PublishedResult:
 
 
 def read_published(parent_dir: Path) -> list[PublishedResult]:
-    """All rows of a folder's published.json, none where it has no such file.
+    """All rows of a folder's published.json; none if there is no such file.
 
     Raises:
-        UserError: The file is of another form.
+        UserError: The file has another form.
     """
     path = parent_dir / PUBLISHED_FILE
     if not path.exists():
@@ -51,10 +51,10 @@ def _row(row: dict[str, Any]) -> PublishedResult:
     return PublishedResult(str(row["method"]), str(row["source"]), accuracies)
 
 
-def first_of_each(rows: list[PublishedResult]) -> dict[frozenset[str], float]:
-    """{method, pair} -> percent, by the first source that has it."""
-    found: dict[frozenset[str], float] = {}
+def first_published(rows: list[PublishedResult]) -> dict[frozenset[str], float]:
+    """{method, pair} -> percent from the first source that has it."""
+    percents: dict[frozenset[str], float] = {}
     for row in rows:
         for pair, percent in row.accuracies.items():
-            found.setdefault(frozenset({row.method, pair}), percent)
-    return found
+            percents.setdefault(frozenset({row.method, pair}), percent)
+    return percents

@@ -16,7 +16,7 @@ from ..config.dotted import differences, value_of, with_values
 from ..config.folder import Folder, State
 from ..config.legacy import is_flat, nested_from_flat
 from ..config.params import PARAMS_FILE, Params, load_params, parse_params
-from ..config.references import find_folder, one_level_deeper
+from ..config.references import find_folder, rebase_paths
 from ..errors import OptionError, UserError
 from ..files import read_json, write_json, write_text
 from .space.existing import TRIAL_FILE, existing_points
@@ -131,7 +131,7 @@ class Plan:
     def make_run(self, point: Point, seed: int, *, number: int | None = None) -> TrialRun:
         """The run of a point with a seed, in a folder of its own."""
         name = f"{point.name}{self.suffix(seed)}"
-        raw = one_level_deeper(with_values(self.base, point.values), self.parent_dir)
+        raw = rebase_paths(with_values(self.base, point.values), self.parent_dir)
         raw = raw | {"seed": seed} if self.suffix(seed) else raw
         return TrialRun(Folder(self.parent_dir / name), name, raw, number, self.restart)
 

@@ -1,4 +1,4 @@
-"""The ancestor's flat files: its fifteen folders, its grids' older files, and what is refused."""
+"""Legacy flat files of knowledge-distillation-pytorch: its fifteen folders, older files of its grids, and errors."""
 
 from __future__ import annotations
 
@@ -144,12 +144,12 @@ DISTILL = FOLDERS["cnn_distill"][0]
 
 
 @pytest.mark.parametrize(("raw", "nested"), FOLDERS.values(), ids=FOLDERS.keys())
-def test_the_ancestors_folders_keep_their_meaning(raw: dict[str, Any], nested: dict[str, Any]) -> None:
+def test_flat_params_are_converted(raw: dict[str, Any], nested: dict[str, Any]) -> None:
     assert nested_from_flat(raw) == nested
 
 
 @pytest.mark.parametrize("raw", [raw for raw, _ in FOLDERS.values()], ids=FOLDERS.keys())
-def test_the_ancestors_folders_fit_the_schema(raw: dict[str, Any]) -> None:
+def test_converted_params_fit_the_schema(raw: dict[str, Any]) -> None:
     parse_params(raw, Path("params.json"))
 
 
@@ -165,11 +165,11 @@ def test_a_subset_grid_without_augmentation_keeps_its_subset() -> None:
 
 
 @pytest.mark.parametrize(("value", "augment"), [("yes", True), ("no", False), (True, True), (False, False)])
-def test_augmentation_may_be_a_word_or_a_boolean(value: str | bool, augment: bool) -> None:
+def test_augmentation_may_be_yes_no_or_a_boolean(value: str | bool, augment: bool) -> None:
     assert nested_from_flat(DISTILL | {"augmentation": value})["dataset"]["augment"] is augment
 
 
-def test_keys_with_one_value_in_all_of_the_ancestors_files_may_be_missing() -> None:
+def test_keys_with_the_same_value_in_all_files_may_be_missing() -> None:
     rest = ("teacher", "batch_size", "num_channels", "save_summary_steps", "num_workers", "alpha", "temperature")
     short = {key: value for key, value in FOLDERS["base_cnn"][0].items() if key not in rest}
     assert nested_from_flat(short) == cnn(ALL_PLAIN, 0.5, 30)
@@ -180,7 +180,7 @@ def test_a_resnet_needs_no_dropout_rate() -> None:
     assert nested_from_flat(short) == resnet18(200)
 
 
-def test_the_flat_object_is_left_as_it_is() -> None:
+def test_the_flat_object_is_not_changed() -> None:
     before = copy.deepcopy(DISTILL)
     nested_from_flat(DISTILL)
     assert before == DISTILL
@@ -191,7 +191,7 @@ def test_a_file_with_model_version_is_flat() -> None:
 
 
 @pytest.mark.parametrize("raw", [{}, {"student": {"name": "cnn"}}, DISTILL | {"student": {"name": "cnn"}}])
-def test_a_file_with_one_of_our_objects_or_no_model_version_is_not_flat(raw: dict[str, Any]) -> None:
+def test_a_file_with_a_nested_object_or_without_model_version_is_not_flat(raw: dict[str, Any]) -> None:
     assert not is_flat(raw)
 
 
@@ -203,32 +203,32 @@ KEYS = (
 )
 
 ERRORS = [
-    ({"model_version": "cnn_distil"}, f"model_version: {VERSIONS}, got 'cnn_distil', did you mean \"cnn_distill\"?"),
-    ({"model_version": "vgg"}, f"model_version: {VERSIONS}, got 'vgg'"),
-    ({"model_version": "wrn_distill"}, f"model_version: {VERSIONS}, got 'wrn_distill', did you mean \"cnn_distill\"?"),
+    ({"model_version": "cnn_distil"}, f'model_version: {VERSIONS}, got "cnn_distil", did you mean "cnn_distill"?'),
+    ({"model_version": "vgg"}, f'model_version: {VERSIONS}, got "vgg"'),
+    ({"model_version": "wrn_distill"}, f'model_version: {VERSIONS}, got "wrn_distill", did you mean "cnn_distill"?'),
     ({"model_version": 18}, f"model_version: {VERSIONS}, got 18"),
-    ({"teacher": "resnet81"}, f"teacher: {TEACHERS}, got 'resnet81', did you mean \"resnet18\"?"),
-    ({"teacher": ["resnet18"]}, f"teacher: {TEACHERS}, got ['resnet18'], did you mean \"resnet18\"?"),
+    ({"teacher": "resnet81"}, f'teacher: {TEACHERS}, got "resnet81", did you mean "resnet18"?'),
+    ({"teacher": ["resnet18"]}, f'teacher: {TEACHERS}, got ["resnet18"], did you mean "resnet18"?'),
     (
         {"teacher": "none"},
-        "teacher: cnn_distill needs one, not 'none'; known: resnet18, wrn, densenet, resnext29, preresnet110",
+        "teacher: cnn_distill needs a teacher, got none; known: resnet18, wrn, densenet, resnext29, preresnet110",
     ),
-    ({"augmentation": "maybe"}, 'augmentation: should be "yes", "no", true or false, got \'maybe\''),
-    ({"augmentation": "Yes"}, 'augmentation: should be "yes", "no", true or false, got \'Yes\''),
+    ({"augmentation": "maybe"}, 'augmentation: should be "yes", "no", true or false, got "maybe"'),
+    ({"augmentation": "Yes"}, 'augmentation: should be "yes", "no", true or false, got "Yes"'),
     ({"augmentation": 1}, 'augmentation: should be "yes", "no", true or false, got 1'),
     (
         {"temprature": 4},
-        f'temprature: unknown key, did you mean "temperature"?; a file with model_version has {KEYS}',
+        f'temprature: unknown key, did you mean "temperature"?; known: {KEYS}',
     ),
-    ({"zzz": 4}, f"zzz: unknown key; a file with model_version has {KEYS}"),
-    ({"temperature": "4"}, "temperature: should be a valid number, got '4'"),
-    ({"alpha": True}, "alpha: should be a valid number, got True"),
-    ({"learning_rate": "0.1"}, "learning_rate: should be a valid number, got '0.1'"),
+    ({"zzz": 4}, f"zzz: unknown key; known: {KEYS}"),
+    ({"temperature": "4"}, 'temperature: should be a valid number, got "4"'),
+    ({"alpha": True}, "alpha: should be a valid number, got true"),
+    ({"learning_rate": "0.1"}, 'learning_rate: should be a valid number, got "0.1"'),
     ({"num_epochs": 30.5}, "num_epochs: should be a valid integer, got 30.5"),
-    ({"batch_size": "128"}, "batch_size: should be a valid integer, got '128'"),
-    ({"dropout_rate": "none"}, "dropout_rate: should be a valid number, got 'none'"),
-    ({"num_channels": None}, "num_channels: should be a valid integer, got None"),
-    ({"save_summary_steps": "often"}, "save_summary_steps: should be a valid integer, got 'often'"),
+    ({"batch_size": "128"}, 'batch_size: should be a valid integer, got "128"'),
+    ({"dropout_rate": "none"}, 'dropout_rate: should be a valid number, got "none"'),
+    ({"num_channels": None}, "num_channels: should be a valid integer, got null"),
+    ({"save_summary_steps": "often"}, 'save_summary_steps: should be a valid integer, got "often"'),
     ({"num_workers": []}, "num_workers: should be a valid integer, got []"),
     ({"subset_percent": 5}, "subset_percent: should be less than or equal to 1, got 5"),
     ({"subset_percent": 0}, "subset_percent: should be greater than 0, got 0"),
@@ -236,7 +236,7 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("change", "message"), ERRORS, ids=[str(change) for change, _ in ERRORS])
-def test_a_wrong_value_is_named_with_what_is_allowed(change: dict[str, Any], message: str) -> None:
+def test_the_error_of_a_wrong_value_names_what_is_allowed(change: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError) as caught:
         nested_from_flat(DISTILL | change)
     assert (str(caught.value), caught.value.key) == (message, next(iter(change)))
@@ -250,13 +250,13 @@ MISSING = [
     ("dropout_rate", "dropout_rate: cnn_distill needs this key"),
     (
         "teacher",
-        "teacher: cnn_distill needs one, not 'none'; known: resnet18, wrn, densenet, resnext29, preresnet110",
+        "teacher: cnn_distill needs a teacher, got none; known: resnet18, wrn, densenet, resnext29, preresnet110",
     ),
 ]
 
 
 @pytest.mark.parametrize(("key", "message"), MISSING)
-def test_a_key_without_which_the_run_is_unknown_is_asked_for(key: str, message: str) -> None:
+def test_a_required_key_that_is_missing_is_an_error(key: str, message: str) -> None:
     with pytest.raises(OptionError) as caught:
         nested_from_flat({name: value for name, value in DISTILL.items() if name != key})
     assert str(caught.value) == message

@@ -10,7 +10,7 @@ from model.docs.cifar100 import FOLDER, PAGE, page
 from model.files import read_json
 from model.home import ROOT
 from model.registry import LOSSES
-from model.report.published import PUBLISHED_FILE, first_of_each, read_published
+from model.report.published import PUBLISHED_FILE, first_published, read_published
 
 PARAMETERS = read_json(FOLDER / "search.json")["parameters"]
 PAIRS, METHODS = PARAMETERS["pair"]["choices"], PARAMETERS["method"]["choices"]
@@ -69,7 +69,7 @@ def test_published_rows_are_of_methods_pairs_and_sources_that_there_are() -> Non
     ],
 )
 def test_numbers_are_the_published_ones(method: str, pair: str, percent: float) -> None:
-    assert first_of_each(PUBLISHED)[frozenset({method, pair})] == percent
+    assert first_published(PUBLISHED)[frozenset({method, pair})] == percent
 
 
 def test_the_page_is_up_to_date() -> None:

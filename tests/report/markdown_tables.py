@@ -1,4 +1,4 @@
-"""What stands in a Markdown table."""
+"""Parse Markdown tables."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def test_the_parent_itself_and_runs_inside_runs_are_found(
 
 
 @pytest.mark.parametrize("name", [".git", ".cache", "tensorboard", "evaluation"])
-def test_folders_that_hold_no_runs_are_passed_over(
+def test_folders_that_hold_no_runs_are_skipped(
     name: str, tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any]
 ) -> None:
     make_run("cnn", params=cnn)
@@ -93,14 +93,14 @@ def test_one_file_of_a_run_makes_a_folder_a_run(file: str, tmp_path: Path) -> No
     assert paths(tmp_path) == ["some"]
 
 
-def test_a_folder_without_runs_is_said_to_have_none(tmp_path: Path) -> None:
+def test_a_folder_without_runs_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     with pytest.raises(UserError) as caught:
         collect_runs(tmp_path)
     assert str(caught.value) == f"no runs under {tmp_path}: no folder in it holds a params.json or metrics"
 
 
-def test_a_missing_folder_is_answered_with_the_nearest_name(tmp_path: Path) -> None:
+def test_the_error_of_a_missing_folder_suggests_the_nearest_name(tmp_path: Path) -> None:
     (tmp_path / "experiments").mkdir()
     with pytest.raises(UserError) as caught:
         collect_runs(tmp_path / "experiment")
@@ -115,12 +115,14 @@ def test_a_folder_whose_parent_is_missing_too_is_one_line(tmp_path: Path) -> Non
 # Parameters ---------------------------------------------------------------------------------------------------------
 
 
-def test_resolved_params_go_before_written_ones(tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any]) -> None:
+def test_resolved_params_take_precedence_over_params_json(
+    tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any]
+) -> None:
     make_run("cnn", params=cnn, resolved=cnn | {"student": {"name": "cnn", "num_channels": 8, "dropout": 0.5}})
     assert only_run(tmp_path).params["student.dropout"] == 0.5
 
 
-def test_without_resolved_params_the_schema_fills_in_what_it_knows(
+def test_without_resolved_params_the_schema_fills_in_its_defaults(
     tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any]
 ) -> None:
     make_run("cnn", params=cnn)
@@ -128,7 +130,7 @@ def test_without_resolved_params_the_schema_fills_in_what_it_knows(
     assert (params["loss"], params["schedule"], params["batch_size"]) == ("ce", "constant", 128)
 
 
-def test_written_names_what_params_json_says_itself(tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any]) -> None:
+def test_written_holds_the_paths_of_params_json(tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any]) -> None:
     make_run("cnn", params=cnn | {"teacher": "experiments/base", "loss": {"kd": {"alpha": 0.9}}})
     assert only_run(tmp_path).written == {
         "dataset",
@@ -144,14 +146,14 @@ def test_written_names_what_params_json_says_itself(tmp_path: Path, make_run: Ma
 
 
 @pytest.mark.parametrize("teacher", ["experiments/base", ["experiments/base"], {"model_dir": "experiments/base"}])
-def test_a_teacher_stands_under_its_own_key_in_every_form(
+def test_a_teacher_in_every_form_is_under_its_own_key(
     teacher: Any, tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any]
 ) -> None:
     make_run("cnn", params=cnn | {"teacher": teacher})
     assert only_run(tmp_path).params["teacher"] == ["experiments/base"]
 
 
-def test_flat_params_are_read_in_our_form(tmp_path: Path, make_run: MakeRun) -> None:
+def test_flat_params_are_converted(tmp_path: Path, make_run: MakeRun) -> None:
     make_run("cnn", params=FLAT)
     params = only_run(tmp_path).params
     assert (params["student"], params["student.dropout"], params["seed"]) == ("cnn", 0.5, 230)
@@ -187,7 +189,7 @@ def test_a_folder_with_params_alone_is_new(tmp_path: Path, make_run: MakeRun, cn
     assert only_run(tmp_path).state == "new"
 
 
-def test_metrics_without_run_json_say_nothing_of_the_state(
+def test_the_state_of_metrics_without_run_json_is_unknown(
     tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any]
 ) -> None:
     make_run("cnn", params=cnn, val=(0.5, 0.4))
@@ -207,9 +209,9 @@ def test_a_run_without_error_has_no_note(tmp_path: Path, make_run: MakeRun, cnn:
 # Metrics ------------------------------------------------------------------------------------------------------------
 
 
-def test_metrics_are_kept_by_split_and_weights(tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any]) -> None:
+def test_metrics_are_keyed_by_split_and_weights(tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any]) -> None:
     make_run("cnn", params=cnn, val=(0.5, 0.4), test=(0.45, 0.35))
-    assert {place: values["accuracy"] for place, values in only_run(tmp_path).metrics.items()} == {
+    assert {key: values["accuracy"] for key, values in only_run(tmp_path).metrics.items()} == {
         ("val", "best"): 0.5,
         ("val", "last"): 0.4,
         ("test", "best"): 0.45,
@@ -224,13 +226,13 @@ def test_only_finite_numbers_are_metrics(loss: str, tmp_path: Path) -> None:
     assert (run.metrics["val", "best"], run.notes) == ({"accuracy": 0.5, "num_samples": 10}, ())
 
 
-def test_epochs_done_are_those_of_the_history(tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any]) -> None:
+def test_completed_epochs_are_those_of_the_history(tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any]) -> None:
     folder = make_run("cnn", params=cnn, run={"state": "stopped", "epoch": 1})
     write(folder / "metrics.jsonl", '{"epoch": 1}\n{"epoch": 2}\n{"epo')
     assert only_run(tmp_path).epochs == 2
 
 
-def test_epochs_done_are_those_of_run_json_without_a_history(
+def test_completed_epochs_are_those_of_run_json_without_a_history(
     tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any], finished: dict[str, Any]
 ) -> None:
     make_run("cnn", params=cnn, run=finished)
@@ -244,31 +246,33 @@ def test_costs_are_those_of_run_json(
     assert (only_run(tmp_path).parameters, only_run(tmp_path).macs) == (1234, 5678)
 
 
-def test_runs_of_before_costs_were_written_have_none(
+def test_costs_are_none_if_run_json_lacks_them(
     tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any], finished: dict[str, Any]
 ) -> None:
     make_run("cnn", params=cnn, run=finished)
     assert (only_run(tmp_path).parameters, only_run(tmp_path).macs) == (None, None)
 
 
-# The ancestor's results ---------------------------------------------------------------------------------------------
+# Legacy results -----------------------------------------------------------------------------------------------------
 
-ANCESTORS_METRICS = {"accuracy": 0.8351, "loss": 0.61}
+LEGACY_METRICS = {"accuracy": 0.8351, "loss": 0.61}
 
 
 @pytest.mark.parametrize("params", [FLAT, None], ids=["flat params", "no params"])
-def test_the_ancestors_results_are_marked_as_test_results(params: Any, tmp_path: Path, make_run: MakeRun) -> None:
-    write(make_run("base_cnn", params=params) / "metrics_val_best_weights.json", ANCESTORS_METRICS)
+def test_legacy_results_are_marked_as_test_results(params: Any, tmp_path: Path, make_run: MakeRun) -> None:
+    write(make_run("base_cnn", params=params) / "metrics_val_best_weights.json", LEGACY_METRICS)
     run = only_run(tmp_path)
-    assert (run.metrics["val", "best"], run.notes) == (ANCESTORS_METRICS, ("val is the test set (ancestor)",))
+    assert (run.metrics["val", "best"], run.notes) == (LEGACY_METRICS, ("val is the test set (legacy run)",))
 
 
-def test_our_results_of_flat_params_are_not_marked(tmp_path: Path, make_run: MakeRun, finished: dict[str, Any]) -> None:
+def test_results_of_this_project_with_flat_params_are_not_marked(
+    tmp_path: Path, make_run: MakeRun, finished: dict[str, Any]
+) -> None:
     make_run("base_cnn", params=FLAT, run=finished, val=(0.5, 0.5))
     assert only_run(tmp_path).notes == ()
 
 
-def test_our_results_without_run_json_are_not_marked(tmp_path: Path, make_run: MakeRun) -> None:
+def test_results_of_this_project_without_run_json_are_not_marked(tmp_path: Path, make_run: MakeRun) -> None:
     make_run("base_cnn", params=FLAT, val=(0.5, 0.5))
     assert only_run(tmp_path).notes == ()
 
@@ -299,7 +303,7 @@ def test_a_broken_file_is_noted_and_not_fatal(
     assert only_run(tmp_path).notes == (f"{file}: {problem}",)
 
 
-def test_a_broken_file_costs_only_its_own_values(
+def test_a_broken_file_loses_only_its_own_values(
     tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any], finished: dict[str, Any]
 ) -> None:
     folder = make_run("cnn", params=cnn, run=finished, val=(0.5, 0.4), test=(0.45, 0.35))
@@ -308,7 +312,7 @@ def test_a_broken_file_costs_only_its_own_values(
     assert (run.metrics["val", "best"], run.metrics["val", "last"]["accuracy"]) == ({}, 0.4)
 
 
-def test_a_broken_params_json_is_noted_with_its_place(tmp_path: Path, make_run: MakeRun) -> None:
+def test_a_broken_params_json_is_noted_with_line_and_column(tmp_path: Path, make_run: MakeRun) -> None:
     make_run("cnn", params='{"dataset": }')
     run = only_run(tmp_path)
     assert (run.params, run.notes) == ({}, ("params.json: line 1, column 13: Expecting value",))
@@ -328,13 +332,13 @@ def test_a_broken_params_json_leaves_the_resolved_values(
     assert only_run(tmp_path).params["student.num_channels"] == 8
 
 
-def test_a_history_that_is_no_text_is_noted(tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any]) -> None:
+def test_a_history_that_is_not_utf8_is_noted(tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any]) -> None:
     (make_run("cnn", params=cnn) / "metrics.jsonl").write_bytes(b"\xff\xfe\x00")
     (note,) = only_run(tmp_path).notes
     assert note.startswith("metrics.jsonl: 'utf-8' codec can't decode")
 
 
-def test_a_broken_run_json_says_nothing_of_the_state(tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any]) -> None:
+def test_the_state_of_a_broken_run_json_is_unknown(tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any]) -> None:
     make_run("cnn", params=cnn, run="{")
     assert only_run(tmp_path).state is None
 
@@ -344,5 +348,5 @@ def test_a_broken_run_json_says_nothing_of_the_state(tmp_path: Path, make_run: M
 
 def test_reports_are_made_without_torch() -> None:
     program = "import sys, json, synthesize_results; print(json.dumps('torch' in sys.modules))"
-    answer = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True)
-    assert json.loads(answer.stdout) is False
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert json.loads(done.stdout) is False

@@ -1,4 +1,4 @@
-"""The table of two ways; every expected cell is typed by hand."""
+"""The pivot table; every expected cell is typed by hand."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 def benchmark(tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any], finished: dict[str, Any]) -> Path:
-    """Two pairs, two methods and two seeds; what a search makes of choices."""
+    """Two pairs, two methods and two seeds, as a search over choices leaves them."""
     (tmp_path / "teacher").mkdir()
     parameters = {"pair": {"choices": PAIRS}, "method": {"choices": METHODS}, "seed": [0, 1]}
     write(tmp_path / "search.json", {"parameters": parameters})
@@ -42,7 +42,7 @@ def benchmark(tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any], finished: 
     return tmp_path
 
 
-def test_cells_are_mean_and_spread_in_the_order_of_the_choices(benchmark: Path) -> None:
+def test_cells_are_mean_and_deviation_in_the_order_of_the_choices(benchmark: Path) -> None:
     assert cells(pivot_table(benchmark, "method", "pair")) == [
         ["method, pair", "small", "large"],
         ["plain", "55.00 ± 7.07 (n=2)", "85.00 ± 7.07 (n=2)"],
@@ -50,14 +50,14 @@ def test_cells_are_mean_and_spread_in_the_order_of_the_choices(benchmark: Path) 
     ]
 
 
-def test_a_search_over_two_parameters_ends_with_it(benchmark: Path) -> None:
-    told = tables_of_search(benchmark)
-    assert told.endswith(pivot_table(benchmark, "method", "pair"))
-    assert "pair_small_method_plain_seed_*" in told
-    assert "| pair " in told.splitlines()[0]
+def test_tables_of_a_search_over_two_parameters_end_with_the_pivot_table(benchmark: Path) -> None:
+    tables = tables_of_search(benchmark)
+    assert tables.endswith(pivot_table(benchmark, "method", "pair"))
+    assert "pair_small_method_plain_seed_*" in tables
+    assert "| pair " in tables.splitlines()[0]
 
 
-def test_what_was_published_stands_behind_in_brackets(benchmark: Path) -> None:
+def test_published_results_follow_in_brackets(benchmark: Path) -> None:
     rows = [
         {"method": "plain", "source": "first", "accuracies": {"small": 56.1, "large": 84}},
         {"method": "plain", "source": "second", "accuracies": {"small": 99.9}},
@@ -74,7 +74,7 @@ def test_what_was_published_stands_behind_in_brackets(benchmark: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [[], {"row": []}, {"rows": [{"method": "at", "accuracies": {}}]}, {"rows": [1]}])
-def test_published_numbers_of_another_form_are_refused(benchmark: Path, content: Any) -> None:
+def test_a_published_json_of_another_form_is_an_error(benchmark: Path, content: Any) -> None:
     write(benchmark / "published.json", content)
     with pytest.raises(UserError, match=r'published\.json: needs "rows", each with "method", "source" and'):
         pivot_table(benchmark, "method", "pair")
@@ -90,16 +90,19 @@ def test_numbers_are_in_order_and_unfinished_runs_do_not_count(
     assert cells(table) == [["temperature, loss.kd.alpha", "0.5"], ["2", "50.00 (n=1)"], ["10", "50.00 (n=1)"]]
 
 
-def test_runs_that_differ_in_a_third_parameter_are_refused(benchmark: Path) -> None:
+def test_runs_of_one_cell_that_differ_in_a_third_parameter_are_an_error(benchmark: Path) -> None:
     with pytest.raises(UserError, match=r"have the same method plain, seed 0, but differ in pair, too"):
         pivot_table(benchmark, "method", "seed")
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("metod", 'no run has a parameter of the name metod, did you mean "method"?'), ("weight", "stands for several")],
+    [
+        ("metod", 'no run has a parameter named metod, did you mean "method"?'),
+        ("weight", "weight is ambiguous, write one of: loss."),
+    ],
 )
-def test_unknown_names_are_one_line(benchmark: Path, make_run: MakeRun, name: str, message: str) -> None:
+def test_unknown_and_ambiguous_names_are_an_error(benchmark: Path, make_run: MakeRun, name: str, message: str) -> None:
     loss = {"kd": {"weight": 1}, "at": {"weight": 1}}
     make_run("more", params={"dataset": {"name": "cifar10"}, "student": {"name": "cnn"}, "loss": loss}, test=(0.1, 0.1))
     with pytest.raises(UserError) as caught:

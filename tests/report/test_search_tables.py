@@ -1,4 +1,4 @@
-"""What a search prints at its end, for what search.json can ask for."""
+"""The tables that a search prints at its end."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def test_a_choice_and_its_own_parameters_have_columns(conditional: Path) -> None
     assert column(table, "alpha") == ["0.9", "0.1", "-"]
 
 
-def test_no_two_ways_are_made_of_choices_with_parameters_of_their_own(conditional: Path) -> None:
+def test_no_pivot_table_of_choices_with_parameters_of_their_own(conditional: Path) -> None:
     assert tables_of_search(conditional) == results_table(conditional)
 
 
-def test_no_two_ways_are_made_of_ranges(
+def test_no_pivot_table_of_ranges(
     tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any], finished: dict[str, Any]
 ) -> None:
     write(tmp_path / "params.json", cnn)

@@ -1,4 +1,4 @@
-"""The command: what it prints, what it writes, how it ends."""
+"""The script synthesize_results.py: output, files, exit status."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def synthesize(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", check=False)
 
 
-def test_the_table_is_printed_and_said_where_it_is_written(
+def test_the_table_is_printed_with_the_paths_of_its_files(
     tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any], finished: dict[str, Any]
 ) -> None:
     make_run("cnn", params=cnn, run=finished, val=(0.5, 0.4))
-    answer = synthesize("--parent_dir", str(tmp_path))
+    done = synthesize("--parent_dir", str(tmp_path))
     table = (tmp_path / "results.md").read_text(encoding="utf-8")
-    assert (answer.returncode, answer.stderr) == (0, "")
-    assert answer.stdout == f"{table}\nwritten to {tmp_path}/results.md and {tmp_path}/results.csv\n"
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{table}\nwritten to {tmp_path}/results.md and {tmp_path}/results.csv\n"
 
 
 def test_group_by_seed_makes_one_row_of_seeds(
@@ -32,16 +32,16 @@ def test_group_by_seed_makes_one_row_of_seeds(
 ) -> None:
     for seed, accuracy in enumerate((0.5, 0.7)):
         make_run(f"seed_{seed}", params=cnn | {"seed": seed}, run=finished, val=(accuracy, accuracy))
-    answer = synthesize("--parent_dir", str(tmp_path), "--group_by_seed")
-    assert "60.00 ± 14.14" in answer.stdout
+    done = synthesize("--parent_dir", str(tmp_path), "--group_by_seed")
+    assert "60.00 ± 14.14" in done.stdout
 
 
 def test_an_empty_folder_is_the_users_mistake_in_one_line(tmp_path: Path) -> None:
-    answer = synthesize("--parent_dir", str(tmp_path))
+    done = synthesize("--parent_dir", str(tmp_path))
     message = f"error: no runs under {tmp_path}: no folder in it holds a params.json or metrics\n"
-    assert (answer.returncode, answer.stdout, answer.stderr) == (2, "", message)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", message)
 
 
 def test_a_missing_folder_is_the_users_mistake_in_one_line(tmp_path: Path) -> None:
-    answer = synthesize("--parent_dir", str(tmp_path / "none"))
-    assert (answer.returncode, answer.stderr) == (2, f"error: {tmp_path}/none: no such folder\n")
+    done = synthesize("--parent_dir", str(tmp_path / "none"))
+    assert (done.returncode, done.stderr) == (2, f"error: {tmp_path}/none: no such folder\n")

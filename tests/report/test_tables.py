@@ -1,4 +1,4 @@
-"""What stands in the table, in which order, in which form; every expected cell is typed by hand."""
+"""The results table: its rows, columns and files; every expected cell is typed by hand."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_equal_parameters_give_no_columns(
     assert headers(results_table(tmp_path))[:2] == ["path", "val best"]
 
 
-def test_a_description_is_no_parameter(
+def test_a_description_has_no_column(
     tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any], finished: dict[str, Any]
 ) -> None:
     make_run("a", params=cnn | {"description": "the first"}, run=finished)
@@ -168,7 +168,7 @@ def test_a_default_is_shown_where_another_row_differs_from_it(
     assert column(results_table(tmp_path), "dropout") == ["0.5", "0"]
 
 
-def test_a_leaf_that_stands_twice_keeps_its_path(
+def test_a_leaf_name_that_is_not_unique_keeps_its_path(
     tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any], finished: dict[str, Any]
 ) -> None:
     for name, weight in (("a", 1.0), ("b", 0.5)):
@@ -218,7 +218,7 @@ def test_metrics_of_all_rows_are_shown_with_a_dash_where_missing(
     ]
 
 
-def test_early_exits_are_columns_from_shallow_to_deep_and_then_all_together(
+def test_early_exits_are_columns_from_shallow_to_deep_before_their_ensemble(
     tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any], finished: dict[str, Any]
 ) -> None:
     exits = {"ensemble_accuracy": 0.79, "exit_2_accuracy": 0.7469, "exit_1_accuracy": 0.6657}
@@ -229,9 +229,9 @@ def test_early_exits_are_columns_from_shallow_to_deep_and_then_all_together(
     names = ["val exit 1", "val exit 2", "val ensemble", "test exit 1", "test exit 2", "test ensemble"]
     assert headers(table) == ["path", "val best", "val last", "test best", "test last", *names, "epochs", "seconds"]
     assert [column(table, name) for name in names] == [["66.57"], ["74.69"], ["79.00"], ["61.00"], ["72.00"], ["77.00"]]
-    found, values = csv_rows(tmp_path)
+    header, values = csv_rows(tmp_path)
     raw = ["0.6657", "0.7469", "0.79", "0.61", "0.72", "0.77"]
-    assert [values[found.index(name)] for name in names] == raw
+    assert [values[header.index(name)] for name in names] == raw
 
 
 def test_loss_and_top5_are_in_the_csv_file_only(
@@ -252,7 +252,7 @@ def test_a_loss_that_is_nan_is_missing(tmp_path: Path, make_run: MakeRun, cnn: d
     assert [row[names.index("val loss")] for row in rows] == ["0.5", ""]
 
 
-def test_what_networks_cost_is_shown_where_it_differs(
+def test_costs_of_networks_are_shown_if_they_differ(
     tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any], finished: dict[str, Any]
 ) -> None:
     sizes = {"a": {"parameters": 2_243_546, "macs": 327_599_360}, "b": {"parameters": 372_698, "macs": 65_300_000}}
@@ -267,7 +267,7 @@ def test_what_networks_cost_is_shown_where_it_differs(
     ]
 
 
-def test_what_equal_networks_cost_is_in_the_csv_file_only(
+def test_costs_of_equal_networks_are_in_the_csv_file_only(
     tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any], finished: dict[str, Any]
 ) -> None:
     for seed in (0, 1):
@@ -323,7 +323,7 @@ def test_a_broken_file_is_a_note_on_its_row(
     ]
 
 
-def test_the_ancestors_results_stand_beside_ours_with_a_note(
+def test_legacy_results_have_a_note(
     tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any], finished: dict[str, Any]
 ) -> None:
     flat = {"model_version": "cnn", "learning_rate": 0.001, "num_epochs": 30, "dropout_rate": 0.5}
@@ -336,7 +336,7 @@ def test_the_ancestors_results_stand_beside_ours_with_a_note(
         ["ours", "old"],
         ["84.00", "83.52"],
         ["83.00", "-"],
-        ["-", "val is the test set (ancestor)"],
+        ["-", "val is the test set (legacy run)"],
     ]
 
 
@@ -351,8 +351,8 @@ def test_seeds_become_one_row_of_mean_and_sample_deviation(
         make_run(f"cnn/seed_{seed}", params=cnn | {"seed": seed}, run=finished, val=(accuracy, 0.5), test=(0.6, 0.6))
     make_run("kd", params=kd(cnn, 0.9, 4), run=finished, val=(0.75, 0.7), test=(0.7, 0.7))
     table = results_table(tmp_path, group_by_seed=True)
-    wanted = ("path", "loss", "n", "val best", "val last", "test best", "epochs", "seconds")
-    assert [column(table, header) for header in wanted] == [
+    names = ("path", "loss", "n", "val best", "val last", "test best", "epochs", "seconds")
+    assert [column(table, header) for header in names] == [
         ["kd", "cnn/seed_*"],
         ["kd", "ce"],
         ["1", "3"],
@@ -385,7 +385,7 @@ def test_the_csv_file_has_the_deviations_in_columns_of_their_own(
     assert [*row[:3], row[3][:7]] == ["seed_*", "2", "0.625", "0.17677"]
 
 
-def test_what_differs_in_more_than_the_seed_stays_apart(
+def test_runs_that_differ_in_more_than_the_seed_are_not_grouped(
     tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any], finished: dict[str, Any]
 ) -> None:
     for seed in (0, 1):
@@ -400,7 +400,7 @@ def test_what_differs_in_more_than_the_seed_stays_apart(
     ]
 
 
-def test_a_description_does_not_keep_seeds_apart(
+def test_runs_that_differ_in_description_and_seed_are_grouped(
     tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any], finished: dict[str, Any]
 ) -> None:
     for seed in (0, 1):
@@ -457,7 +457,7 @@ def test_grouped_rows_are_sorted_by_their_means(
     assert column(results_table(tmp_path, group_by_seed=True), "path") == ["distilled_*", "alone_*"]
 
 
-def test_what_follows_from_a_choice_is_in_the_csv_file_only(
+def test_parameters_that_follow_from_a_choice_are_in_the_csv_file_only(
     tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any], finished: dict[str, Any]
 ) -> None:
     choices = {"small": {"student.num_channels": 4, "batch_size": 16}, "large": {"student.num_channels": 8}}

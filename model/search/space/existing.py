@@ -10,7 +10,7 @@ from typing import Any
 
 from ...config.dotted import full_path, value_of, with_values
 from ...config.params import PARAMS_FILE
-from ...config.references import one_level_deeper
+from ...config.references import rebase_paths
 from ...errors import OptionError, UserError, preview
 from ...files import read_json
 from .naming import canonical, is_whole
@@ -111,6 +111,6 @@ def _one_of(value: Any, values: Sequence[Any], raw: dict[str, Any], path: str, p
         if canonical(each) == canonical(value):
             return each
     for each in values:  # a folder that is named relative to the search's is named otherwise in its runs
-        if canonical(value_of(one_level_deeper(with_values(raw, {path: each}), parent_dir), path)) == canonical(value):
+        if canonical(value_of(rebase_paths(with_values(raw, {path: each}), parent_dir), path)) == canonical(value):
             return each
     raise LookupError

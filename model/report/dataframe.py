@@ -1,0 +1,65 @@
+"""The results of all runs below a folder as a pandas DataFrame, for notebooks."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .collect import SPLITS, WEIGHTS, RunRecord, collect_runs, format_value, natural_order, schema_position
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+def results(parent_dir: str | Path) -> DataFrame:
+    """All runs in and below a folder, one row per run in natural order of their paths.
+
+        >>> table = results("experiments")
+        >>> table.groupby("loss")["test_best_accuracy"].agg(["mean", "std", "count"])
+
+    The index is the run's path relative to `parent_dir`. Columns:
+
+    - every parameter under its dotted path, defaults included: `student`, `loss.kd.alpha`. Lists are text, as in the
+      printed tables, so that rows can be grouped by them.
+    - `state`: `finished`, `stopped`, ...; missing if the run has no run.json.
+    - every metric as `{split}_{weights}_{name}`: `val_best_accuracy` (in [0, 1]), `test_last_loss`,
+      `test_best_exit_1_accuracy`. The four accuracies are there even if no run has them.
+    - `epochs` completed, `seconds`, `parameters` and `macs` of the student.
+    - `notes`: warnings and errors, separated by "; ".
+
+    What a run does not have is NaN. torch is not imported.
+
+    Raises:
+        UserError: The folder does not exist, or there is no run in it.
+    """
+    import pandas as pd  # here, as the import takes longer than collecting runs
+
+    runs = collect_runs(Path(parent_dir))
+    params = sorted(dict.fromkeys(path for run in runs for path in run.params), key=schema_position)
+    columns = [*params, "state", *_metric_columns(runs), "epochs", "seconds", "parameters", "macs", "notes"]
+    index = pd.Index([run.path for run in runs], name="path")
+    rows = [_row(run) for run in runs]
+    table: DataFrame = pd.DataFrame(rows, index=index, columns=list(dict.fromkeys(columns)))
+    return table
+
+
+def _row(run: RunRecord) -> dict[str, Any]:
+    params = {path: format_value(value) if isinstance(value, list) else value for path, value in run.params.items()}
+    metrics = {
+        f"{split}_{weights}_{key}": value
+        for (split, weights), values in run.metrics.items()
+        for key, value in ({"accuracy": math.nan} | values).items()
+    }
+    costs = {"epochs": run.epochs, "seconds": run.seconds, "parameters": run.parameters, "macs": run.macs}
+    numbers = {key: math.nan if value is None else value for key, value in costs.items()}
+    return params | {"state": run.state} | metrics | numbers | {"notes": "; ".join(run.notes)}
+
+
+def _metric_columns(runs: list[RunRecord]) -> list[str]:
+    columns = []
+    for split in SPLITS:
+        for weights in WEIGHTS:
+            keys = {key for run in runs for key in run.metrics[split, weights]} - {"accuracy"}
+            columns += [f"{split}_{weights}_{key}" for key in ("accuracy", *sorted(keys, key=natural_order))]
+    return columns

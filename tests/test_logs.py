@@ -1,0 +1,83 @@
+"""Logs of runs do not mix; durations and sizes are short."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from model.logs import format_bytes, format_duration, log, logging_to
+
+
+def test_logs_of_two_runs_do_not_mix(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        with logging_to(tmp_path / name):
+            log.info("this is the %s", name)
+    assert [(tmp_path / name).read_text().count("this is the") for name in ("first", "second")] == [1, 1]
+    assert "second" not in (tmp_path / "first").read_text()
+
+
+def test_inner_log_does_not_fill_the_outer_one(tmp_path: Path) -> None:
+    with logging_to(tmp_path / "student"):
+        log.info("before")
+        with logging_to(tmp_path / "teacher"):
+            log.info("meanwhile")
+        log.info("after")
+    lines = (tmp_path / "student").read_text().splitlines()
+    assert [line.split()[-1] for line in lines] == ["before", "after"]
+    assert (tmp_path / "teacher").read_text().endswith("meanwhile\n")
+
+
+def test_no_handler_outlives_its_run(tmp_path: Path) -> None:
+    before = list(log.handlers)
+    with pytest.raises(RuntimeError), logging_to(tmp_path / "train.log"):
+        raise RuntimeError
+    assert log.handlers == before
+
+
+def test_log_is_appended(tmp_path: Path) -> None:
+    for _ in range(2):
+        with logging_to(tmp_path / "train.log"):
+            log.info("again")
+    assert len((tmp_path / "train.log").read_text().splitlines()) == 2
+
+
+def test_log_without_a_file_goes_to_the_terminal_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with logging_to(None):
+        log.info("only here")
+    assert capsys.readouterr().err.endswith("only here\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.2, "0 s"),
+        (45, "45 s"),
+        (99.4, "99 s"),
+        (100, "2 min"),
+        (720, "12 min"),
+        (5940, "99 min"),
+        (5520, "92 min"),
+        (6000, "1 h 40 min"),
+        (7200, "2 h 00 min"),
+        (90061, "25 h 01 min"),
+    ],
+)
+def test_durations_have_the_unit_of_their_size(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1 kB"),
+        (1_620_000_000, "1.62 GB"),
+        (5_040_000, "5.04 MB"),
+        (2 * 10**12, "2 TB"),
+    ],
+)
+def test_sizes_are_decimal_with_three_digits(num_bytes: int, text: str) -> None:
+    assert format_bytes(num_bytes) == text

@@ -1,0 +1,79 @@
+"""Checkpoints hold tensors and plain values; nothing in them is run, and a broken one is an error of one line."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from model.errors import UserError
+from model.training.checkpoint import load_checkpoint, save_checkpoint
+
+
+def test_checkpoint_round_trip(tmp_path: Path) -> None:
+    content = {"state_dict": {"w": torch.randn(3, 2)}, "step": 7, "best": None, "student": {"name": "cnn"}}
+    save_checkpoint(tmp_path / "last.pth.tar", content)
+    loaded = load_checkpoint(tmp_path / "last.pth.tar")
+    assert torch.equal(loaded.pop("state_dict")["w"], content["state_dict"]["w"])  # type: ignore[index]
+    assert loaded == {"step": 7, "best": None, "student": {"name": "cnn"}}
+
+
+class Malicious:
+    """Would write a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return Path.touch, (self.path,)
+
+
+def test_checkpoint_with_code_is_an_error_and_the_code_is_not_run(tmp_path: Path) -> None:
+    torch.save({"state_dict": Malicious(tmp_path / "it ran")}, tmp_path / "best.pth.tar")
+    with pytest.raises(UserError, match="holds more than tensors and plain values"):
+        load_checkpoint(tmp_path / "best.pth.tar")
+    assert not (tmp_path / "it ran").exists()
+
+
+def test_pickled_network_is_an_error(tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "best.pth.tar")
+    with pytest.raises(UserError, match="holds more than tensors and plain values"):
+        load_checkpoint(tmp_path / "best.pth.tar")
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.01, 0.3, 0.5, 0.9, 0.999])
+def test_truncated_checkpoint_is_an_error_of_one_line(fraction: float, tmp_path: Path) -> None:
+    path = tmp_path / "last.pth.tar"
+    save_checkpoint(path, {"state_dict": {"w": torch.randn(1000)}, "step": 7})
+    complete = path.read_bytes()
+    path.write_bytes(complete[: int(fraction * len(complete))])
+    with pytest.raises(UserError) as caught:
+        load_checkpoint(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["not a checkpoint", '{"step": 1}', "\x80\x04garbage"])
+def test_file_that_is_no_checkpoint_is_an_error(text: str, tmp_path: Path) -> None:
+    (tmp_path / "best.pth.tar").write_text(text)
+    with pytest.raises(UserError, match=r"best\.pth\.tar"):
+        load_checkpoint(tmp_path / "best.pth.tar")
+
+
+def test_file_without_a_dictionary_is_an_error(tmp_path: Path) -> None:
+    torch.save(torch.zeros(3), tmp_path / "best.pth.tar")
+    with pytest.raises(UserError, match="holds a Tensor, not a checkpoint"):
+        load_checkpoint(tmp_path / "best.pth.tar")
+
+
+def test_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "last.pth.tar"
+    save_checkpoint(path, {"step": 1})
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        save_checkpoint(path, {"step": 2, "wrong": lambda: None})
+    assert load_checkpoint(path) == {"step": 1}
+    assert list(tmp_path.iterdir()) == [path]
