@@ -47,6 +47,9 @@ ARROWS: dict[str, tuple[str, ...]] = {
         *("model.config", "model.data", "model.evaluation", "model.losses", "model.nets", "model.registry"),
         *("model.teachers", "model.training", *GROUND),
     ),
+    # what a notebook calls, Experiment.train(), is the one call upwards
+    "model.build.experiment": ("model.build", "model.config", "model.evaluation", "model.losses", "model.nets")
+    + ("model.registry", "model.training", "model.commands.train", *GROUND),
     # the parts, handed to one another as objects
     "model.evaluation": ("model.teachers.ensemble", "model.training.precision", *GROUND),
     "model.teachers": ("model.training.precision", *GROUND),

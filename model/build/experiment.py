@@ -25,6 +25,7 @@ from ..types import DataSource, LossContext, Output, Pipeline, SplitOptions
 from .network import build_network, classifier_of, output_shapes
 from .objective import build_loss_context, build_objective
 from .params import resolve_params
+from .plugins import load_plugins
 from .runtime import Runtime
 from .weights import WeightsFile
 
@@ -40,12 +41,20 @@ class Experiment:
         runtime: Where it is trained or evaluated; by default on a GPU where there is one.
         params: In the place of what params.json says, as for the trials of a search before they have folders. Other
             folders are named relative to `path`.
+        run_plugins: Whether the plug-ins that params.json names are imported.
     """
 
-    def __init__(self, path: str | Path, runtime: Runtime | None = None, *, params: Params | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        runtime: Runtime | None = None,
+        *,
+        params: Params | None = None,
+        run_plugins: bool = True,
+    ) -> None:
         self.folder = Folder(Path(path))
         self.runtime = runtime or Runtime()
-        self._params = params
+        self._params, self._run_plugins = params, run_plugins
 
     @property
     def name(self) -> str:
@@ -61,8 +70,12 @@ class Experiment:
     @cached_property
     def params(self) -> Params:
         """What params.json says, with every default filled in."""
+        _ = self.plugins  # may register what params.json names
         with self.naming_params():
-            resolved = resolve_params(self.written_params)
+            try:
+                resolved = resolve_params(self.written_params)
+            except OptionError as error:
+                raise self._with_plugins_not_run(error) from None
             return resolved.model_copy(update={"student": self._with_teacher_network(resolved.student)})
 
     def _with_teacher_network(self, student: Component) -> Component:
@@ -72,6 +85,22 @@ class Experiment:
         return Component(
             name=student.name, **student.options | {"teacher": self.teachers[0].written_params.student.model_dump()}
         )
+
+    @cached_property
+    def plugins(self) -> dict[str, str]:
+        """The plug-ins that params.json names, imported, with the digests of their files; none of another folder's."""
+        if not self._run_plugins:
+            return {}
+        with self.naming_params():
+            return load_plugins(self.written_params.plugins, self.folder.path)
+
+    def _with_plugins_not_run(self, error: OptionError) -> OptionError:
+        """The error, and what to do where its cause may be that a plug-in was not run."""
+        if self._run_plugins or not self.written_params.plugins:
+            return error
+        names = ", ".join(self.written_params.plugins)
+        hint = f'the plug-ins of this folder are not run for another one: name {names} in its "plugins", too'
+        return OptionError(error.key, f"{error.message}; {hint}")
 
     @property
     def teacher_options(self) -> config.Teacher:
@@ -104,7 +133,7 @@ class Experiment:
             return None if init is None else self._other(init.model_dir, "init")
 
     def _other(self, name: str, key: str) -> Experiment:
-        return Experiment(find_folder(name, self.folder.path, key=key), self.runtime)
+        return Experiment(find_folder(name, self.folder.path, key=key), self.runtime, run_plugins=False)
 
     @property
     def teachers_in_use(self) -> list[Experiment]:

@@ -14,7 +14,6 @@ from ..build.weights import WeightsFile
 from ..config.folder import Folder
 from ..config.generations import first_generation
 from ..errors import OptionError, UserError, first_sentence
-from ..losses.objective import Objective
 from ..types import PER_IMAGE_NEEDS, Batch, LossContext, Output
 
 
@@ -119,7 +118,7 @@ def _try_losses(experiment: Experiment, student: Output, teacher: Output | None,
     context = LossContext(
         student=student, teacher=teacher, labels=labels_M, seed=experiment.params.seed, classifier=classifier
     )
-    objective: Objective = experiment.new_objective()
+    objective = experiment.new_objective()
     with experiment.naming_params():
         objective.prepare(context)
         for name, loss in objective.losses.items():

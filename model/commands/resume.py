@@ -39,7 +39,8 @@ def refuse_changed_params(experiment: Experiment) -> None:
     before = read_json(folder.resolved)
     with suppress(UserError):  # of a version with other options; then they are compared as they are
         parsed = parse_params(before, folder.resolved)
-        before = Experiment(folder.path, experiment.runtime, params=parsed).params.model_dump(mode="json")
+        began = Experiment(folder.path, experiment.runtime, params=parsed, run_plugins=False)
+        before = began.params.model_dump(mode="json")
     if changed := differences(before, experiment.params.model_dump(mode="json")):
         raise UserError(
             f"{folder.params}: changed since the run began: {'; '.join(changed)}; "

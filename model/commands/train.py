@@ -142,9 +142,14 @@ def begin(experiment: Experiment, task: Task) -> None:
     folder, params = experiment.folder, experiment.params
     if task == "restart":
         remove_run(folder)
+    before = folder.read_run().get("plugins", {})
+    if changed := [name for name in before if experiment.plugins.get(name) != before[name]]:
+        log.warning("%s: the plug-in %s changed since the run began", folder.name, ", ".join(changed))
     remove_temporary_files(folder)
     write_json(folder.resolved, params.model_dump(mode="json"))
     info = provenance(experiment) | experiment.cost._asdict()
+    if experiment.plugins:
+        info["plugins"] = experiment.plugins
     folder.update_run(**info, num_epochs=params.num_epochs, state="running", error=None)
 
 

@@ -112,6 +112,8 @@ class Params(Strict):
         compile: Whether the student's step is compiled with torch.compile; auto: on a GPU, if the run takes more than
             five minutes, as compiling takes about one.
         checkpoint_minutes: Minutes between two checkpoints within an epoch.
+        plugins: Python files or modules that register losses, networks and data sets; files are relative to this
+            folder, then to the repository's root. Those of a teacher's folder are not run: name them here, too.
     """
 
     description: str = ""
@@ -130,6 +132,7 @@ class Params(Strict):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: bool | Literal["auto"] = "auto"
     checkpoint_minutes: Annotated[float, Field(ge=0)] = 5.0
+    plugins: list[Annotated[str, Field(min_length=1)]] = []
 
 
 def load_params(model_dir: Path) -> Params:

@@ -38,6 +38,8 @@ def rebase_paths(params: dict[str, Any], parent_dir: Path) -> dict[str, Any]:
             rebased[key] = reference | {"model_dir": _rebase(reference["model_dir"], parent_dir)}
         elif reference:
             rebased[key] = _rebase(reference, parent_dir)
+    if "plugins" in params:
+        rebased["plugins"] = [_rebase_file(name, parent_dir) for name in params["plugins"]]
     return params | rebased
 
 
@@ -49,3 +51,7 @@ def _rebase(path: Any, parent_dir: Path) -> Any:
     deeper = f"../{path}"
     # The root is tried first: a relative path that exists there, too, would lead to another folder.
     return str((parent_dir / path).resolve()) if (ROOT / deeper).is_dir() else deeper
+
+
+def _rebase_file(name: str, parent_dir: Path) -> str:
+    return f"../{name}" if (parent_dir / name).is_file() else name  # else in the root folder, or a module

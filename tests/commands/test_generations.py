@@ -142,7 +142,7 @@ def test_generation_that_was_changed_by_hand_is_refused(make_folder: MakeFolder,
 def test_loss_that_asks_no_teacher_makes_no_generations(make_folder: MakeFolder, tmp_path: Path, call: Call) -> None:
     folder = make_folder(tmp_path / "run", **BORN_AGAIN | {"loss": {"ce": {}}})
     ended = call(train.main, "--model_dir", folder.path)
-    assert (ended.status, "generations: no term of the loss asks a teacher" in ended.err) == (2, True)
+    assert (ended.status, "generations: no loss term needs a teacher" in ended.err) == (2, True)
     assert not child(folder, 0).path.exists()
 
 

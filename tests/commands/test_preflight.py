@@ -459,7 +459,7 @@ def test_a_teacher_of_other_classes_is_told(
     teacher = make_folder(student.path.parent / "trained", dataset={"name": "cifar100"})
 
     assert train_refused(student) == (
-        f"{student.params}: teacher: {teacher.path} tells 100 classes apart (cifar100), the student 10"
+        f"{student.params}: teacher: {teacher.path} has 100 classes (cifar100), the student 10"
     )
 
 
@@ -469,7 +469,7 @@ def test_a_teacher_of_other_images_is_told(
     teacher = make_folder(student.path.parent / "trained", dataset={"name": "cifar10_mini"})
 
     assert train_refused(student) == (
-        f"{student.params}: teacher: {teacher.path} is fed images of shape (3, 32, 32), the student (3, 8, 8)"
+        f"{student.params}: teacher: {teacher.path} takes images of shape (3, 32, 32), the student (3, 8, 8)"
     )
 
 
@@ -590,7 +590,7 @@ def test_a_device_that_is_not_here_is_told(
     message = refused(train.main, "--model_dir", make_folder(tmp_path / "run").path, "--device", device)
 
     assert message.startswith(f"--device {device}: ")
-    assert message.endswith('; "auto" takes what is there')
+    assert message.endswith('; "auto" selects an available one')
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
