@@ -111,7 +111,9 @@ def assert_answers_are_the_network_s(folder: Folder, place: Place) -> None:
     trainer, teacher = trainer_of(folder, place), cached_teacher(folder, place)
     for epoch in range(trainer.num_epochs):
         for batch in trainer.data.train_batches(epoch, BATCH_SIZE):
-            torch.testing.assert_close(teacher(batch).logits, teacher.live(batch).logits, rtol=2**-10, atol=1e-7)
+            found, live = teacher(batch).logits, teacher.live(batch).logits
+            # A logit near 0 is a sum of larger values and rounded as they are.
+            torch.testing.assert_close(found, live, rtol=2**-10, atol=1e-6 * float(live.abs().max()))
 
 
 # How often a teacher is run -----------------------------------------------------------------------------------------
