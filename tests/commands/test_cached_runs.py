@@ -30,6 +30,7 @@ from tests.conftest import Call, Called, MakeFolder
 NUM_TRAIN, NUM_EPOCHS, BATCH_SIZE = 200, 2, 16
 ASKED = NUM_TRAIN * NUM_EPOCHS
 SGD = {"name": "sgd", "learning_rate": 0.05}  # leaves small differences small, which Adam does not
+LINEAR = {"name": "mlp", "widths": []}  # likewise: where a ReLU or a maximum switches, a gradient jumps
 
 
 class MakeStudent(Protocol):
@@ -111,7 +112,9 @@ def assert_answers_are_the_network_s(folder: Folder, runtime: Runtime) -> None:
     trainer, teacher = trainer_of(folder, runtime), cached_teacher(folder, runtime)
     for epoch in range(trainer.num_epochs):
         for batch in trainer.data.train_batches(epoch, BATCH_SIZE):
-            torch.testing.assert_close(teacher(batch).logits, teacher.live(batch).logits, rtol=2**-10, atol=1e-7)
+            found, live = teacher(batch).logits, teacher.live(batch).logits
+            # A logit near 0 is a sum of larger values and rounded as they are.
+            torch.testing.assert_close(found, live, rtol=2**-10, atol=1e-6 * float(live.abs().max()))
 
 
 # How often a teacher is run -----------------------------------------------------------------------------------------
@@ -188,8 +191,8 @@ def test_students_at_once_share_the_answers(make_student: MakeStudent, student: 
 
 def test_kept_answers_change_the_weights_by_rounding_only(student: MakeStudent) -> None:
     student("first")
-    found, live = student("found"), student("live", kept={"cache": False})
-    assert 0 < largest_difference(found, live) < 1e-3
+    found, live = student("found", student=LINEAR), student("live", student=LINEAR, kept={"cache": False})
+    assert 0 < largest_difference(found, live) < 1e-4
 
 
 def test_student_that_finds_answers_is_the_one_that_computed_them(student: MakeStudent) -> None:

@@ -84,7 +84,8 @@ def ask_everything(teacher: CachedTeacher) -> list[Output]:
 
 def assert_rounded(said: Tensor, expected: Tensor) -> None:
     """Equal, or neighbours in float16: arithmetic on part of a batch may sum in another order."""
-    torch.testing.assert_close(said, expected, rtol=2**-10, atol=1e-7)
+    # A logit near 0 is a sum of larger values and rounded as they are.
+    torch.testing.assert_close(said, expected, rtol=2**-10, atol=1e-6 * float(expected.abs().max()))
 
 
 def answers_of(teacher: CachedTeacher, part: Part = "logits") -> RowFile:
