@@ -157,7 +157,7 @@ def _build_member(
         return live
     index, view = cached.sample()
     if len(index):
-        cached.check(data.training_batch(index, view))
+        cached.check(data.augmented_batch(index, view))
     log.info("teacher %s: %s", trained.folder.name, _summary(cached, len(index)))
     return cached
 
@@ -167,14 +167,14 @@ def _with_cache(
 ) -> CachedTeacher:
     views = data.views(params.num_epochs)
     about |= {
-        "images": data.content_digest(),
-        "views": views.meaning,
+        "images": data.fingerprint(),
+        "views": views.config,
         "precision": str(live.dtype).removeprefix("torch."),
         "device": place.device.type,
     }
-    drawn = [data.drawn_views(epoch) for epoch in range(params.num_epochs)]
+    drawn = [data.epoch_views(epoch) for epoch in range(params.num_epochs)]
     index, view = drawn[0]
-    said = live(data.training_batch(index[:SAMPLE], view[:SAMPLE]))
+    said = live(data.augmented_batch(index[:SAMPLE], view[:SAMPLE]))
     needs = build_objective(params).needs
     codings: dict[Part, Encoding] = {}
     if needs & {"logits", "probabilities"}:

@@ -369,7 +369,7 @@ def test_a_file_for_the_data_folder_is_told(
 
     message = train_refused(folder, "--data_dir", str(folder.params))
 
-    assert message.startswith(f"{folder.params}/cifar10: cannot write the data set there")
+    assert message.startswith(f"{folder.params}/cifar10: the data set cannot be written")
 
 
 def test_params_that_changed_since_the_run_began_are_told(trained: Folder, train_refused: TrainRefused) -> None:
