@@ -1,53 +1,57 @@
-"""The nouns everybody shares: what a network returns, what a step sees, what a data set offers.
+"""The types that all packages share: a network's output, a batch, the interfaces of data sets and of teachers.
 
 Shapes: N batch, K classes, D embedding, C H W of an image or a map.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
-if TYPE_CHECKING:  # searches and reports read these types, and never load torch
+if TYPE_CHECKING:  # searches and reports import this module and never load torch
+    import os
+
     import numpy as np
     import torch
     from numpy.typing import NDArray
+    from PIL import Image
     from torch import Tensor, nn
+
+    ImageInput = Image.Image | str | os.PathLike[str] | NDArray[np.uint8]  # an array has the shape (H, W, C) or (H, W)
 
 IntegersT = TypeVar("IntegersT", "NDArray[np.integer]", "Tensor")
 
 Split = Literal["train", "val", "test"]
 Part = Literal["logits", "embedding", "maps", "preacts", "exits", "stem"]  # the fields of Output
-# What a loss reads of its teacher: probabilities are logits up to a constant, the classifier is `Setting`'s.
+# What a loss needs of its teacher: probabilities are logits up to a constant, the classifier is `LossContext`'s.
 Need = Literal["probabilities", "classifier", Part]
-# A row an image, whatever the network: such answers can be kept, and given by several networks together.
+# Outputs with one row an image, whatever the network: they can be cached, and combined over several teachers.
 PER_IMAGE_NEEDS: frozenset[Need] = frozenset({"probabilities", "logits", "embedding"})
 
 
 class Output(NamedTuple):
-    """What every network returns, side by side with what distillation needs from it."""
+    """What every network returns: its logits, and the features that distillation losses read."""
 
     logits: Tensor  # (N, K)
-    embedding: Tensor  # (N, D), what the classifier reads
-    maps: tuple[Tensor, ...] = ()  # (N, Ci, Hi, Wi), what stage i hands on, shallow to deep, after its ReLU
+    embedding: Tensor  # (N, D), the classifier's input
+    maps: tuple[Tensor, ...] = ()  # (N, Ci, Hi, Wi), the output of stage i after its ReLU, shallow to deep
     preacts: tuple[Tensor, ...] = ()  # the same before the ReLU
     exits: tuple[Output, ...] = ()  # early exits, shallow to deep
-    stem: Tensor | None = None  # (N, C, H, W), what the first stage is given, where layers come before it
+    stem: Tensor | None = None  # (N, C, H, W), the first stage's input, where layers come before it
 
 
 class Batch(NamedTuple):
-    """What one step sees: images and which images they are."""
+    """The data of one step: images, labels, and which images these are."""
 
     images: Tensor  # (N, C, H, W) float, normalised, channels-last
     labels: Tensor  # (N,) int64
-    index: Tensor  # type: ignore[assignment]  # (N,) int64, the sample's place in the data set's training or test images
+    index: Tensor  # type: ignore[assignment]  # (N,) int64, the sample's index among the data set's training or test images
     view: Tensor  # (N,) int64, which augmentation of the sample this is
 
 
 class Shard(NamedTuple):
-    """What one of several processes takes of every batch: the images at `rank`, `rank + size`, ..."""
+    """The part of every batch that one of several processes takes: the samples `rank`, `rank + size`, ..."""
 
     rank: int = 0
     size: int = 1
@@ -55,8 +59,8 @@ class Shard(NamedTuple):
     def of(self, rows: IntegersT) -> IntegersT:
         return rows[self.rank :: self.size]
 
-    def between(self, start: int, stop: int) -> slice:
-        """Where the share of the batch from `start` to `stop` lies."""
+    def slice_of(self, start: int, stop: int) -> slice:
+        """The slice that selects this shard of the batch from `start` to `stop`."""
         return slice(start + self.rank, stop, self.size)
 
 
@@ -65,7 +69,7 @@ UNSHARDED = Shard()
 
 @dataclass(frozen=True, kw_only=True)
 class Normalisation:
-    """Channel statistics of images in [0, 1]: a network is fed (image - mean) / std."""
+    """Channel statistics of images in [0, 1]: a network's input is (image - mean) / std."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -73,22 +77,22 @@ class Normalisation:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitOptions:
-    """Options that every data set has, beside its own.
+    """Options of every data set, in addition to its own.
 
     Args:
-        val_size: Images held out of the training images, stratified by class; a tenth of them where not given.
-        train_fraction: Share of the remaining training images that is used, stratified by class.
-        split_seed: Draws the split; apart from the run's seed, so that all runs and their teachers share one split.
+        val_size: Number of training images held out for validation, stratified by class; by default a tenth of them.
+        train_fraction: Fraction of the remaining training images that is used, stratified by class.
+        split_seed: Seed of the split; separate from the run's seed, so that runs and their teachers share one split.
         augment: Random crop and flip, as the data set declares them.
-        cutout: Side in pixels of a square at a random place that is blanked in every training image (DeVries and
+        cutout: Side in pixels of a randomly positioned square that is blanked in every training image (DeVries and
             Taylor, https://arxiv.org/abs/1708.04552); 0 for none.
-        strong_view: Show every training image twice in its batch, the second time strongly augmented: crop and flip of
-            its own, RandAugment (Cubuk et al., https://arxiv.org/abs/1909.13719) of 2 operations at strength 10 of 30,
-            and a blanked square of up to half the image's side. A step takes twice the time, and the teacher's
-            answers are not kept.
-        alternating_flip: Flip an image in every second epoch, in the first or from the second on as the seed draws it,
-            instead of drawing it anew each time: two epochs always show both (Jordan,
-            https://arxiv.org/abs/2404.00498). For data sets in memory that are flipped.
+        strong_view: Put every training image into its batch twice, the second time strongly augmented: an independent
+            crop and flip, RandAugment (Cubuk et al., https://arxiv.org/abs/1909.13719) with 2 operations at magnitude
+            10 of 30, and a blanked square of up to half the image's side. A step takes twice as long, and teacher
+            outputs are not cached by default.
+        alternating_flip: Flip an image in every second epoch, instead of at random in each: the seed draws whether it
+            begins with the first or with the second epoch, so two consecutive epochs always contain both orientations
+            (Jordan, https://arxiv.org/abs/2404.00498). For in-memory data sets whose augmentation flips.
     """
 
     val_size: int | None = None
@@ -116,11 +120,11 @@ class SplitOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TermOptions:
-    """Options that every loss term has, beside its own.
+    """Options of every loss term, in addition to its own.
 
     Args:
-        weight: Factor of the term in the objective; a term of weight 0 is not computed.
-        warmup_epochs: Epochs over which the factor rises linearly from 0.
+        weight: Weight of the term in the objective; a term of weight 0 is not computed.
+        warmup_epochs: Epochs over which the weight rises linearly from 0.
     """
 
     weight: float = 1.0
@@ -135,17 +139,18 @@ class TermOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class LossContext:
-    """What a loss term may know of its run before the first step.
+    """What a loss term can read of its run before the first step.
 
     Args:
-        student: What the student says of a whole batch: shapes count, there are no values (the device is `meta`).
-        teacher: The same of the teacher; None where no term asks one.
-        labels: (M,), the class of each training image of the data set in its order; -1 where the run leaves it out.
-        seed: The run's.
+        student: The student's output for a whole batch, on the `meta` device: shapes without values.
+        teacher: The teacher's output, likewise; None where no term needs a teacher.
+        labels: (M,), the class of each training image in the data set's order; -1 for images that the run does not
+            train on.
+        seed: The run's seed.
         views_shown: Views of an image in its batch: 1, or 2 with the data set's `strong_view`, whose strong views are
-            the batch's second half.
-        classifier: The layer that makes the teacher's logits of its embedding, with its weights; None where no term
-            asks for it. It is not to be trained.
+            the second half of the batch.
+        classifier: The linear layer from the teacher's embedding to its logits, with its weights; None where no term
+            needs it. It stays frozen.
     """
 
     student: Output
@@ -158,10 +163,10 @@ class LossContext:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleOptions:
-    """Options that every learning-rate schedule has, beside its own.
+    """Options of every learning-rate schedule, in addition to its own.
 
     Args:
-        warmup_epochs: Epochs over which the learning rate rises linearly to what the schedule asks for.
+        warmup_epochs: Epochs over which the learning rate rises linearly to the schedule's value.
     """
 
     warmup_epochs: float = 0.0
@@ -173,18 +178,18 @@ class ScheduleOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Views:
-    """The views that the training images of a run may be shown in, numbered from 0.
+    """The augmented views of the training images that a run can draw, numbered from 0.
 
     Args:
         num_images: Training images of the data set, whether this run uses them or not: `index` is below it.
         per_image: Views of an image: `view` modulo this is below it.
-        meaning: Plain values that tell what the view of a number is; equal numbers of equal meaning are equal images.
-        endless: Whether a longer run has more of them, so that runs share few.
+        config: Plain values that define the views: of equal configurations, equal (index, view) are equal images.
+        unbounded: Whether every epoch draws from so many views that two runs have few in common.
     """
 
     num_images: int
     per_image: int
-    meaning: dict[str, Any]
+    config: dict[str, Any]
     unbounded: bool
 
     @property
@@ -192,83 +197,81 @@ class Views:
         return self.num_images * self.per_image
 
     def row(self, index: IntegersT, view: IntegersT) -> IntegersT:
-        """One number for (index, view), below `num_rows`; of arrays and of tensors."""
+        """One number for (index, view), below `num_rows`; for arrays and for tensors."""
         return view % self.per_image * self.num_images + index
 
 
 class Pipeline(Protocol):
-    """A data set that is open: batches of it, on the device that trains."""
+    """An opened data set: batches on the device that trains."""
 
-    views_shown: int  # of each image in a training batch of `batch_size` images: see `Setting`
+    views_shown: int  # views of each image in a training batch of `batch_size` images: see `LossContext`
 
     def size(self, split: Split) -> int:
         """Number of samples of the split."""
 
     def steps_per_epoch(self, batch_size: int) -> int:
-        """Number of batches that one epoch of `train_batches` gives."""
+        """Number of batches in an epoch of `train_batches`, for one process and for several."""
 
     def train_batches(
         self, epoch: int, batch_size: int, first_step: int = 0, shard: Shard = UNSHARDED
     ) -> Iterator[Batch]:
-        """Shuffled, augmented batches: order f(seed, epoch), views f(seed, epoch, index), from `first_step` on.
+        """Shuffled, augmented batches from `first_step` on: order f(seed, epoch), views f(seed, epoch, index).
 
-        `share` is what is given of each of them; it has no influence on their number.
+        `batch_size` is that of the global batch, of which the process gets its `shard`.
         """
 
     def eval_batches(self, split: Split, batch_size: int, shard: Shard = UNSHARDED) -> Iterator[Batch]:
-        """All samples of the split in the data set's order, not augmented; or a share of them, in as large batches."""
+        """All samples of the split, or of a shard of it, in the data set's order and not augmented."""
 
     def views(self, num_epochs: int) -> Views:
-        """Every view that a run of so many epochs may show."""
+        """The views that a run of `num_epochs` epochs can draw."""
 
-    def drawn_views(self, epoch: int) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
-        """What an epoch shows: index (M,) and view (M,), in no order."""
+    def epoch_views(self, epoch: int) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+        """Index (M,) and view (M,) of all samples of a training epoch, in no particular order."""
 
-    def training_batch(self, index: NDArray[np.integer], view: NDArray[np.integer]) -> Batch:
-        """The chosen training images as the chosen views show them."""
+    def augmented_batch(self, index: NDArray[np.integer], view: NDArray[np.integer]) -> Batch:
+        """The training images of these indices, augmented as these views define."""
 
     def training_labels(self) -> NDArray[np.integer]:
         """The class of each training image of the data set, (M,); -1 where the run does not train on it."""
 
-    def content_digest(self) -> str:
-        """SHA-256 that tells the training images of one data set from those of another."""
+    def fingerprint(self) -> str:
+        """SHA-256 that identifies the data set's training images."""
 
 
 class Teacher(Protocol):
-    """What the trainer asks."""
+    """What the trainer calls for teacher outputs: a live, a cached or an ensemble teacher."""
 
     @property
     def num_queries(self) -> int:
-        """Images that it was asked about so far."""
+        """Number of images for which outputs have been requested so far."""
 
     @property
     def num_forwards(self) -> int:
-        """Images that a network was run on for that; of several networks the sum."""
+        """Number of images that have been run through a network for that; summed over an ensemble."""
 
     def __call__(self, batch: Batch) -> Output: ...
 
     def prepare(self, data: Pipeline, epoch: int) -> Iterator[float]:
-        """Do ahead of an epoch what can be done; gives the share that is done, in [0, 1], now and then."""
+        """Compute outputs of the epoch ahead of its steps, where possible; yields the fraction done, in [0, 1]."""
 
     def seconds_remaining(self, batch: Batch) -> float:
-        """About how much longer a run takes than its calls on a batch that has been asked about before."""
+        """Estimated seconds that a run spends on outputs which are not cached yet, timed on this batch."""
 
 
 class DataSource(Protocol):
-    """A data set as it declares itself, before any image is read."""
+    """What a data set declares before any image is read."""
 
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]  # C, H, W
     normalisation: Normalisation
 
+    @property
+    def preprocess(self) -> Callable[[ImageInput], Tensor]:
+        """Turns one image into the network's input (C, H, W), float32: the same values as in `eval_batches`."""
+
     def is_ready(self) -> bool:
-        """Whether `open` needs nothing from the network."""
+        """Whether `open` works without a download."""
 
     def open(self, options: SplitOptions, *, seed: int, device: torch.device) -> Pipeline:
-        """Read the data set, fetching and verifying what is missing."""
-
-
-class DatasetFunction(Protocol):
-    """What is registered in DATASETS."""
-
-    def __call__(self, data_dir: Path) -> DataSource: ...
+        """Read the data set; what is missing is downloaded and verified."""

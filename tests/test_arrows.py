@@ -48,8 +48,10 @@ ARROWS: dict[str, tuple[str, ...]] = {
         *("model.teachers", "model.training", *GROUND),
     ),
     # what a notebook calls, Experiment.train(), is the one call upwards
-    "model.build.experiment": ("model.build", "model.config", "model.evaluation", "model.losses", "model.nets")
-    + ("model.registry", "model.training", "model.commands.train", *GROUND),
+    "model.build.experiment": (
+        *("model.build", "model.config", "model.evaluation", "model.losses", "model.nets", "model.registry"),
+        *("model.training", "model.commands.train", *GROUND),
+    ),
     # the parts, handed to one another as objects
     "model.evaluation": ("model.teachers.ensemble", "model.training.precision", *GROUND),
     "model.teachers": ("model.training.precision", *GROUND),

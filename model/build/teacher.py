@@ -131,7 +131,7 @@ def _build_member(experiment: Experiment, teacher: Experiment, weights: WeightsF
         return live
     index, view = cached.sample()
     if len(index):
-        cached.check(experiment.data.training_batch(index, view))
+        cached.check(experiment.data.augmented_batch(index, view))
     log.info("teacher %s: %s", teacher.name, _cache_summary(cached, len(index)))
     return cached
 
@@ -140,14 +140,14 @@ def _with_cache(experiment: Experiment, live: LiveTeacher, folder: Folder, key: 
     data, num_epochs, needs = experiment.data, experiment.params.num_epochs, experiment.objective.needs
     views = data.views(num_epochs)
     key |= {
-        "images": data.content_digest(),
-        "views": views.meaning,
+        "images": data.fingerprint(),
+        "views": views.config,
         "precision": str(live.dtype).removeprefix("torch."),
         "device": experiment.runtime.device.type,
     }
-    drawn = [data.drawn_views(epoch) for epoch in range(num_epochs)]
+    drawn = [data.epoch_views(epoch) for epoch in range(num_epochs)]
     index, view = drawn[0]
-    output = live(data.training_batch(index[:SAMPLE], view[:SAMPLE]))
+    output = live(data.augmented_batch(index[:SAMPLE], view[:SAMPLE]))
     encodings: dict[Part, Encoding] = {}
     if needs & {"logits", "probabilities"}:
         encodings["logits"] = _encoding_of_logits(experiment, output.logits, folder, unbounded=views.unbounded)

@@ -1,4 +1,4 @@
-"""The user's own images in one .npz file, small enough for memory."""
+"""The user's own images in a .npz file that fits into memory."""
 
 from __future__ import annotations
 
@@ -16,28 +16,29 @@ from ..registry import DATASETS
 from ..types import Normalisation, SplitOptions
 from .memory import Arrays, Augmentation, MemoryPipeline
 from .paths import find_data
+from .preprocess import Preprocess, resize
 
-CHUNK = 1000  # images whose pixels are counted at once
+CHUNK = 1000  # images per histogram
 
 
 @DATASETS.register
 def arrays(data_dir: Path, *, path: str, pad: int = 4, flip: bool = True) -> ArraysSource:
     """Your own images and labels, from a .npz file.
 
-    It holds `train_images` and `test_images`, uint8 of shape (N, H, W, C) or (N, H, W); `train_labels` and
-    `test_labels`, integers from 0; and, if you like, `class_names`. The normalisation is that of the training images.
+    It contains `train_images` and `test_images`, uint8 of shape (N, H, W, C) or (N, H, W); `train_labels` and
+    `test_labels`, integers from 0; and optionally `class_names`. Normalisation uses the training images' statistics.
 
     Args:
-        data_dir: Where data sets lie.
+        data_dir: The folder of the data sets.
         path: The file, relative to the data folder or to the repository's root, or absolute.
-        pad: Pixels of zeros around an image, out of which the random crop is taken.
-        flip: Whether an image may be flipped.
+        pad: Width in pixels of the zero padding around an image, before the random crop.
+        flip: Whether images are randomly flipped.
     """
     if pad < 0:
         raise ValueError(f"pad must be 0 or more, got {pad}")
     file = find_data(path, data_dir)
     if not zipfile.is_zipfile(file):
-        raise OptionError("path", f"{file} is no .npz file")
+        raise OptionError("path", f"{file} is not a .npz file")
     try:
         with np.load(file, allow_pickle=False) as archive:
             image_shape = _image_shape(archive)
@@ -53,12 +54,16 @@ def arrays(data_dir: Path, *, path: str, pad: int = 4, flip: bool = True) -> Arr
 
 @dataclass(frozen=True, kw_only=True)
 class ArraysSource:
-    """A .npz file whose form has been checked; its images are read when they are first needed."""
+    """A .npz file whose arrays have been checked; images are read when they are first needed."""
 
     file: Path
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]
     augmentation: Augmentation
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return Preprocess(image_shape=self.image_shape, normalisation=self.normalisation, fit=resize)
 
     def is_ready(self) -> bool:
         return True
@@ -78,7 +83,7 @@ class ArraysSource:
     def normalisation(self) -> Normalisation:
         mean, std = channel_statistics(self.arrays.train_images)
         if 0 in std:
-            raise OptionError("path", f"{self.file}: channel {std.index(0)} of train_images is the same everywhere")
+            raise OptionError("path", f"{self.file}: channel {std.index(0)} of train_images has one value only")
         return Normalisation(mean=mean, std=std)
 
     def open(self, options: SplitOptions, *, seed: int, device: torch.device) -> MemoryPipeline:
@@ -87,21 +92,21 @@ class ArraysSource:
 
 
 def channel_statistics(images_NHWC: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of every channel over all pixels, scaled to [0, 1]; exact, by counting values."""
+    """Mean and standard deviation of every channel over all pixels, scaled to [0, 1]; exact, from histograms."""
     num_channels = images_NHWC.shape[-1]
     counts = np.zeros((num_channels, 256), np.int64)
     for start in range(0, len(images_NHWC), CHUNK):
         for channel in range(num_channels):
             counts[channel] += np.bincount(images_NHWC[start : start + CHUNK, ..., channel].ravel(), minlength=256)
     values = np.arange(256) / 255
-    shares = counts / counts.sum(axis=1, keepdims=True)
-    mean = shares @ values
-    std = np.sqrt((shares * (values - mean[:, None]) ** 2).sum(axis=1))
+    frequencies = counts / counts.sum(axis=1, keepdims=True)
+    mean = frequencies @ values
+    std = np.sqrt((frequencies * (values - mean[:, None]) ** 2).sum(axis=1))
     return tuple(mean.tolist()), tuple(std.tolist())
 
 
 def _image_shape(archive: np.lib.npyio.NpzFile) -> tuple[int, int, int]:
-    """C, H, W of all images, from the arrays' headers: no image is read."""
+    """C, H, W of the images, from the arrays' headers: no image is read."""
     shapes = {}
     for key in ("train_images", "test_images"):
         shape, dtype = _header(archive, key)
@@ -122,7 +127,7 @@ def _image_shape(archive: np.lib.npyio.NpzFile) -> tuple[int, int, int]:
 
 
 def _class_names(archive: np.lib.npyio.NpzFile) -> tuple[str, ...]:
-    """Names as the file gives them, or numbers as far as the training labels go."""
+    """The file's `class_names`, by default the numbers up to the largest training label."""
     train, test = _labels(archive, "train_labels"), _labels(archive, "test_labels")
     if "class_names" in archive:
         names = tuple(str(name) for name in archive["class_names"].ravel())
@@ -149,8 +154,8 @@ def _labels(archive: np.lib.npyio.NpzFile, key: str) -> NDArray[np.int64]:
 
 def _header(archive: np.lib.npyio.NpzFile, key: str) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
     if key not in archive:
-        raise OptionError("", f"has no array {key}; it has {', '.join(archive.files) or 'none'}")
-    assert archive.zip is not None, "closed"
+        raise OptionError("", f"no array {key}; the file has {', '.join(archive.files) or 'none'}")
+    assert archive.zip is not None, "the file is closed"
     with archive.zip.open(f"{key}.npy") as member:
         np.lib.format.read_magic(member)
         shape, _, dtype = np.lib.format.read_array_header_1_0(member)

@@ -1,4 +1,4 @@
-"""What both pipelines share: the samples of each split and each batch, how pixels become the input of a network."""
+"""The common part of both pipelines: the samples of each split and batch, strong augmentation and cutout."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from torch import Tensor
 
 from ..randomness import ORDER, STRONG, permutation, random_bits
 from ..types import Normalisation, Split, SplitOptions
+from .preprocess import normalise, scale_and_shift
 from .split import Indices, batch_bounds, split_indices
 
-CROP, OPERATIONS, MIDDLE, SIDE = range(4)  # what is drawn for a strong view
+CROP, OPERATIONS, SQUARE_CENTRE, SQUARE_SIDE = range(4)  # the random numbers of a strong view
 
 
 class BasePipeline(ABC):
-    """Which samples each split has, on which device; see `model.types.Pipeline`.
+    """The samples of each split, and their order in an epoch; see `model.types.Pipeline`.
 
-    A pipeline says which views it has: `_weak_views`, `_strong_views` and `_are_strong`.
+    A pipeline numbers its views itself: `_weak_views`, `_strong_views` and `_is_strong`.
     """
 
     def __init__(
@@ -43,8 +44,7 @@ class BasePipeline(ABC):
         self.indices: dict[Split, Indices] = {"train": train, "val": val, "test": np.arange(num_test)}
         self._labels_M = np.full(self.num_images, -1)
         self._labels_M[train] = train_labels[train]
-        mean, std = (torch.tensor(values, device=device) for values in (normalisation.mean, normalisation.std))
-        self._scale_C, self._shift_C = 1 / (255 * std), -mean / std
+        self._scale_C, self._shift_C = scale_and_shift(normalisation, device)
 
     def size(self, split: Split) -> int:
         return len(self.indices[split])
@@ -55,14 +55,14 @@ class BasePipeline(ABC):
     def steps_per_epoch(self, batch_size: int) -> int:
         return len(batch_bounds(self.size("train"), batch_size)) - 1
 
-    def drawn_views(self, epoch: int) -> tuple[Indices, Indices]:
+    def epoch_views(self, epoch: int) -> tuple[Indices, Indices]:
         index = self.indices["train"]
         if self.views_shown == 1:
             return index, self._weak_views(epoch, index)
         return np.tile(index, 2), np.concatenate([self._weak_views(epoch, index), self._strong_views(epoch, index)])
 
-    def _training_rows(self, epoch: int, batch_size: int) -> tuple[Indices, Indices, list[int]]:
-        """Index and view of all that an epoch shows, batch after batch, and where batches begin and end."""
+    def _epoch_samples(self, epoch: int, batch_size: int) -> tuple[Indices, Indices, list[int]]:
+        """Index and view of all samples of an epoch, batch after batch, and the bounds of the batches."""
         index = permutation(self.seed, ORDER, epoch, index=self.indices["train"])
         view, bounds = self._weak_views(epoch, index), batch_bounds(len(index), batch_size)
         if self.views_shown == 1:
@@ -77,69 +77,65 @@ class BasePipeline(ABC):
 
     @abstractmethod
     def _weak_views(self, epoch: int, index: Indices) -> Indices:
-        """The views in which an epoch shows the images."""
+        """The weakly augmented views of these images in an epoch."""
 
     @abstractmethod
     def _strong_views(self, epoch: int, index: Indices) -> Indices:
-        """Those in which it shows them once more, where it does."""
+        """The strongly augmented ones, with the option `strong_view`."""
 
     @abstractmethod
-    def _are_strong(self, view: Indices) -> NDArray[np.bool_]:
-        """Which views are strong."""
+    def _is_strong(self, view: Indices) -> NDArray[np.bool_]:
+        """Which of the views are strong."""
 
-    def _draw(self, *what: int, below: int, index: Indices, view: Indices) -> Indices:
-        """A number from 0 for each view, f(seed, view, index)."""
-        bits = random_bits(self.seed, *what, index=view * self.num_images + index)
+    def _draw(self, *key: int, below: int, index: Indices, view: Indices) -> Indices:
+        """A random number in [0, below) for each sample, f(seed, key, index, view)."""
+        bits = random_bits(self.seed, *key, index=view * self.num_images + index)
         drawn: Indices = (bits % np.uint64(below)).astype(np.int64)
         return drawn
 
-    def _training_input(self, pixels_NHWC: Tensor, index: Indices, view: Indices, middle_N: Indices) -> Tensor:
-        """Cropped pixels, uint8, to what a network is given: strengthened where the view is strong, and blanked.
+    def _training_images(self, pixels_NHWC: Tensor, index: Indices, view: Indices, centre_N: Indices) -> Tensor:
+        """The network's input from cropped uint8 pixels: RandAugment of strong views, normalisation, cutout.
 
         Args:
-            middle_N: Where cutout's square is; of no meaning where a view is strong.
+            centre_N: Centre of the cutout square, a pixel's number; replaced where the view is strong.
         """
         H, W = pixels_NHWC.shape[1:3]
         side_N = np.full(len(index), self.cutout)
-        strong = np.flatnonzero(self._are_strong(view))
+        strong = np.flatnonzero(self._is_strong(view))
         if len(strong):
             from .randaugment import NUM_CHOICES, rand_augment
 
             draw = partial(self._draw, STRONG, index=index[strong], view=view[strong])
-            here = torch.from_numpy(strong).to(self.device)
-            pixels_NHWC[here] = rand_augment(pixels_NHWC[here], draw(OPERATIONS, below=NUM_CHOICES))
-            middle_N[strong] = draw(MIDDLE, below=H * W)
-            side_N[strong] = draw(SIDE, below=min(H, W) // 2 + 1)
-        images = self.normalised(pixels_NHWC)
+            rows = torch.from_numpy(strong).to(self.device)
+            pixels_NHWC[rows] = rand_augment(pixels_NHWC[rows], draw(OPERATIONS, below=NUM_CHOICES))
+            centre_N[strong] = draw(SQUARE_CENTRE, below=H * W)
+            side_N[strong] = draw(SQUARE_SIDE, below=min(H, W) // 2 + 1)
+        images = self.normalise(pixels_NHWC)
         if not side_N.any():
             return images
-        return cut_out(images, *(torch.from_numpy(each).to(self.device) for each in (middle_N, side_N)))
+        return cut_out(images, *(torch.from_numpy(values).to(self.device) for values in (centre_N, side_N)))
 
-    def normalised(self, pixels_NHWC: Tensor) -> Tensor:
-        """Pixels of any type to (N, C, H, W) float32; the memory stays channels-last, as convolutions like it."""
-        N, H, W, C = pixels_NHWC.shape
-        rows_NHR = pixels_NHWC.float().view(N, H, W * C)  # whole rows, as rows of C values are too short to be quick
-        rows_NHR.mul_(self._scale_C.repeat(W)).add_(self._shift_C.repeat(W))
-        return rows_NHR.view(N, H, W, C).permute(0, 3, 1, 2)
+    def normalise(self, pixels_NHWC: Tensor) -> Tensor:
+        return normalise(pixels_NHWC, self._scale_C, self._shift_C)
 
 
-def cut_out(images_NCHW: Tensor, middle_N: Tensor, side_N: Tensor) -> Tensor:
-    """The images with a square set to 0, the mean of all pixels; what lies beyond the border is not blanked.
+def cut_out(images_NCHW: Tensor, centre_N: Tensor, side_N: Tensor) -> Tensor:
+    """Set a square of each image to 0, which is the data set's mean; a square may extend over the border.
 
-    Sec. 3.2 of DeVries and Taylor: the middle may be any pixel, so squares at the border are smaller.
+    Sec. 3.2 of DeVries and Taylor: any pixel may be the centre, so squares at the border are smaller.
 
     Args:
-        middle_N: Number of the pixel below and right of the square's middle, row by row.
+        centre_N: The pixel below and right of the square's centre, numbered row by row.
         side_N: Height and width of the square in pixels; 0 for none.
     """
     H, W = images_NCHW.shape[2:]
-    rows_NH = _covered(middle_N // W, side_N, H)
-    columns_NW = _covered(middle_N % W, side_N, W)
+    rows_NH = _span_mask(centre_N // W, side_N, H)
+    columns_NW = _span_mask(centre_N % W, side_N, W)
     return images_NCHW.masked_fill((rows_NH[:, :, None] & columns_NW[:, None, :])[:, None], 0.0)
 
 
-def _covered(middle_N: Tensor, side_N: Tensor, length: int) -> Tensor:
+def _span_mask(centre_N: Tensor, side_N: Tensor, length: int) -> Tensor:
     side_N1 = side_N[:, None]
-    start_N1 = middle_N[:, None] - side_N1 // 2
-    place_L = torch.arange(length, device=middle_N.device)
-    return (place_L >= start_N1) & (place_L < start_N1 + side_N1)
+    start_N1 = centre_N[:, None] - side_N1 // 2
+    position_L = torch.arange(length, device=centre_N.device)
+    return (position_L >= start_N1) & (position_L < start_N1 + side_N1)

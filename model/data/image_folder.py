@@ -1,7 +1,7 @@
 """The user's own images in class sub-folders, read while training: torchvision's ImageFolder layout.
 
     PATH/train/CLASS/*.jpg
-    PATH/test/CLASS/*.jpg      or PATH/val/CLASS/*.jpg where there is no `test`, as with ImageNet
+    PATH/test/CLASS/*.jpg      or PATH/val/CLASS/*.jpg without a folder `test`, as ImageNet has it
 
 Classes are the sub-folders of `train`, in the order of their names.
 """
@@ -26,12 +26,14 @@ from ..registry import DATASETS
 from ..types import UNSHARDED, Batch, Normalisation, Shard, Split, SplitOptions, Views
 from .base import BasePipeline
 from .paths import find_data
+from .preprocess import Preprocess, as_pil
 from .split import Indices
 
 if TYPE_CHECKING:
+    from ..types import ImageInput
     from .image_reader import BatchReader
 
-CENTRE = -1  # the view that is not augmented
+CENTRE_CROP = -1  # the view without augmentation
 IMAGENET_NORMALISATION = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
@@ -39,14 +41,15 @@ IMAGENET_NORMALISATION = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0
 def folder(data_dir: Path, *, path: str, image_size: int = 224, num_workers: int = 4) -> FolderSource:
     """Your own images in class sub-folders: PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg.
 
-    Where there is no `test` but `val`, that is the test set, as with ImageNet: the `val` of a run is always held out of
-    `train`. Training images are cropped at random, resized and flipped; others are cropped at the centre.
+    Without a folder `test`, the folder `val` is the test set, as with ImageNet: a run's validation images are always
+    held out of `train`. Training images are randomly cropped, resized and flipped; others are resized and cropped at
+    the centre.
 
     Args:
-        data_dir: Where data sets lie.
+        data_dir: The folder of the data sets.
         path: The folder, relative to the data folder or to the repository's root, or absolute.
-        image_size: Height and width that a network sees.
-        num_workers: Processes that read images; 0 reads them in the process that trains.
+        image_size: Height and width of the network's input.
+        num_workers: Number of processes that read images; 0 reads them in the training process.
     """
     if image_size < 1:
         raise ValueError(f"image_size must be positive, got {image_size}")
@@ -56,7 +59,7 @@ def folder(data_dir: Path, *, path: str, image_size: int = 224, num_workers: int
     train, test = root / "train", root / ("test" if (root / "test").is_dir() else "val")
     class_names = _subfolders(train)
     if unknown := sorted(set(_subfolders(test)) - set(class_names)):
-        raise OptionError("path", f"{test} has a class that {train} has not: {unknown[0]}")
+        raise OptionError("path", f"{test} has a class that {train} does not have: {unknown[0]}")
     return FolderSource(
         train=train,
         test=test,
@@ -78,7 +81,7 @@ def _subfolders(parent: Path) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class FolderSource:
-    """A folder of images whose layout has been checked; files are listed when it is opened."""
+    """A folder of images whose layout has been checked; its files are listed when it is opened."""
 
     train: Path
     test: Path
@@ -87,6 +90,10 @@ class FolderSource:
     image_shape: tuple[int, int, int]
     normalisation: Normalisation
 
+    @property
+    def preprocess(self) -> Preprocess:
+        return Preprocess(image_shape=self.image_shape, normalisation=self.normalisation, fit=center_crop)
+
     def is_ready(self) -> bool:
         return True
 
@@ -94,11 +101,19 @@ class FolderSource:
         return FolderPipeline(self, options, seed=seed, device=device)
 
 
+def center_crop(image: ImageInput, image_shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """The pixels (H, W, C) of an image's unaugmented view."""
+    from .image_reader import resized_center_crop
+
+    num_channels, size, _ = image_shape
+    return np.asarray(resized_center_crop(as_pil(image, num_channels), size))
+
+
 class FolderPipeline(BasePipeline):
     """Batches of image files, read by worker processes; see `model.types.Pipeline`.
 
-    A training view is the number of its epoch, which with the run's seed and the index gives the seed of crop and flip:
-    so the image is a function of (index, view) alone, whatever the number of workers. With strong views, an epoch has
+    The view of a training image is the epoch's number. With the run's seed and the index it gives the seed of crop and
+    flip, so the image is a function of (index, view), whatever the number of workers. With strong views, an epoch has
     two numbers, of which the odd one is the strong view's.
     """
 
@@ -125,44 +140,45 @@ class FolderPipeline(BasePipeline):
     def train_batches(
         self, epoch: int, batch_size: int, first_step: int = 0, shard: Shard = UNSHARDED
     ) -> Iterator[Batch]:
-        index, view, bounds = self._training_rows(epoch, batch_size)
-        parts = [shard.between(start, stop) for start, stop in pairwise(bounds)]
+        index, view, bounds = self._epoch_samples(epoch, batch_size)
+        parts = [shard.slice_of(start, stop) for start, stop in pairwise(bounds)]
         return self._batches("train", index, view, parts[first_step:])
 
     def eval_batches(self, split: Split, batch_size: int, shard: Shard = UNSHARDED) -> Iterator[Batch]:
         indices = shard.of(self.indices[split])
         parts = [slice(start, start + batch_size) for start in range(0, len(indices), batch_size)]
-        return self._batches(split, indices, np.full(len(indices), CENTRE), parts)
+        return self._batches(split, indices, np.full(len(indices), CENTRE_CROP), parts)
 
     def views(self, num_epochs: int) -> Views:
-        meaning: dict[str, Any] = {"size": self._readers["train"].size, "augment": self.augment}
+        config: dict[str, Any] = {"size": self._readers["train"].size, "augment": self.augment}
         if self.augment:
-            meaning["seed"] = self.seed
+            config["seed"] = self.seed
         if self.cutout:
-            meaning["cutout"] = self.cutout
+            config["cutout"] = self.cutout
         if self.views_shown == 2:
-            meaning["strong_views"] = True
+            config["strong_views"] = True
         per_image = num_epochs * self.views_shown if self.augment else 1
-        return Views(num_images=self.num_images, per_image=per_image, meaning=meaning, unbounded=self.augment)
+        return Views(num_images=self.num_images, per_image=per_image, config=config, unbounded=self.augment)
 
-    def training_batch(self, index: Indices, view: Indices) -> Batch:
-        seen = view if self.augment else np.full(len(index), CENTRE)
-        return next(self._batches("train", index, seen, [slice(None)], num_workers=0))
+    def augmented_batch(self, index: Indices, view: Indices) -> Batch:
+        if not self.augment:
+            view = np.full(len(index), CENTRE_CROP)
+        return next(self._batches("train", index, view, [slice(None)], num_workers=0))
 
-    def content_digest(self) -> str:
-        """Of the files' names, and so of their classes; their bytes are not read."""
-        total = hashlib.sha256()
+    def fingerprint(self) -> str:
+        """SHA-256 of the training files' relative paths, which contain their classes; file contents are not read."""
+        digest = hashlib.sha256()
         for file in self._train_files:
-            total.update(f"{Path(file).relative_to(self._train_root)}\n".encode())
-        return total.hexdigest()
+            digest.update(f"{Path(file).relative_to(self._train_root)}\n".encode())
+        return digest.hexdigest()
 
     def _weak_views(self, epoch: int, index: Indices) -> Indices:
-        return np.full(len(index), epoch * self.views_shown if self.augment else CENTRE)
+        return np.full(len(index), epoch * self.views_shown if self.augment else CENTRE_CROP)
 
     def _strong_views(self, epoch: int, index: Indices) -> Indices:
         return self._weak_views(epoch, index) + 1
 
-    def _are_strong(self, view: Indices) -> NDArray[np.bool_]:
+    def _is_strong(self, view: Indices) -> NDArray[np.bool_]:
         return np.asarray(view % self.views_shown == 1)
 
     def _batches(
@@ -172,20 +188,20 @@ class FolderPipeline(BasePipeline):
         loader = DataLoader(
             self._readers[split],
             sampler=batches,
-            batch_size=None,  # the reader is asked for a whole batch
+            batch_size=None,  # an item of the reader is a batch already
             num_workers=self.num_workers if num_workers is None else num_workers,
             pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # its own, for the loader draws from it, and the run's must not move
+            generator=torch.Generator(),  # the loader draws a number from it: the run's generator must not advance
         )
-        for (indices, views), (pixels_NHWC, problem) in zip(batches, loader, strict=True):
-            if problem:
-                raise UserError(problem)
+        for (indices, views), (pixels_NHWC, error) in zip(batches, loader, strict=True):
+            if error:
+                raise UserError(error)
             pixels_NHWC = pixels_NHWC.to(self.device, non_blocking=True)
-            if CENTRE in views:
-                images = self.normalised(pixels_NHWC)
+            if CENTRE_CROP in views:
+                images = self.normalise(pixels_NHWC)
             else:
                 num_pixels = pixels_NHWC.shape[1] * pixels_NHWC.shape[2]
-                middles = self._draw(CUTOUT, below=num_pixels, index=indices, view=views)
-                images = self._training_input(pixels_NHWC, indices, views, middles)
+                centres = self._draw(CUTOUT, below=num_pixels, index=indices, view=views)
+                images = self._training_images(pixels_NHWC, indices, views, centres)
             index_N, view_N = torch.from_numpy(indices).to(self.device), torch.from_numpy(views).to(self.device)
             yield Batch(images, self._labels[split][index_N], index_N, view_N)

@@ -1,8 +1,8 @@
-"""Image files: listed by class, and read a batch at a time as their views show them.
+"""Image files: listed by class, read, cropped and flipped a batch at a time.
 
 Crop and flip are those of Szegedy et al., "Going Deeper with Convolutions", CVPR 2015, sec. 6: 8 to 100 % of the area,
-aspect 3/4 to 4/3. The unaugmented view is the centre, 7/8 of the shorter side.
-Imported when it is needed, for torchvision takes as long to import as torch does.
+aspect ratio 3/4 to 4/3. The unaugmented view is the centre crop, 7/8 of the shorter side.
+Imported only when needed: torchvision takes as long to import as torch.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 from tqdm import tqdm
 
+from ..errors import UserError
 from ..randomness import VIEW, random_bits
-
-BROKEN_IMAGE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises
+from .preprocess import as_pil
 
 
 def list_images(folder: Path, class_names: tuple[str, ...]) -> tuple[list[str], NDArray[np.int64]]:
-    """Files and labels below the classes' folders, in the order of their names."""
+    """Files and labels below the class folders, in the order of their names."""
     samples = []
     for label, name in enumerate(tqdm(class_names, desc=f"listing {folder}", unit="class", leave=False)):
         samples += make_dataset(folder, {name: label}, extensions=IMG_EXTENSIONS, allow_empty=True)
@@ -34,11 +34,11 @@ def list_images(folder: Path, class_names: tuple[str, ...]) -> tuple[list[str], 
 
 
 class BatchReader(Dataset[tuple[Tensor, str]]):
-    """Reads the batch that a pair (index_N, view_N) asks for.
+    """Reads the batch (index_N, view_N).
 
-    A view below 0 is the centre; others are crops drawn from (seed, view, index).
-    An item is the pixels, uint8 (N, size, size, 3), and what is wrong, empty where nothing is: an exception
-    would come out of a worker with its whole traceback for a message.
+    A view below 0 is the centre crop; others are random crops, f(seed, view, index).
+    An item is the pixels, uint8 (N, size, size, 3), and an error message, empty without an error: an exception raised
+    in a worker process would arrive with the whole traceback as its message.
     """
 
     def __init__(self, files: list[str], size: int, seed: int) -> None:
@@ -47,30 +47,29 @@ class BatchReader(Dataset[tuple[Tensor, str]]):
     def __getitem__(self, batch: tuple[NDArray[np.integer], NDArray[np.integer]]) -> tuple[Tensor, str]:
         index_N, view_N = batch
         pixels_NHWC = np.empty((len(index_N), self.size, self.size, 3), np.uint8)
-        for place, (index, view) in enumerate(zip(index_N, view_N, strict=True)):
-            file = self.files[index]
+        for row, (index, view) in enumerate(zip(index_N, view_N, strict=True)):
             try:
-                with Image.open(file) as image:
-                    pixels_NHWC[place] = np.asarray(self._seen(image.convert("RGB"), int(index), int(view)))
-            except BROKEN_IMAGE_ERRORS as error:
-                return torch.empty(0), f"{file} cannot be read as an image ({error})"
+                image = as_pil(self.files[index], num_channels=3)
+            except UserError as error:
+                return torch.empty(0), str(error)
+            pixels_NHWC[row] = np.asarray(self._crop(image, int(index), int(view)))
         return torch.from_numpy(pixels_NHWC), ""
 
-    def _seen(self, image: Image.Image, index: int, view: int) -> Image.Image:
+    def _crop(self, image: Image.Image, index: int, view: int) -> Image.Image:
         if view < 0:
-            return centre(image, self.size)
-        return random_crop(image, int(random_bits(self.seed, VIEW, view, index=index)) >> 1, self.size)
+            return resized_center_crop(image, self.size)
+        return random_resized_crop(image, int(random_bits(self.seed, VIEW, view, index=index)) >> 1, self.size)
 
 
-def centre(image: Image.Image, size: int) -> Image.Image:
-    """The middle of the image, 7/8 of its shorter side: size x size."""
+def resized_center_crop(image: Image.Image, size: int) -> Image.Image:
+    """The square of 7/8 of the image's shorter side around its centre, resized: size x size."""
     resized = F.resize(image, [round(size * 256 / 224)], antialias=True)
     cropped: Image.Image = F.center_crop(resized, [size, size])
     return cropped
 
 
-def random_crop(image: Image.Image, crop_seed: int, size: int) -> Image.Image:
-    """Crop and flip as the seed draws them: size x size."""
+def random_resized_crop(image: Image.Image, crop_seed: int, size: int) -> Image.Image:
+    """Random crop and flip, drawn with this seed, resized: size x size."""
     with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
         torch.default_generator.manual_seed(crop_seed)
         box = v2.RandomResizedCrop.get_params(image, scale=[0.08, 1.0], ratio=[3 / 4, 4 / 3])

@@ -2,7 +2,7 @@
 
 LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document recognition", 1998.
 Xiao, Rasul and Vollgraf, "Fashion-MNIST", 2017. https://arxiv.org/abs/1708.07747
-A digit is never flipped; clothes may be.
+Digits are never flipped, clothes are.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..registry import DATASETS
 from ..types import Normalisation
 from .memory import Arrays, Augmentation, MemorySource
-from .store import Source, Store, official, shapes
+from .store import Download, Store, from_torchvision, shapes
 
 MNIST_DIGESTS = {
     "train_images": "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
@@ -43,8 +43,8 @@ def mnist(data_dir: Path) -> MemorySource:
     store = Store(
         folder=data_dir / "mnist",
         shapes=shapes(60_000, 10_000, (28, 28, 1)),
-        sources=(Source("its mirrors", partial(official, "MNIST", ("MNIST",), data_dir)),),
-        by_hand=f"by hand: put the four files *-ubyte.gz into {data_dir / 'MNIST' / 'raw'}",
+        downloads=(Download("its mirrors", partial(from_torchvision, "MNIST", ("MNIST",), data_dir)),),
+        manual_download=f"download the four files *-ubyte.gz and put them into {data_dir / 'MNIST' / 'raw'}",
         digests=MNIST_DIGESTS,
     )
     return MemorySource(
@@ -63,11 +63,11 @@ def fashion_mnist(data_dir: Path) -> MemorySource:
     store = Store(
         folder=data_dir / "fashion_mnist",
         shapes=shapes(60_000, 10_000, (28, 28, 1)),
-        sources=(
-            Source("its mirror", partial(official, "FashionMNIST", ("FashionMNIST",), data_dir)),
-            Source("Debian's package dataset-fashion-mnist", from_debian),
+        downloads=(
+            Download("its mirror", partial(from_torchvision, "FashionMNIST", ("FashionMNIST",), data_dir)),
+            Download("Debian's package dataset-fashion-mnist", from_debian),
         ),
-        by_hand=f"by hand: put the four files *-ubyte.gz into {data_dir / 'FashionMNIST' / 'raw'}",
+        manual_download=f"download the four files *-ubyte.gz and put them into {data_dir / 'FashionMNIST' / 'raw'}",
         digests=FASHION_DIGESTS,
     )
     return MemorySource(
@@ -81,14 +81,14 @@ def fashion_mnist(data_dir: Path) -> MemorySource:
 
 
 def from_debian(_temporary: Path) -> Arrays:
-    """Fashion-MNIST out of the files that Debian's package installs."""
+    """Fashion-MNIST from the files that Debian's package installs."""
     return Arrays(
-        train_images=_idx(DEBIAN_FOLDER / "train-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28, 1),
-        train_labels=_idx(DEBIAN_FOLDER / "train-labels-idx1-ubyte.gz", 8),
-        test_images=_idx(DEBIAN_FOLDER / "t10k-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28, 1),
-        test_labels=_idx(DEBIAN_FOLDER / "t10k-labels-idx1-ubyte.gz", 8),
+        train_images=_read_idx(DEBIAN_FOLDER / "train-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28, 1),
+        train_labels=_read_idx(DEBIAN_FOLDER / "train-labels-idx1-ubyte.gz", 8),
+        test_images=_read_idx(DEBIAN_FOLDER / "t10k-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28, 1),
+        test_labels=_read_idx(DEBIAN_FOLDER / "t10k-labels-idx1-ubyte.gz", 8),
     )
 
 
-def _idx(path: Path, header_bytes: int) -> NDArray[np.uint8]:
+def _read_idx(path: Path, header_bytes: int) -> NDArray[np.uint8]:
     return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=header_bytes)

@@ -1,4 +1,4 @@
-"""Where a user's own data lie: the path in params.json, found."""
+"""The path of a user's own data in params.json, resolved."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from ..home import ROOT
 
 
 def find_data(path: str, data_dir: Path) -> Path:
-    """An absolute path as it is; any other relative to the data folder, then to the repository's root.
+    """A relative path is looked up in the data folder, then in the repository's root; an absolute one is used as it is.
 
     Raises:
-        OptionError: Nothing lies there.
+        OptionError: The path does not exist.
     """
     candidates = [base / Path(path).expanduser() for base in (data_dir, ROOT)]
     for candidate in candidates:

@@ -1,8 +1,8 @@
-"""The store: a data set's arrays as plain .npy files, fetched once, verified, shared between processes.
+"""The store: a data set's arrays as plain .npy files, downloaded once, verified, shared between processes.
 
-Files are opened by memory map, so a start costs no reading and all processes of a machine share one copy. A file is
-written beside its place and moved over it, under a lock, after its content has been verified: what lies in its place
-is whole. Each start checks type, shape and length, which tells a file that was cut short since.
+Files are memory-mapped, so a start reads nothing and all processes of a machine share one copy. After verification a
+file is written to a temporary name and moved, under a lock, so files are always complete. Each start checks type, shape
+and length, which detects a file that was truncated later.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from ..files import atomic_write
 from ..logs import log
 from .memory import Arrays
 
-# What an unreachable site, a broken archive or a failing tool raises: the next source is tried.
-FETCH_ERRORS = (
+# Raised for an unreachable site, a broken archive or a failing tool: the next download is tried.
+DOWNLOAD_ERRORS = (
     OSError,
-    RuntimeError,  # torchvision's, for a file whose checksum is wrong
+    RuntimeError,  # torchvision's, for a wrong checksum
     ValueError,
     KeyError,
     EOFError,
@@ -42,74 +42,75 @@ FETCH_ERRORS = (
     subprocess.SubprocessError,
     tarfile.TarError,
 )
-PATIENCE_SECONDS = 30  # a site that is silent for so long is given up
+SOCKET_TIMEOUT_SECONDS = 30
 
 
-class Source(NamedTuple):
-    """A place that a data set can come from."""
+class Download(NamedTuple):
+    """One way to get a data set."""
 
-    name: str
-    fetch: Callable[[Path], Arrays]  # is given an empty folder for its downloads, removed afterwards
+    name: str  # of the site, for messages
+    fetch: Callable[[Path], Arrays]  # called with an empty folder for its files, which is removed afterwards
 
 
 @dataclass(frozen=True, kw_only=True)
 class Store:
-    """Four .npy files, `train_images.npy` to `test_labels.npy`, and how to make them.
+    """Four .npy files, `train_images.npy` to `test_labels.npy`, and how to get them.
 
     Args:
-        folder: Where they lie.
+        folder: The folder of these files.
         shapes: Shape of each array, by its name.
-        sources: Tried in this order.
-        digests: SHA-256 of each array's bytes in C order, by its name; empty where the source verifies.
-        by_hand: What a user can do where no source can be reached.
+        downloads: Tried in this order.
+        manual_download: Instructions for the user if every download fails.
+        digests: SHA-256 of each array's bytes in C order, by its name; empty where the download verifies its files.
     """
 
     folder: Path
     shapes: Mapping[str, tuple[int, ...]]
-    sources: tuple[Source, ...]
-    by_hand: str
+    downloads: tuple[Download, ...]
+    manual_download: str
     digests: Mapping[str, str]
 
     def is_ready(self) -> bool:
-        return all(_is_whole(self._path(name), shape) for name, shape in self.shapes.items())
+        return all(_is_intact(self._path(name), shape) for name, shape in self.shapes.items())
 
     def load(self) -> Arrays:
-        """The arrays, mapped copy-on-write; made first where a file is missing or damaged.
+        """The arrays, memory-mapped copy-on-write; downloaded first if a file is missing or damaged.
 
         Raises:
-            UserError: No source could be reached or gave the right content, or the folder cannot be written to.
+            UserError: Every download failed or had the wrong content, or the folder is not writable.
         """
         if not self.is_ready():
             with self._locked():
-                if not self.is_ready():  # another process may have made them while this one waited
-                    self._make()
+                if not self.is_ready():  # another process may have written them while this one waited
+                    self._create()
         return Arrays(**{name: np.load(self._path(name), mmap_mode="c") for name in self.shapes})
 
-    def _make(self) -> None:
-        for leftover in self.folder.glob(".fetch.*"):  # of a process that was killed
+    def _create(self) -> None:
+        for leftover in self.folder.glob(".fetch.*"):  # by a process that was killed
             shutil.rmtree(leftover)
-        arrays = self._fetched()
+        arrays = self._fetch()
         log.info("writing %s", self.folder)
         for name, array in vars(arrays).items():
             with _writable(self.folder), atomic_write(self._path(name)) as temporary, temporary.open("wb") as file:
                 np.save(file, array)
 
-    def _fetched(self) -> Arrays:
-        """What the first source gives that can be reached and has the right content."""
+    def _fetch(self) -> Arrays:
+        """The arrays of the first download that succeeds and has the right content."""
         failures = []
-        for source in self.sources:
-            log.info("fetching %s from %s", self.folder.name, source.name)
+        for download in self.downloads:
+            log.info("downloading data set %s from %s", self.folder.name, download.name)
             try:
-                with tempfile.TemporaryDirectory(dir=self.folder, prefix=".fetch.") as temporary, _impatient():
-                    arrays = source.fetch(Path(temporary))
+                with tempfile.TemporaryDirectory(dir=self.folder, prefix=".fetch.") as temporary, _socket_timeout():
+                    arrays = download.fetch(Path(temporary))
                 self._verify(arrays)
-            except FETCH_ERRORS as error:
+            except DOWNLOAD_ERRORS as error:
                 reason = " ".join(str(error).split()) or type(error).__name__
-                failures.append(f"{source.name} ({reason})")
+                failures.append(f"{download.name} ({reason})")
             else:
                 return arrays
         raise UserError(
-            f"{self.folder} is missing or damaged and cannot be fetched: tried {', '.join(failures)}; {self.by_hand}"
+            f"{self.folder} is missing or damaged and cannot be downloaded: tried {', '.join(failures)}; "
+            f"{self.manual_download}"
         )
 
     def _verify(self, arrays: Arrays) -> None:
@@ -127,7 +128,7 @@ class Store:
             try:
                 lock.acquire(blocking=False)
             except filelock.Timeout:
-                log.info("waiting for another process, which makes %s", self.folder)
+                log.info("waiting for another process that is downloading %s", self.folder)
                 lock.acquire()
         try:
             yield
@@ -148,18 +149,18 @@ def shapes(num_train: int, num_test: int, image_shape_HWC: tuple[int, ...]) -> d
     }
 
 
-def official(dataset: str, at_hand: tuple[str, ...], data_dir: Path, temporary: Path) -> Arrays:
-    """A data set of torchvision, which fetches it and verifies its checksums.
+def from_torchvision(dataset: str, local_names: tuple[str, ...], data_dir: Path, temporary: Path) -> Arrays:
+    """A data set of torchvision, which downloads it and verifies its checksums.
 
     Args:
         dataset: The name of torchvision's class.
-        at_hand: Names of its archive and folders; where one lies in `data_dir` already, that is used.
-        data_dir: Where a user keeps data sets.
-        temporary: Where a download goes.
+        local_names: Names of its archive and folders; if one exists in `data_dir`, it is used.
+        data_dir: The user's folder of data sets.
+        temporary: The folder for downloads.
     """
-    from torchvision import datasets  # not above, for it takes as long to import as torch does
+    from torchvision import datasets  # takes as long to import as torch
 
-    root = data_dir if any((data_dir / name).exists() for name in at_hand) else temporary
+    root = data_dir if any((data_dir / name).exists() for name in local_names) else temporary
     train, test = (getattr(datasets, dataset)(root, train=train, download=True) for train in (True, False))
     return Arrays(
         train_images=_with_channels(train.data),
@@ -180,7 +181,7 @@ def sha256(array: NDArray[np.generic]) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
 
 
-def _is_whole(path: Path, shape: tuple[int, ...]) -> bool:
+def _is_intact(path: Path, shape: tuple[int, ...]) -> bool:
     try:
         array = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError):
@@ -190,18 +191,19 @@ def _is_whole(path: Path, shape: tuple[int, ...]) -> bool:
 
 @contextmanager
 def _writable(folder: Path) -> Iterator[None]:
+    """Turns errors of writing into a UserError that names the folder."""
     try:
         yield
     except OSError as error:
-        raise UserError(f"{folder}: cannot write the data set there ({error.strerror})") from None
+        raise UserError(f"{folder}: the data set cannot be written ({error.strerror})") from None
 
 
 @contextmanager
-def _impatient() -> Iterator[None]:
-    """A time limit for sockets that have none of their own: a silent site must not keep the next one waiting."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(PATIENCE_SECONDS)
+def _socket_timeout() -> Iterator[None]:
+    """A default timeout for sockets: after an unresponsive site, the next download is tried."""
+    previous = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SOCKET_TIMEOUT_SECONDS)
     try:
         yield
     finally:
-        socket.setdefaulttimeout(before)
+        socket.setdefaulttimeout(previous)

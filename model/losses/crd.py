@@ -24,7 +24,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..randomness import NEGATIVE, random_bits_there
+from ..randomness import NEGATIVE, random_bits_tensor
 from ..registry import LOSSES
 from ..types import Batch, LossContext, Output, Part, TermOptions
 from .base import DistillLoss
@@ -119,7 +119,7 @@ class ContrastiveRepresentationDistillation(DistillLoss):
         """Images of other classes for each image, (N, k), a function of seed, epoch and image."""
         draw_k = torch.arange(self.num_negatives, device=batch.index.device)
         number_Nk = batch.index[:, None] * self.num_negatives + draw_k
-        bits_Nk = random_bits_there(self.seed, NEGATIVE, int(self.epoch), index=number_Nk) & (2**63 - 1)
+        bits_Nk = random_bits_tensor(self.seed, NEGATIVE, int(self.epoch), index=number_Nk) & (2**63 - 1)
         first_N1, count_N1 = self.class_starts[batch.labels, None], self.class_sizes[batch.labels, None]
         place_Nk = bits_Nk % (len(self.images_by_class) - count_N1)
         return self.images_by_class[place_Nk + count_N1 * (place_Nk >= first_N1)]  # past the image's own class

@@ -1,8 +1,8 @@
 """A small student: three convolutions and two linear layers.
 
-The student of the knowledge-distillation project of peterliht (2018), which had it from Stanford's CS230 examples:
-https://github.com/peterliht/knowledge-distillation-pytorch. Follows its structure and names, so that weights trained
-there load: the ReLU comes after the pooling, and dropout only before the last layer. Initial weights are PyTorch's own.
+The student of peterliht's knowledge-distillation project (2018), which is based on Stanford's CS230 examples:
+https://github.com/peterliht/knowledge-distillation-pytorch. Structure and names are the same, so its weights load: ReLU
+follows the pooling, and there is dropout before the last layer only. Initial weights are PyTorch's defaults.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ class CNN(nn.Module):
     """Three stages that each halve the resolution, then a hidden layer and the classifier.
 
     Args:
-        image_size: Height and width of the images, which fix the hidden layer's size; at least 8.
+        image_size: Height and width of the images, which determine the hidden layer's input size; at least 8.
         num_channels: Channels of the first stage; the second has twice, the third and the hidden layer four times this.
-        dropout: Share of the hidden layer that the classifier does not see in training; `embedding` is what it sees.
+        dropout: Dropout probability of the hidden layer; `embedding` is its output after dropout.
     """
 
     def __init__(

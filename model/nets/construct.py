@@ -1,4 +1,4 @@
-"""A network by its name, whichever of a data set's sizes its function asks for."""
+"""Building a network by its name, with the sizes of the data set that its function takes."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from ..registry import NETS
 
 
 def construct(name: str, *, num_classes: int, in_channels: int, image_size: int, options: dict[str, Any]) -> nn.Module:
-    """A fresh network.
+    """A network with initial weights.
 
     Raises:
-        OptionError: There is no such network, or an option is wrong.
+        OptionError: There is no network of this name, or an option is wrong.
     """
-    supplied = [num_classes, in_channels]
+    sizes = [num_classes, in_channels]
     if "image_size" in inspect.signature(NETS[name]).parameters:
-        supplied.append(image_size)
-    return cast(nn.Module, NETS.build(name, *supplied, **options))
+        sizes.append(image_size)
+    return cast(nn.Module, NETS.build(name, *sizes, **options))
 
 
 def construct_inner(
     key: str, network: Mapping[str, Any], *, num_classes: int, in_channels: int, image_size: int
 ) -> nn.Module:
-    """A network that is part of another one, written as a student is: {"name": "resnet20"}.
+    """A network that is a component of another one, defined as a student is: {"name": "resnet20"}.
 
     Args:
-        key: The option that holds it, for messages.
+        key: The option that contains it, for messages.
 
     Raises:
-        OptionError: There is no such network, or an option of it is wrong.
-        ValueError: It has no name.
+        OptionError: There is no network of this name, or an option of it is wrong.
+        ValueError: The name is missing.
     """
     if not isinstance(network.get("name"), str):
         raise ValueError(f'{key} should be an object with "name", got {preview(network)}')
@@ -46,26 +46,26 @@ def construct_inner(
         )
 
 
-def without_pretrained(value: Any) -> Any:
-    """Options, those of networks within a network included, with nothing pretrained."""
-    if isinstance(value, dict):
-        return {key: False if key == "pretrained" else without_pretrained(each) for key, each in value.items()}
-    return [without_pretrained(each) for each in value] if isinstance(value, list) else value
+def without_pretrained(options: Any) -> Any:
+    """The options with `pretrained` false everywhere, also in those of inner networks."""
+    if isinstance(options, dict):
+        return {key: False if key == "pretrained" else without_pretrained(value) for key, value in options.items()}
+    return [without_pretrained(value) for value in options] if isinstance(options, list) else options
 
 
 def classifier_name(net: nn.Module, images_NCHW: Tensor) -> str | None:
-    """The linear layer whose result the logits are; None where it is something else.
+    """The name of the linear layer whose output is the logits; None where no linear layer's is.
 
     Args:
-        images_NCHW: What to run the network on; on the meta device, shapes are enough.
+        images_NCHW: The input to run the network on; on the meta device, shapes are enough.
     """
-    said: list[tuple[str, Tensor]] = []
+    linear_outputs: list[tuple[str, Tensor]] = []
 
-    def note(name: str, result: Tensor) -> None:
-        said.append((name, result))
+    def record(name: str, output: Tensor) -> None:
+        linear_outputs.append((name, output))
 
     hooks = [
-        module.register_forward_hook(lambda _, __, result, name=name: note(name, result))
+        module.register_forward_hook(lambda _, __, output, name=name: record(name, output))
         for name, module in net.named_modules()
         if isinstance(module, nn.Linear)
     ]
@@ -73,4 +73,4 @@ def classifier_name(net: nn.Module, images_NCHW: Tensor) -> str | None:
         logits = net(images_NCHW).logits
     for hook in hooks:
         hook.remove()
-    return next((name for name, result in said if result is logits), None)
+    return next((name for name, output in linear_outputs if output is logits), None)

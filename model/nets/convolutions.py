@@ -1,24 +1,24 @@
-"""What may stand where a block has a 3x3 convolution: cheaper ones, by the names of pytorch-moonshine.
+"""Cheaper replacements for the 3x3 convolutions of blocks, by their names in pytorch-moonshine.
 
 Crowley, Gray and Storkey, "Moonshine: Distilling with Cheap Convolutions", NeurIPS 2018.
 https://arxiv.org/abs/1711.02613
-Follows the authors' code in structure and names. Their types, with other numbers wherever one stands here:
+Structure and names are those of the authors' code. The types, with any number in place of those below:
 
     Conv       the 3x3 convolution itself
-    Conv2x2    2x2, dilated so that it reaches as far
+    Conv2x2    2x2, dilated to the same receptive field
     ConvB4     1x1 to a quarter of the output channels, 3x3, 1x1 (a bottleneck)
-    DConv      3x3 on each channel alone, 1x1
+    DConv      depthwise 3x3, 1x1
     DConvG8    3x3 in groups of 8 channels, 1x1
     DConvA8    3x3 in 8 groups, 1x1
-    DConvB4    ConvB4 with its 3x3 on each channel alone
+    DConvB4    ConvB4 with a depthwise 3x3
     G8B4       ConvB4 with its 3x3 in groups of 8 channels
     A8B4       ConvB4 with its 3x3 in 8 groups
-    DConv3D    3x3 on each channel alone, then three weights an output channel, which slide over the input channels and
-               whose answers are averaged (before that they fill in_channels times the memory of a map)
+    DConv3D    depthwise 3x3, then a kernel of three weights per output channel, which slides over the input channels
+               and whose results are averaged (before averaging they take in_channels times the memory of a map)
 
-The 3x3 has the stride; batch norm and ReLU stand between two convolutions; none has a bias. Their ACDC is left out: it
-is another package. Where channels do not fill whole groups, their code rounds (G16 of 24 channels is one group of 24);
-here that is an error.
+The 3x3 has the stride; batch norm and ReLU are between two convolutions; none has a bias. Their ACDC is left out: it is
+a separate package. Where channels do not divide evenly into groups, their code rounds (G16 of 24 channels is one group
+of 24); here it is an error.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ GROUPS, NUMBER = r"[AG][1-9]\d*", r"[1-9]\d*"
 
 
 def convolution(name: str, in_channels: int, out_channels: int, *, stride: int = 1) -> nn.Module:
-    """What stands for a 3x3 convolution of padding 1: (N, in_channels, H, W) to (N, out_channels, H/stride, W/stride).
+    """The replacement of a 3x3 convolution: (N, in_channels, H, W) to (N, out_channels, H/stride, W/stride).
 
     Raises:
-        ValueError: No type has this name, or the channels do not suit it.
+        ValueError: There is no type of this name, or the numbers of channels do not fit it.
     """
     for pattern, build in TYPES.items():
         if match := re.fullmatch(pattern, name):
@@ -44,7 +44,7 @@ def convolution(name: str, in_channels: int, out_channels: int, *, stride: int =
                 return build(*match.groups(), in_channels, out_channels, stride)
             except ValueError as error:
                 raise ValueError(
-                    f"conv {name} cannot go from {in_channels} to {out_channels} channels: {error}"
+                    f"conv {name} cannot have {in_channels} input and {out_channels} output channels: {error}"
                 ) from None
     raise ValueError(
         "conv must be Conv, Conv2x2, DConv, DConv3D or, with other numbers, ConvB4, DConvB4, DConvG8, DConvA8, G8B4 "
@@ -52,7 +52,7 @@ def convolution(name: str, in_channels: int, out_channels: int, *, stride: int =
     )
 
 
-def _whole(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+def _plain(in_channels: int, out_channels: int, stride: int) -> nn.Module:
     return nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False)
 
 
@@ -72,7 +72,7 @@ def _separable(groups: str | None, in_channels: int, out_channels: int, stride: 
 def _bottleneck(groups: str, divisor: str, in_channels: int, out_channels: int, stride: int) -> nn.Module:
     width = out_channels // int(divisor)
     if not width:
-        raise ValueError(f"its bottleneck has {out_channels} // {divisor} = 0; B1 to B{out_channels} fit")
+        raise ValueError(f"its bottleneck has {out_channels} // {divisor} = 0 channels; B1 to B{out_channels} fit")
     spatial = {"convdw" if groups == "DConv" else "conv": _spatial(groups, width, stride)}
     return _sequence(
         conv1x1_down=nn.Conv2d(in_channels, width, kernel_size=1, bias=False),
@@ -85,7 +85,7 @@ def _bottleneck(groups: str, divisor: str, in_channels: int, out_channels: int, 
     )
 
 
-def _over_channels(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+def _sliding_over_channels(in_channels: int, out_channels: int, stride: int) -> nn.Module:
     return _sequence(
         convdw=_spatial("DConv", in_channels, stride),
         bn=nn.BatchNorm2d(in_channels),
@@ -125,16 +125,18 @@ def _num_groups(groups: str, channels: int) -> int:
         return 1 if groups == "Conv" else channels
     kind, number = groups[0], int(groups[1:])
     if channels % number:
-        what = f"{number} equal groups" if kind == "A" else f"groups of {number}"
+        grouping = f"{number} equal groups" if kind == "A" else f"groups of {number}"
         fitting = ", ".join(f"{kind}{divisor}" for divisor in range(1, channels + 1) if channels % divisor == 0)
-        raise ValueError(f"its 3x3 convolution has {channels}, which make no {what}; these fit: {fitting}")
+        raise ValueError(
+            f"the {channels} channels of its 3x3 convolution do not divide into {grouping}; possible: {fitting}"
+        )
     return channels // number if kind == "G" else number
 
 
-TYPES: dict[str, Callable[..., nn.Module]] = {  # a pattern of names; its groups are the function's first arguments
-    "Conv": _whole,
+TYPES: dict[str, Callable[..., nn.Module]] = {  # name pattern, whose groups are the function's first arguments
+    "Conv": _plain,
     "Conv2x2": _dilated,
     f"DConv({GROUPS})?": _separable,
     f"(Conv|DConv|{GROUPS})B({NUMBER})": _bottleneck,
-    "DConv3D": _over_channels,
+    "DConv3D": _sliding_over_channels,
 }

@@ -1,13 +1,13 @@
-"""Densely connected networks with bottlenecks and compression: every layer reads all earlier ones of its stage.
+"""Densely connected networks with bottlenecks and compression: the input of a layer is all earlier ones of its stage.
 
 Huang, Liu, van der Maaten and Weinberger, "Densely Connected Convolutional Networks", CVPR 2017, the DenseNet-BC of
 sec. 3. https://arxiv.org/abs/1608.06993
-Follows the structure and names of bearpaw's pytorch-classification, which peterliht's knowledge-distillation-pytorch
-has its teacher from, so that weights trained there load.
-A dense block hands on plain convolutions side by side, so `maps` are those, and `preacts` are what the next batch norm
-makes of them.
-The last pool is global, the same at 32x32 as the 8x8 pool there, so that other image sizes work too.
-Initial weights: convolutions normal with variance 2 / fan-out, as there; the linear layer PyTorch's own.
+Structure and names are those of bearpaw's pytorch-classification, from which peterliht's knowledge-distillation-pytorch
+has its teacher, so their weights load.
+The output of a dense block is a concatenation of convolutions without ReLU: `maps` are these, and `preacts` are their
+values after the next batch norm.
+The last pool is global, which at 32x32 equals the original's 8x8 pool, so other image sizes work too.
+Initial weights: convolutions normal with variance 2 / fan-out, as in the original; the linear layer PyTorch's default.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class DenseNet(nn.Module):
     Args:
         depth: Convolutions and linear layers: 6n+4 for n layers of two convolutions in each dense block.
         growth_rate: Channels that each layer adds; the stem has twice as many.
-        compression: Share of its channels that a transition keeps.
-        dropout: Share of values dropped from what each layer adds.
+        compression: Output channels of a transition as a fraction of its input channels.
+        dropout: Dropout probability of the channels that each layer adds.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class DenseNet(nn.Module):
         in_channels: int,
     ) -> None:
         if depth < 10 or depth % 6 != 4:
-            raise ValueError(f"depth must be 6n+4 for a whole n of at least 1, got {depth}")
+            raise ValueError(f"depth must be 6n+4 for an integer n >= 1, got {depth}")
         if growth_rate < 1:
             raise ValueError(f"growth_rate must be at least 1, got {growth_rate}")
         if not 0 < compression <= 1:
@@ -83,21 +83,21 @@ class DenseNet(nn.Module):
 
 
 def compressed(num_channels: int, compression: float) -> int:
-    """Channels behind a transition, rounded down."""
-    kept = math.floor(compression * num_channels)
-    if kept < 1:
-        raise ValueError(f"compression must leave a channel at least, {compression} of {num_channels} leaves none")
-    return kept
+    """Output channels of a transition, rounded down."""
+    num_compressed = math.floor(compression * num_channels)
+    if num_compressed < 1:
+        raise ValueError(f"compression must leave at least one channel, {compression} of {num_channels} leaves none")
+    return num_compressed
 
 
 def dense_block(num_layers: int, in_channels: int, growth_rate: int, *, dropout: float) -> nn.Sequential:
-    """Layers of one resolution, each as many channels wider than the one before as that one added."""
+    """Layers of one resolution; each has `growth_rate` input channels more than the one before."""
     inputs = (in_channels + number * growth_rate for number in range(num_layers))
     return nn.Sequential(*(DenseLayer(channels, growth_rate, dropout=dropout) for channels in inputs))
 
 
 class DenseLayer(nn.Module):
-    """A 1x1 convolution to four times the growth rate, then a 3x3; returns the input with their result behind it."""
+    """A 1x1 convolution to four times the growth rate, then a 3x3; returns the input and the result, concatenated."""
 
     def __init__(self, in_channels: int, growth_rate: int, *, dropout: float) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class DenseLayer(nn.Module):
 
 
 class Transition(nn.Module):
-    """Fewer channels at half the resolution. Returns them, and the input after batch norm."""
+    """Reduces channels and halves the resolution. Returns the result, and the input after batch norm."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -142,8 +142,8 @@ def densenet(
     Args:
         depth: Layers: 10, 16, 22, 28, 34, 40, ..., 100, ..., 190, ..., 250, ...
         growth_rate: Channels that each layer adds.
-        compression: Share of its channels that a transition keeps, rounded down.
-        dropout: Share of values dropped from what each layer adds; the paper has 0.2 on images that are not augmented.
+        compression: Output channels of a transition as a fraction of its input channels, rounded down.
+        dropout: Dropout probability of the channels that each layer adds; the paper has 0.2 without data augmentation.
     """
     return DenseNet(
         depth,

@@ -1,13 +1,13 @@
-"""Classifiers of torchvision and timm, by their names there: `torchvision/resnet34`, `timm/convnext_atto`.
+"""Classifiers of torchvision and timm, under the libraries' names: `torchvision/resnet34`, `timm/convnext_atto`.
 
 https://docs.pytorch.org/vision/stable/models.html and https://huggingface.co/docs/timm
-Weights keep the names that they have there, and initial weights are drawn as there. Where a network's maps are is found
-out by running it once for shapes alone, at the image size that it was made for: `maps` has the last map of every
-resolution, those of a stem included, so most networks give five, those that begin with patches of 4x4 four. A
-transformer without stages gives one: the tokens of its patches, each in its place. `preacts` and `stem` are not given,
-as the ReLUs cannot be told from outside. `embedding` is what the classifier reads, which is the last linear layer or
+Names of weights and initial weights are the library's. The modules that output the maps are determined by one forward
+pass on the meta device, at the image size that the network was designed for: `maps` has the last map of every
+resolution, those of the stem included, so most networks have five, those that begin with 4x4 patches have four. A
+transformer without stages has one: the tokens of its patches, arranged as a map. `preacts` and `stem` are empty, as
+ReLUs cannot be located from outside. `embedding` is the input of the classifier, which is the last linear layer or
 convolution that is called.
-Both libraries are imported when a network of theirs is asked for: torchvision is slow to import, timm is optional.
+Both libraries are imported only when a network of theirs is built: torchvision is slow to import, timm is optional.
 """
 
 from __future__ import annotations
@@ -24,115 +24,115 @@ from ..errors import OptionError, Stopped, did_you_mean, first_sentence
 from ..registry import NETS
 from ..types import Output
 
-# torchvision's networks that are built for one image size, and those that have more classifiers in training.
-OF_ONE_SIZE: dict[str, Callable[[int], dict[str, Any]]] = {
+# torchvision's networks that take the image size as an argument, and those with auxiliary classifiers.
+IMAGE_SIZE_ARGUMENTS: dict[str, Callable[[int], dict[str, Any]]] = {
     "vit": lambda size: {"image_size": size},
     "maxvit": lambda size: {"input_size": (size, size)},
 }
-WITH_MORE_CLASSIFIERS = ("googlenet", "inception_v3")
-MOST_EXTRA_TOKENS = 8  # a class token, one for a second teacher, registers
+WITH_AUXILIARY_CLASSIFIERS = ("googlenet", "inception_v3")
+MAX_EXTRA_TOKENS = 8  # a class token, a distillation token, registers
 
 
 @NETS.register_family("torchvision")
-def of_torchvision(
+def torchvision_classifier(
     name: str, num_classes: int, in_channels: int = 3, image_size: int = 224, *, pretrained: bool = False
 ) -> nn.Module:
     """A classifier of torchvision.
 
     Args:
-        pretrained: Begin with the weights that torchvision publishes as its default, fetched where they are not here;
-            the classifier is fresh where the number of classes is another.
+        pretrained: Start from torchvision's default weights, downloaded if necessary; the classifier has initial
+            weights where the number of classes differs.
     """
     from torchvision import models
 
-    _refuse_unknown("torchvision", name, models.list_models(module=models))
+    _check_name("torchvision", name, models.list_models(module=models))
     if pretrained and in_channels != 3:
-        raise OptionError("pretrained", f"torchvision's weights read images of 3 channels, these have {in_channels}")
-    points, kind = _points_of_torchvision(name), name.partition("_")[0]
-    options = OF_ONE_SIZE[kind](image_size) if kind in OF_ONE_SIZE else {}
+        raise OptionError("pretrained", f"torchvision's weights are for images of 3 channels, these have {in_channels}")
+    points, kind = _torchvision_points(name), name.partition("_")[0]
+    options = IMAGE_SIZE_ARGUMENTS[kind](image_size) if kind in IMAGE_SIZE_ARGUMENTS else {}
     if pretrained:
-        net = _fetched(f"torchvision/{name}", lambda: _torchvision_net(name, weights="DEFAULT", **options))
+        net = _build_pretrained(f"torchvision/{name}", lambda: _torchvision_net(name, weights="DEFAULT", **options))
         _fit_classifier(net, points.classifier, num_classes)
     else:
-        net = _built(lambda: _torchvision_net(name, num_classes=num_classes, **options))
+        net = _build(lambda: _torchvision_net(name, num_classes=num_classes, **options))
         _fit_first_convolution(net, in_channels)
     return adapt(net, points)
 
 
 @NETS.register_family("timm")
-def of_timm(
+def timm_classifier(
     name: str, num_classes: int, in_channels: int = 3, image_size: int = 224, *, pretrained: bool = False
 ) -> nn.Module:
     """A classifier of timm, which is optional: pip install timm.
 
     Args:
-        pretrained: Begin with the weights that timm publishes under this name, fetched where they are not here; the
-            classifier is fresh where the number of classes is another.
+        pretrained: Start from the weights that timm publishes under this name, downloaded if necessary; the classifier
+            has initial weights where the number of classes differs.
     """
     try:
         import timm
     except ModuleNotFoundError:
         raise OptionError("name", f"timm/{name} needs timm, which is not installed: pip install timm") from None
 
-    _refuse_unknown("timm", name, [*timm.list_models(), *timm.list_pretrained()])
+    _check_name("timm", name, [*timm.list_models(), *timm.list_pretrained()])
     if pretrained and not timm.models.is_model_pretrained(name):
         raise OptionError("pretrained", f"timm publishes no weights of {name}")
     options = {"num_classes": num_classes, "in_chans": in_channels}
     if timm.get_pretrained_cfg(name).fixed_input_size:
         options["img_size"] = image_size
     if pretrained:
-        net = _fetched(f"timm/{name}", lambda: timm.create_model(name, pretrained=True, **options))
+        net = _build_pretrained(f"timm/{name}", lambda: timm.create_model(name, pretrained=True, **options))
     else:
-        net = _built(lambda: timm.create_model(name, **options))
-    return adapt(net, _points_of_timm(name))
+        net = _build(lambda: timm.create_model(name, **options))
+    return adapt(net, _timm_points(name))
 
 
-def _refuse_unknown(family: str, name: str, known: Sequence[str]) -> None:
+def _check_name(family: str, name: str, known: Sequence[str]) -> None:
     if name not in known:
-        near = did_you_mean(f"{family}/{name}", [f"{family}/{each}" for each in known])
-        raise OptionError("name", f'{family} has no classifier named "{name}"{near}')
+        hint = did_you_mean(f"{family}/{name}", [f"{family}/{member}" for member in known])
+        raise OptionError("name", f'{family} has no classifier named "{name}"{hint}')
 
 
-def _built(build: Callable[[], nn.Module]) -> nn.Module:
-    """A network on the device of the moment, which may be the meta device."""
+def _build(build: Callable[[], nn.Module]) -> nn.Module:
+    """A network on the default device, which may be the meta device."""
     device = torch.get_default_device()
     try:
         return build()
-    except AssertionError as error:  # how these libraries refuse an image size
+    except AssertionError as error:  # raised by these libraries for an unsuitable image size
         raise ValueError(str(error)) from None
     except RuntimeError:
         if device.type != "meta":
             raise
-    # Some constructors compute with tensors and read values. The run's random numbers must not move.
+    # Some constructors read values of tensors. The global random generator must not advance.
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         return build().to(device)
 
 
-def _fetched(name: str, build: Callable[[], nn.Module]) -> nn.Module:
-    """A network with published weights; where only shapes are asked for, it is built all the same, and then emptied."""
+def _build_pretrained(name: str, build: Callable[[], nn.Module]) -> nn.Module:
+    """A network with published weights; it is built on the CPU even if only shapes are needed, and then moved."""
     device = torch.get_default_device()
     try:
         with torch.device("cpu"):
             net = build()
     except Stopped:
         raise
-    except Exception as error:  # a download that breaks may raise almost anything
+    except Exception as error:  # a failing download may raise almost anything
         reason = first_sentence(error)
-        raise OptionError("pretrained", f"the weights of {name} are not here and were not fetched ({reason})") from None
+        raise OptionError("pretrained", f"the weights of {name} could not be downloaded ({reason})") from None
     return net.to(device)
 
 
 def _torchvision_net(name: str, **options: Any) -> nn.Module:
     from torchvision import models
 
-    if name in WITH_MORE_CLASSIFIERS:
+    if name in WITH_AUXILIARY_CLASSIFIERS:
         options |= {"aux_logits": False} if "weights" in options else {"aux_logits": False, "init_weights": True}
     net: nn.Module = models.get_model(name, **options)
     return net
 
 
 def _fit_classifier(net: nn.Module, name: str, num_classes: int) -> None:
-    """Put a fresh one in its place where it has another number of classes."""
+    """Replace the classifier by one with initial weights if it has another number of classes."""
     old = net.get_submodule(name)
     if isinstance(old, nn.Linear) and old.out_features != num_classes:
         net.set_submodule(name, nn.Linear(old.in_features, num_classes, device=old.weight.device))
@@ -141,29 +141,29 @@ def _fit_classifier(net: nn.Module, name: str, num_classes: int) -> None:
 
 
 def _fit_first_convolution(net: nn.Module, in_channels: int) -> None:
-    """Put a fresh one in its place where it reads another number of channels."""
+    """Replace the first convolution by one with initial weights if it has another number of input channels."""
     name, old = next((name, module) for name, module in net.named_modules() if isinstance(module, nn.Conv2d))
     if old.in_channels != in_channels:
         net.set_submodule(name, _convolution_like(old, in_channels, old.out_channels))
 
 
 def _convolution_like(old: nn.Conv2d, in_channels: int, out_channels: int) -> nn.Conv2d:
-    size, stride, padding = (tuple(each) for each in (old.kernel_size, old.stride, old.padding))
+    size, stride, padding = (tuple(values) for values in (old.kernel_size, old.stride, old.padding))
     has_bias, device = old.bias is not None, old.weight.device
     return nn.Conv2d(in_channels, out_channels, size, stride, padding, bias=has_bias, device=device)  # type: ignore[arg-type]
 
 
-# What a network tells -----------------------------------------------------------------------------------------------
+# Output adapter -------------------------------------------------------------------------------------------------------
 
 
-class Stage(NamedTuple):
-    """A module that hands on a map, and how that lies: (N, C, H, W), (N, H, W, C) or (N, extra + H * W, C)."""
+class MapPoint(NamedTuple):
+    """A module whose output is a map, and its layout: (N, C, H, W), (N, H, W, C) or (N, extra + H * W, C)."""
 
     module: str
     layout: Literal["NCHW", "NHWC", "tokens"]
-    num_extra: int = 0  # tokens that belong to no place, such as a class token; they come first
+    num_extra: int = 0  # leading tokens without a position, such as a class token
 
-    def map_of(self, output: Tensor) -> Tensor:
+    def to_map(self, output: Tensor) -> Tensor:
         if self.layout == "NCHW":
             return output
         if self.layout == "tokens":
@@ -173,137 +173,137 @@ class Stage(NamedTuple):
 
 
 class FeaturePoints(NamedTuple):
-    """Where a network is looked into."""
+    """The modules of a network whose inputs or outputs become parts of its Output."""
 
-    classifier: str
-    stages: tuple[Stage, ...]  # shallow to deep
+    classifier: str  # its input is the embedding
+    maps: tuple[MapPoint, ...]  # shallow to deep
 
 
 class OutputAdapter(nn.Module):
-    """Stands before a network's own class and turns its logits into an Output.
+    """A mixin before a network's own class: `forward` returns an Output instead of logits.
 
-    Its hooks are methods, so that the hooks of a copy are the copy's.
+    Its hooks are methods, so that the hooks of a copied network belong to the copy.
     """
 
     points: FeaturePoints
-    seen: dict[str, Tensor]  # by the name of the module; empty between calls
+    captured: dict[str, Tensor]  # by the name of the module; empty between calls
 
     def forward(self, images_NCHW: Tensor) -> Output:
         logits_NK = super().forward(images_NCHW)
-        embedding = self.seen.pop(self.points.classifier)
-        if embedding.ndim == 4:  # the classifier is a convolution, and the pool comes behind it
+        embedding = self.captured.pop(self.points.classifier)
+        if embedding.ndim == 4:  # the classifier is a convolution, followed by the pool
             embedding = embedding.mean(dim=(2, 3))
         elif embedding.ndim == 3:  # the same with tokens
             embedding = embedding.mean(dim=1)
-        maps = tuple(stage.map_of(self.seen.pop(stage.module)) for stage in self.points.stages)
+        maps = tuple(point.to_map(self.captured.pop(point.module)) for point in self.points.maps)
         return Output(logits_NK, embedding, maps)
 
-    def see_given(self, name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self.seen[name] = inputs[0]
+    def capture_input(self, name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self.captured[name] = inputs[0]
 
-    def see_handed_on(self, name: str, _: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
-        self.seen[name] = output
+    def capture_output(self, name: str, _: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
+        self.captured[name] = output
 
 
 def adapt(net: nn.Module, points: FeaturePoints) -> nn.Module:
-    """The network itself, which from now on returns an Output; it is not wrapped, so that weights keep their names."""
+    """The network itself, changed to return an Output; it is not wrapped, so that names of weights stay the same."""
     net.__class__ = type(type(net).__name__, (OutputAdapter, type(net)), {})
-    told = cast(OutputAdapter, net)
-    told.points, told.seen = points, {}
-    told.get_submodule(points.classifier).register_forward_pre_hook(partial(told.see_given, points.classifier))
-    for stage in points.stages:
-        told.get_submodule(stage.module).register_forward_hook(partial(told.see_handed_on, stage.module))
-    return told
+    adapted = cast(OutputAdapter, net)
+    adapted.points, adapted.captured = points, {}
+    classifier = adapted.get_submodule(points.classifier)
+    classifier.register_forward_pre_hook(partial(adapted.capture_input, points.classifier))
+    for point in points.maps:
+        adapted.get_submodule(point.module).register_forward_hook(partial(adapted.capture_output, point.module))
+    return adapted
 
 
-# Where to look ------------------------------------------------------------------------------------------------------
+# Feature points -------------------------------------------------------------------------------------------------------
 
 
 @cache
-def _points_of_torchvision(name: str) -> FeaturePoints:
+def _torchvision_points(name: str) -> FeaturePoints:
     with torch.device("meta"):
-        return find_points(_built(lambda: _torchvision_net(name)), image_size=224)
+        return find_points(_build(lambda: _torchvision_net(name)), image_size=224)
 
 
 @cache
-def _points_of_timm(name: str) -> FeaturePoints:
+def _timm_points(name: str) -> FeaturePoints:
     import timm
 
     with torch.device("meta"):
-        net = _built(lambda: timm.create_model(name, num_classes=1000))
+        net = _build(lambda: timm.create_model(name, num_classes=1000))
         return find_points(net, image_size=timm.get_pretrained_cfg(name).input_size[-1])
 
 
-class Call(NamedTuple):
-    """A call of a module: height and width of the map that it is given and of the one that it hands on, 0 for none."""
+class ModuleCall(NamedTuple):
+    """A call of a module: the side lengths of its input and output maps, 0 where they are not maps."""
 
     module: str
-    side_given: int
-    side: int
-    stage: Stage | None
+    input_side: int
+    output_side: int
+    point: MapPoint | None  # None where the output is no map, or is the unchanged input
 
 
 @torch.no_grad()
 def find_points(net: nn.Module, image_size: int) -> FeaturePoints:
-    """Run a network on square images, for shapes alone, and see what its modules hand on."""
+    """Run a network on square images, for shapes alone, and select the modules that output its maps."""
     modules = dict(net.named_modules())
-    calls: list[Call] = []
-    classifier, num_before, patches = "", 0, 0  # what comes behind the classifier is no map
+    calls: list[ModuleCall] = []
+    classifier, num_before, patches = "", 0, 0  # calls after the classifier's output no maps
 
-    def note(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def record(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         nonlocal classifier, num_before, patches
         if isinstance(module, nn.Linear | nn.Conv2d):
             classifier, num_before = name, len(calls)
         if isinstance(module, nn.Conv2d):
-            patches, _ = _found(name, output, patches)
-        given = inputs[0] if inputs else None
-        side_given, _ = _found(name, given, patches)
-        side, stage = _found(name, output, patches)
-        calls.append(Call(name, side_given, side, None if output is given else stage))
+            patches, _ = _map_layout(name, output, patches)
+        first_input = inputs[0] if inputs else None
+        input_side, _ = _map_layout(name, first_input, patches)
+        output_side, point = _map_layout(name, output, patches)
+        calls.append(ModuleCall(name, input_side, output_side, None if output is first_input else point))
 
-    hooks = [module.register_forward_hook(partial(note, name)) for name, module in modules.items() if name]
+    hooks = [module.register_forward_hook(partial(record, name)) for name, module in modules.items() if name]
     net.eval()(torch.empty(2, 3, image_size, image_size))
     for hook in hooks:
         hook.remove()
 
-    of_module = {call.module: call for call in calls}
-    stages: dict[int, Stage] = {}
+    call_of = {call.module: call for call in calls}
+    last_of_side: dict[int, MapPoint] = {}
     for call in calls[:num_before]:
-        around = [of_module[outer] for outer in _around(call.module) if outer in of_module]
-        if call.stage is not None and not any(_hides(outer, call, modules[outer.module]) for outer in around):
-            stages.pop(call.side, None)  # so that the last one comes last
-            stages[call.side] = call.stage
-    return FeaturePoints(classifier, tuple(stages.values()))
+        parents = [call_of[parent] for parent in _parents(call.module) if parent in call_of]
+        if call.point is not None and not any(_is_inside(call, parent, modules[parent.module]) for parent in parents):
+            last_of_side.pop(call.output_side, None)  # re-inserted at the end, so that the order is that of the calls
+            last_of_side[call.output_side] = call.point
+    return FeaturePoints(classifier, tuple(last_of_side.values()))
 
 
-def _found(name: str, tensor: Any, patches: int) -> tuple[int, Stage | None]:
-    """Side and layout of a map of the two images; tokens stand for the positions of the last convolution's map.
+def _map_layout(name: str, tensor: Any, patches: int) -> tuple[int, MapPoint | None]:
+    """Side length and layout of a map of the two images; tokens are positions of the last convolution's map.
 
     Args:
-        patches: Height and width of that map.
+        patches: Side length of that map.
     """
     if isinstance(tensor, Tensor) and len(tensor) == 2:
         _, *sizes = tensor.shape
         if tensor.ndim == 4 and sizes[1] == sizes[2] > 1:
-            return sizes[1], Stage(name, "NCHW")
+            return sizes[1], MapPoint(name, "NCHW")
         if tensor.ndim == 4 and sizes[0] == sizes[1] > 1:
-            return sizes[0], Stage(name, "NHWC")
-        if tensor.ndim == 3 and patches > 1 and 0 <= sizes[0] - patches**2 <= MOST_EXTRA_TOKENS:
-            return patches, Stage(name, "tokens", sizes[0] - patches**2)
+            return sizes[0], MapPoint(name, "NHWC")
+        if tensor.ndim == 3 and patches > 1 and 0 <= sizes[0] - patches**2 <= MAX_EXTRA_TOKENS:
+            return patches, MapPoint(name, "tokens", sizes[0] - patches**2)
     return 0, None
 
 
-def _around(name: str) -> list[str]:
+def _parents(name: str) -> list[str]:
     """layer1.0.conv1 -> layer1, layer1.0."""
     parts = name.split(".")
     return [".".join(parts[:count]) for count in range(1, len(parts))]
 
 
-def _hides(outer: Call, call: Call, module: nn.Module) -> bool:
-    """Whether a map is the inside of a step to another resolution.
+def _is_inside(call: ModuleCall, parent: ModuleCall, module: nn.Module) -> bool:
+    """Whether a map is internal to a step from one resolution to another, the parent `module`.
 
-    Steps are blocks, and sequences that begin at the map's resolution and end at the next one; other sequences are what
-    stages lie in.
+    Steps are blocks, and sequences from the map's resolution to the next one; other sequences contain stages.
     """
-    is_step = outer.side_given == call.side and outer.side_given < 4 * outer.side
-    return outer.side != call.side and (is_step or not isinstance(module, nn.Sequential))
+    is_step = parent.input_side == call.output_side and parent.input_side < 4 * parent.output_side
+    return parent.output_side != call.output_side and (is_step or not isinstance(module, nn.Sequential))

@@ -1,12 +1,12 @@
-"""Multi-layer perceptrons: the networks of distillation's first experiment, two hidden layers that read all pixels.
+"""Multi-layer perceptrons: the networks of the first distillation experiment, with two hidden layers.
 
 Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015, sec. 3. https://arxiv.org/abs/1503.02531
-`mlp_1200` and `mlp_800` follow the teacher and the student of the MNIST scripts of peterliht's
-knowledge-distillation-pytorch, `mlp_128` the network of nocotan's born_again_neuralnet: weights trained there load.
-Dropout comes after the ReLU of each hidden layer; the teacher's 0.8 is the first project's. (The paper refers to Hinton
-et al., 2012, who drop 0.5, and 0.2 of the pixels.) In the second project dropout acts in evaluation too, and the logits
-go through dropout and a ReLU like any other layer: that is not followed.
-There are no maps. Initial weights are PyTorch's own.
+`mlp_1200` and `mlp_800` are the teacher and the student in the MNIST scripts of peterliht's
+knowledge-distillation-pytorch, `mlp_128` is the network of nocotan's born_again_neuralnet: their weights load.
+Dropout follows the ReLU of each hidden layer; the teacher's 0.8 is the first project's. (The paper refers to Hinton et
+al., 2012, who drop 0.5, and 0.2 of the pixels.) Unlike in the second project, dropout is off in evaluation, and the
+logits have neither dropout nor ReLU.
+There are no maps. Initial weights are PyTorch's defaults.
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ from ..types import Output
 
 
 class MLP(nn.Module):
-    """Linear layers with a ReLU between them, over the pixels of an image in a row.
+    """Linear layers with ReLU on the flattened image.
 
     Args:
-        image_size: Height and width of the images, which fix the first layer's size.
+        image_size: Height and width of the images, which determine the first layer's input size.
         widths: Units of each hidden layer.
-        dropout: Share of each hidden layer that the next one does not see in training; `embedding` is what the
-            classifier sees.
+        dropout: Dropout probability of each hidden layer; `embedding` is the last one's output after dropout.
     """
 
     def __init__(
@@ -64,7 +63,7 @@ def mlp(
 
     Args:
         widths: Units of each hidden layer.
-        dropout: Share of each hidden layer that the next one does not see in training.
+        dropout: Dropout probability of each hidden layer.
     """
     return MLP(num_classes, in_channels, image_size, widths=widths, dropout=dropout)
 

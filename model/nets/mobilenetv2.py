@@ -2,15 +2,15 @@
 
 Sandler, Howard, Zhu, Zhmoginov and Chen, "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018.
 https://arxiv.org/abs/1801.04381
-Follows the structure and names of HobbitLong's RepDistiller, so that teachers published there load: table 2 of the
-paper with half the channels (not rounded to multiples of 8; the last 1280 are not halved), stride 1 instead of 2 in the
-second block, ReLU instead of ReLU6, a 1x1 expansion in the first block too, and no dropout. It is tiny, 6.5 million
-multiply-accumulates at 32x32; larger networks go by the same name elsewhere.
-The four stages are the blocks between two halvings. Each ends in a linear bottleneck: what it hands on has no ReLU
-before or after it, so `maps` and `preacts` are the same tensors, with negative values.
-The last pool is global, the same at 32x32 as the 2x2 pool there, so that other image sizes work too.
+Structure and names are those of HobbitLong's RepDistiller, so its teachers load: table 2 of the paper with half the
+channels (not rounded to multiples of 8; the last 1280 are not halved), stride 1 instead of 2 in the second block, ReLU
+instead of ReLU6, a 1x1 expansion in the first block too, and no dropout. With 6.5 million multiply-accumulates at 32x32
+it is far smaller than other networks of this name.
+The four stages are the blocks of one resolution. Each ends in a linear bottleneck without ReLU, so `maps` and `preacts`
+are the same tensors, with negative values.
+The last pool is global, which at 32x32 equals the original's 2x2 pool, so other image sizes work too.
 Initial weights: convolutions normal with variance 2 / fan-out (all output channels, not those of a group), the linear
-layer normal with deviation 0.01, its bias 0, as there.
+layer normal with deviation 0.01, its bias 0, as in the original.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from ..registry import NETS
 from ..types import Output
 
-# Factor of the hidden channels, output channels, units, stride of the first unit; of each block.
+# Of each block: expansion factor, output channels, units, stride of the first unit.
 BLOCKS = ((1, 8, 1, 1), (6, 12, 2, 1), (6, 16, 3, 2), (6, 32, 4, 2), (6, 48, 3, 1), (6, 80, 3, 2), (6, 160, 1, 1))
-LAST_OF_STAGES = (1, 2, 4, 6)  # numbers of the blocks whose maps are handed on
+LAST_OF_STAGES = (1, 2, 4, 6)  # the blocks whose outputs are the maps
 
 
 class MobileNetV2(nn.Module):
@@ -61,7 +61,7 @@ class MobileNetV2(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """A depthwise convolution on many channels between two 1x1 ones, and a shortcut where the shape stays the same."""
+    """A depthwise convolution on expanded channels between two 1x1 ones; a shortcut where the shape is unchanged."""
 
     def __init__(self, in_channels: int, out_channels: int, *, factor: int, stride: int) -> None:
         super().__init__()

@@ -1,11 +1,11 @@
-"""ResNets with a classifier after every stage, which learn from their own last one.
+"""ResNets with a classifier after every stage, for self-distillation from the last one.
 
 Zhang et al., "Be Your Own Teacher: Improve the Performance of Convolutional Neural Networks via Self Distillation",
 ICCV 2019. https://arxiv.org/abs/1905.08094
-The branches before the early classifiers follow luanyunteng's pytorch-be-your-own-teacher ("bottleneck": one strided
-convolution brings any stage to the last one's resolution), without its projections that nothing uses; or the authors'
-later code ("stacked": a separable convolution for each halving, as in the paper's figure 2).
-Initial weights: convolutions normal with variance 2 / fan-out, as there; linear layers PyTorch's own.
+The branches before the early classifiers are those of luanyunteng's pytorch-be-your-own-teacher ("bottleneck": one
+strided convolution brings any stage to the last one's resolution), without its unused projections; or those of the
+authors' later code ("stacked": a pair of separable convolutions per halving, as in the paper's figure 2).
+Initial weights: convolutions normal with variance 2 / fan-out, as in both; linear layers PyTorch's default.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Branch = Literal["bottleneck", "stacked"]
 
 
 class MultiExitResNet(ResNet):
-    """A ResNet with three early exits, after the first three of its four stages; they see the maps of these.
+    """A ResNet with three early exits, after the first three of its four stages.
 
     Args:
-        branch: What is between a stage and its classifier.
+        branch: The layers between a stage and its classifier.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class MultiExitResNet(ResNet):
 
     def forward(self, images_NCHW: Tensor) -> Output:
         output = super().forward(images_NCHW)
-        exits = [leave(map_NCHW) for leave, map_NCHW in zip(self.exits, output.maps[:3], strict=True)]
+        exits = [early_exit(map_NCHW) for early_exit, map_NCHW in zip(self.exits, output.maps[:3], strict=True)]
         return Output(
             output.logits, output.embedding, output.maps, output.preacts, exits=tuple(exits), stem=output.stem
         )
@@ -79,13 +79,13 @@ def bottleneck_branch(in_channels: int, out_channels: int, halvings: int) -> nn.
 
 
 def stacked_branch(in_channels: int, out_channels: int, halvings: int) -> nn.Sequential:
-    """A pair of separable convolutions for each halving; the channels double with each, as in the stages."""
+    """A pair of separable convolutions per halving; each doubles the channels, as in the stages."""
     widths = [in_channels * 2**step for step in range(halvings)] + [out_channels]
     return nn.Sequential(*(separable_pair(width, next_width) for width, next_width in pairwise(widths)))
 
 
 def separable_pair(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Two depthwise 3x3 convolutions with their 1x1 ones; the first one has stride 2."""
+    """Two separable 3x3 convolutions; the first one has stride 2."""
     return nn.Sequential(
         *separable(in_channels, in_channels, stride=2),
         *separable(in_channels, out_channels, stride=1),

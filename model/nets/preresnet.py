@@ -1,15 +1,15 @@
-"""Pre-activation residual networks: batch norm and ReLU before each convolution, so that the sums are never touched.
+"""Pre-activation residual networks: batch norm and ReLU precede each convolution, and nothing follows the sums.
 
 He, Zhang, Ren and Sun, "Identity Mappings in Deep Residual Networks", ECCV 2016. https://arxiv.org/abs/1603.05027
-Follows the structure and names of bearpaw's pytorch-classification, which peterliht's knowledge-distillation-pytorch
-has its teacher from, so that weights trained there load. Both call a network of 164 layers PreResNet-110: 18 bottleneck
-blocks of three layers in each of three stages. Here it is `preresnet164`, and `preresnet110` is the paper's, of basic
-blocks.
-Where a block changes the number of channels, its 1x1 shortcut reads the input as it is, and the first block's input is
-the stem's plain convolution (the paper: what comes after the first batch norm and ReLU).
-A stage hands on a plain sum, so `maps` are sums, and `preacts` are what the next batch norm makes of them.
-The last pool is global, the same at 32x32 as the 8x8 pool there, so that other image sizes work too.
-Initial weights: convolutions normal with variance 2 / fan-out, as there; the linear layer PyTorch's own.
+Structure and names are those of bearpaw's pytorch-classification, from which peterliht's knowledge-distillation-pytorch
+has its teacher, so their weights load. Both call a network of 164 layers PreResNet-110: 18 bottleneck blocks of three
+layers in each of three stages. Here it is `preresnet164`, and `preresnet110` is the paper's, with basic blocks.
+Where a block changes the number of channels, its 1x1 shortcut is applied to the input before batch norm, and the first
+block's input is the stem's convolution (in the paper: after the first batch norm and ReLU).
+The output of a stage is a sum without ReLU: `maps` are these sums, and `preacts` are their values after the next batch
+norm.
+The last pool is global, which at 32x32 equals the original's 8x8 pool, so other image sizes work too.
+Initial weights: convolutions normal with variance 2 / fan-out, as in the original; the linear layer PyTorch's default.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ class PreResNet(nn.Module):
     Args:
         depth: Convolutions and linear layers, shortcuts not counted, for n blocks a stage: 6n+2 of basic, 9n+2 of
             bottleneck blocks.
-        block: Two 3x3 convolutions ("basic"), or 1x1, 3x3 and 1x1 ("bottleneck"), which hands on four times as many
+        block: Two 3x3 convolutions ("basic"), or 1x1, 3x3 and 1x1 ("bottleneck"), with four times as many output
             channels.
     """
 
     def __init__(
         self, depth: int, block: Literal["basic", "bottleneck"], *, num_classes: int, in_channels: int
     ) -> None:
-        make = BLOCKS[block]
-        layers = 3 * make.num_layers  # of one block a stage
+        block_class = BLOCKS[block]
+        layers = 3 * block_class.num_layers  # with one block in each stage
         if depth < layers + 2 or depth % layers != 2:
-            raise ValueError(f"depth must be {layers}n+2 with {block} blocks, for a whole n of at least 1, got {depth}")
+            raise ValueError(f"depth must be {layers}n+2 with {block} blocks, for an integer n >= 1, got {depth}")
         super().__init__()
         num_blocks = (depth - 2) // layers
         self.conv1 = nn.Conv2d(in_channels, 16, kernel_size=3, padding=1, bias=False)
-        self.layer1 = Stage(make, num_blocks, 16, 16, stride=1)
-        self.layer2 = Stage(make, num_blocks, 16 * make.expansion, 32, stride=2)
-        self.layer3 = Stage(make, num_blocks, 32 * make.expansion, 64, stride=2)
-        self.bn = nn.BatchNorm2d(64 * make.expansion)
-        self.fc = nn.Linear(64 * make.expansion, num_classes)
+        self.layer1 = PreActStage(block_class, num_blocks, 16, 16, stride=1)
+        self.layer2 = PreActStage(block_class, num_blocks, 16 * block_class.expansion, 32, stride=2)
+        self.layer3 = PreActStage(block_class, num_blocks, 32 * block_class.expansion, 64, stride=2)
+        self.bn = nn.BatchNorm2d(64 * block_class.expansion)
+        self.fc = nn.Linear(64 * block_class.expansion, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -64,11 +64,11 @@ class PreResNet(nn.Module):
         return Output(self.fc(embedding_ND), embedding_ND, maps, preacts, stem=stem_NCHW)
 
 
-class Stage(nn.ModuleList):
-    """Blocks of one resolution; the first one has the stride. Returns their output, and its input after batch norm."""
+class PreActStage(nn.ModuleList):
+    """Blocks of one resolution; the first has the stride. Returns the output, and the input after batch norm."""
 
     def __init__(
-        self, block: type[BasicBlock | Bottleneck], num_blocks: int, in_channels: int, width: int, *, stride: int
+        self, block: type[PreActBlock | PreActBottleneck], num_blocks: int, in_channels: int, width: int, *, stride: int
     ) -> None:
         first = block(in_channels, width, stride=stride)
         rest = [block(width * block.expansion, width, stride=1) for _ in range(num_blocks - 1)]
@@ -82,7 +82,7 @@ class Stage(nn.ModuleList):
         return map_NCHW, normed_NCHW
 
 
-class BasicBlock(nn.Module):
+class PreActBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut. Returns their sum, and the input after batch norm."""
 
     num_layers = 2
@@ -103,7 +103,7 @@ class BasicBlock(nn.Module):
         return self.downsample(map_NCHW) + branch_NCHW, normed_NCHW
 
 
-class Bottleneck(nn.Module):
+class PreActBottleneck(nn.Module):
     """A 3x3 convolution between two of 1x1, and a shortcut. Returns their sum, and the input after batch norm."""
 
     num_layers = 3
@@ -127,11 +127,11 @@ class Bottleneck(nn.Module):
         return self.downsample(map_NCHW) + branch_NCHW, normed_NCHW
 
 
-BLOCKS: dict[str, type[BasicBlock | Bottleneck]] = {"basic": BasicBlock, "bottleneck": Bottleneck}
+BLOCKS: dict[str, type[PreActBlock | PreActBottleneck]] = {"basic": PreActBlock, "bottleneck": PreActBottleneck}
 
 
 def shortcut(in_channels: int, out_channels: int, *, stride: int) -> nn.Sequential:
-    """A bare 1x1 convolution where the shape changes, else the identity."""
+    """A 1x1 convolution where the shape changes, else the identity."""
     if stride == 1 and in_channels == out_channels:
         return nn.Sequential()
     return nn.Sequential(nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False))
@@ -166,11 +166,11 @@ def preresnet56(num_classes: int, in_channels: int = 3) -> PreResNet:
 
 @NETS.register
 def preresnet110(num_classes: int, in_channels: int = 3) -> PreResNet:
-    """The paper's network of 110 layers, which the ancestor's "preresnet110" is not: see `preresnet164`."""
+    """The paper's network of 110 layers; for the network that the ancestor calls "preresnet110", see `preresnet164`."""
     return PreResNet(110, "basic", num_classes=num_classes, in_channels=in_channels)
 
 
 @NETS.register
 def preresnet164(num_classes: int, in_channels: int = 3) -> PreResNet:
-    """Bottleneck blocks; the network that the ancestor calls "preresnet110"."""
+    """With bottleneck blocks; the network that the ancestor calls "preresnet110"."""
     return PreResNet(164, "bottleneck", num_classes=num_classes, in_channels=in_channels)

@@ -1,10 +1,10 @@
-"""ResNet-18 to ResNet-152 for small images: the networks of ImageNet behind a stem that keeps the resolution.
+"""ResNet-18 to ResNet-152 for small images: the ImageNet networks with a stem that keeps the resolution.
 
 He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition", CVPR 2016. https://arxiv.org/abs/1512.03385
-Sizes are the paper's table 1. Stem, projection shortcuts and names follow kuangliu's pytorch-cifar, so that weights
-trained with it load: a 3x3 stem of stride 1 without max-pool, the bottleneck's stride on its 3x3 convolution.
-The last pool is global, the same at 32x32 as the 4x4 pool there, so that other image sizes work too.
-Initial weights are PyTorch's own, as in that code; the paper's differ.
+Sizes are the paper's table 1. Stem, projection shortcuts and names are those of kuangliu's pytorch-cifar, so its
+weights load: a 3x3 stem of stride 1 without max-pool, the bottleneck's stride on its 3x3 convolution.
+The last pool is global, which at 32x32 equals the original's 4x4 pool, so other image sizes work too.
+Initial weights are PyTorch's defaults, as in that code; the paper's differ.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..registry import NETS
 from ..types import Output
-from .stages import through_stages
+from .stages import forward_stages
 
 
 class ResNet(nn.Module):
@@ -42,7 +42,7 @@ class ResNet(nn.Module):
 
     def forward(self, images_NCHW: Tensor) -> Output:
         stem_NCHW = F.relu(self.bn1(self.conv1(images_NCHW)))
-        maps, preacts = through_stages((self.layer1, self.layer2, self.layer3, self.layer4), stem_NCHW)
+        maps, preacts = forward_stages((self.layer1, self.layer2, self.layer3, self.layer4), stem_NCHW)
         embedding_ND = maps[-1].mean(dim=(2, 3))
         return Output(self.linear(embedding_ND), embedding_ND, maps, preacts, stem=stem_NCHW)
 
@@ -57,7 +57,7 @@ def stage(
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut; returns their sum, whose ReLU is left to the network."""
+    """Two 3x3 convolutions and a shortcut; returns the sum before its ReLU."""
 
     expansion = 1
 
@@ -76,7 +76,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A 3x3 convolution between two 1x1 ones and a shortcut; returns their sum, whose ReLU is left to the network."""
+    """A 3x3 convolution between two 1x1 ones and a shortcut; returns the sum before its ReLU."""
 
     expansion = 4
 

@@ -1,10 +1,10 @@
-"""The ResNet-20 and ResNet-110 of a benchmark whose stem has 7x7 kernels padded by 1, not 3x3 ones.
+"""The ResNet-20 and ResNet-110 of a benchmark whose stem has 7x7 kernels with padding 1, not 3x3 ones.
 
 hankyul2's KnowledgeDistillation, https://github.com/hankyul2/KnowledgeDistillation: its `resnet_32_20` and
-`resnet_32_110`, names of weights included, so that its checkpoints load. The stem takes 2 pixels off every side, so
-the stages see 28x28, 14x14 and 7x7 of an image of 32x32 where He et al. have 32, 16 and 8: a fifth less arithmetic,
-and not the network that the literature calls ResNet-20; that is `resnet20`.
-Initial weights: convolutions normal with variance 2 / fan-out, the linear layer Xavier's uniform ones, as there.
+`resnet_32_110` with the same names of weights, so its checkpoints load. The stem removes 2 pixels on every side, so for
+images of 32x32 the stages have 28x28, 14x14 and 7x7 where He et al. have 32, 16 and 8: a fifth less arithmetic, and not
+the network that the literature calls ResNet-20; that is `resnet20`.
+Initial weights: convolutions normal with variance 2 / fan-out, the linear layer Xavier uniform, as in the original.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..registry import NETS
 from ..types import Output
-from .stages import through_stages
+from .stages import forward_stages
 
 
 class ResNetStem7(nn.Module):
@@ -35,13 +35,13 @@ class ResNetStem7(nn.Module):
 
     def forward(self, images_NCHW: Tensor) -> Output:
         stem_NCHW = F.relu(self.bn1(self.conv1(images_NCHW)))
-        maps, preacts = through_stages((self.layer1, self.layer2, self.layer3), stem_NCHW)
+        maps, preacts = forward_stages((self.layer1, self.layer2, self.layer3), stem_NCHW)
         embedding_ND = maps[-1].mean(dim=(2, 3))
         return Output(self.fc(embedding_ND), embedding_ND, maps, preacts, stem=stem_NCHW)
 
 
-class Block(nn.Module):
-    """Two convolutions and a shortcut; returns their sum, whose ReLU is left to the network."""
+class Stem7Block(nn.Module):
+    """Two convolutions and a shortcut; returns the sum before its ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int) -> None:
         super().__init__()
@@ -60,8 +60,8 @@ class Block(nn.Module):
 
 
 def _stage(num_blocks: int, in_channels: int, out_channels: int, *, stride: int) -> nn.Sequential:
-    first = Block(in_channels, out_channels, stride=stride)
-    return nn.Sequential(first, *(Block(out_channels, out_channels, stride=1) for _ in range(num_blocks - 1)))
+    first = Stem7Block(in_channels, out_channels, stride=stride)
+    return nn.Sequential(first, *(Stem7Block(out_channels, out_channels, stride=1) for _ in range(num_blocks - 1)))
 
 
 @NETS.register

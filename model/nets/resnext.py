@@ -1,14 +1,14 @@
-"""ResNeXt for small images: residual blocks whose 3x3 convolution works in separate groups of channels.
+"""ResNeXt for small images: residual blocks with a grouped 3x3 convolution.
 
 Xie, Girshick, Dollar, Tu and He, "Aggregated Residual Transformations for Deep Neural Networks", CVPR 2017, sec. 5.3.
 https://arxiv.org/abs/1611.05431
-Follows the structure and names of prlz77's ResNeXt.pytorch, which peterliht's knowledge-distillation-pytorch has its
-teacher from, so that weights trained there load: where a block changes the number of channels, its shortcut is a 1x1
-convolution and batch norm; the stride is the 3x3 convolution's. Batch norm comes after each convolution, as in the
-authors' code, which found that better on small images than the paper's blocks with batch norm first.
-The last pool is global, the same at 32x32 as the 8x8 pool there, so that other image sizes work too.
+Structure and names are those of prlz77's ResNeXt.pytorch, from which peterliht's knowledge-distillation-pytorch has its
+teacher, so their weights load: where a block changes the number of channels, its shortcut is a 1x1 convolution and
+batch norm; the 3x3 convolution has the stride. Batch norm follows each convolution, as in the authors' code, which is
+better on small images than the paper's blocks with batch norm first.
+The last pool is global, which at 32x32 equals the original's 8x8 pool, so other image sizes work too.
 Initial weights: convolutions normal with variance 2 / fan-out (all output channels, not those of a group), the linear
-layer normal with variance 2 / inputs, its bias 0, as there.
+layer normal with variance 2 / fan-in, its bias 0, as in the original.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..registry import NETS
 from ..types import Output
-from .stages import through_stages
+from .stages import forward_stages
 
 
 class ResNeXt(nn.Module):
@@ -34,7 +34,7 @@ class ResNeXt(nn.Module):
 
     def __init__(self, depth: int, *, cardinality: int, base_width: int, num_classes: int, in_channels: int) -> None:
         if depth < 11 or depth % 9 != 2:
-            raise ValueError(f"depth must be 9n+2 for a whole n of at least 1, got {depth}")
+            raise ValueError(f"depth must be 9n+2 for an integer n >= 1, got {depth}")
         if cardinality < 1 or base_width < 1:
             raise ValueError(f"cardinality and base_width must be at least 1, got {cardinality} and {base_width}")
         super().__init__()
@@ -54,7 +54,7 @@ class ResNeXt(nn.Module):
 
     def forward(self, images_NCHW: Tensor) -> Output:
         stem_NCHW = F.relu(self.bn_1(self.conv_1_3x3(images_NCHW)))
-        maps, preacts = through_stages((self.stage_1, self.stage_2, self.stage_3), stem_NCHW)
+        maps, preacts = forward_stages((self.stage_1, self.stage_2, self.stage_3), stem_NCHW)
         embedding_ND = maps[-1].mean(dim=(2, 3))
         return Output(self.classifier(embedding_ND), embedding_ND, maps, preacts, stem=stem_NCHW)
 
@@ -63,15 +63,15 @@ def stage(
     name: str, num_blocks: int, in_channels: int, width: int, out_channels: int, *, groups: int, stride: int
 ) -> nn.Sequential:
     """Blocks of one resolution; the first one has the stride."""
-    first = Bottleneck(in_channels, width, out_channels, groups=groups, stride=stride)
-    rest = [Bottleneck(out_channels, width, out_channels, groups=groups, stride=1) for _ in range(num_blocks - 1)]
+    first = ResNeXtBlock(in_channels, width, out_channels, groups=groups, stride=stride)
+    rest = [ResNeXtBlock(out_channels, width, out_channels, groups=groups, stride=1) for _ in range(num_blocks - 1)]
     return nn.Sequential(
         OrderedDict((f"{name}_bottleneck_{number}", block) for number, block in enumerate((first, *rest)))
     )
 
 
-class Bottleneck(nn.Module):
-    """A grouped 3x3 convolution between two of 1x1, and a shortcut; returns their sum, its ReLU left to the network."""
+class ResNeXtBlock(nn.Module):
+    """A grouped 3x3 convolution between two of 1x1, and a shortcut; returns the sum before its ReLU."""
 
     def __init__(self, in_channels: int, width: int, out_channels: int, *, groups: int, stride: int) -> None:
         super().__init__()

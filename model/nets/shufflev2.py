@@ -1,14 +1,14 @@
-"""ShuffleNet V2 for small images: half of the channels pass through each unit untouched.
+"""ShuffleNet V2 for small images: half of the channels pass through each unit unchanged.
 
 Ma, Zhang, Zheng and Sun, "ShuffleNet V2: Practical Guidelines for Efficient CNN Architecture Design", ECCV 2018.
 https://arxiv.org/abs/1807.11164
-Follows the structure and names of HobbitLong's RepDistiller, its `ShuffleV2`, so that teachers published there load:
-the paper's widths of size 1, behind a 1x1 stem of stride 1 without pool.
-A stage hands on shuffled channels of which half have been through their ReLU before. `preacts` have the channels in the
-same order, so that `maps` are their ReLU; RepDistiller gives them out before the shuffle, in another order.
-`embedding` is what the last 1x1 convolution makes of the deepest map, 1024 wide.
-The last pool is global, the same at 32x32 as the 4x4 pool there, so that other image sizes work too.
-Initial weights are PyTorch's own, as in that code.
+Structure and names are those of `ShuffleV2` in HobbitLong's RepDistiller, so its teachers load: the paper's widths for
+size 1, after a 1x1 stem of stride 1 without pool.
+The output of a stage has shuffled channels, half of which have passed their ReLU before. `preacts` have the channels in
+the same order, so that `maps` are their ReLU; RepDistiller returns them before the shuffle, in another order.
+`embedding` is the pooled output of the last 1x1 convolution, 1024 wide.
+The last pool is global, which at 32x32 equals the original's 4x4 pool, so other image sizes work too.
+Initial weights are PyTorch's defaults, as in that code.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..registry import NETS
 from ..types import Output
-from .stages import shuffled, through_stages
+from .stages import channel_shuffle, forward_stages
 
 
 class ShuffleNetV2(nn.Module):
@@ -38,18 +38,19 @@ class ShuffleNetV2(nn.Module):
 
     def forward(self, images_NCHW: Tensor) -> Output:
         stem_NCHW = F.relu(self.bn1(self.conv1(images_NCHW)))
-        maps, preacts = through_stages((self.layer1, self.layer2, self.layer3), stem_NCHW)
+        maps, preacts = forward_stages((self.layer1, self.layer2, self.layer3), stem_NCHW)
         embedding_ND = F.relu(self.bn2(self.conv2(maps[-1]))).mean(dim=(2, 3))
         return Output(self.linear(embedding_ND), embedding_ND, maps, preacts, stem=stem_NCHW)
 
 
 def stage(num_units: int, in_channels: int, out_channels: int) -> nn.Sequential:
     """Units of one resolution; the first one has the stride."""
-    return nn.Sequential(DownUnit(in_channels, out_channels), *(Unit(out_channels) for _ in range(num_units - 1)))
+    first = ShuffleV2DownUnit(in_channels, out_channels)
+    return nn.Sequential(first, *(ShuffleV2Unit(out_channels) for _ in range(num_units - 1)))
 
 
-class DownUnit(nn.Module):
-    """Two branches that both halve the resolution, put beside each other; the last ReLU is left to the network."""
+class ShuffleV2DownUnit(nn.Module):
+    """Two branches that halve the resolution, concatenated; returns the result before its ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -69,13 +70,13 @@ class DownUnit(nn.Module):
         left_NCHW = self.bn2(self.conv2(self.bn1(self.conv1(map_NCHW))))
         right_NCHW = self.bn4(self.conv4(F.relu(self.bn3(self.conv3(map_NCHW)))))
         right_NCHW = self.bn5(self.conv5(right_NCHW))
-        return shuffled(torch.cat([left_NCHW, right_NCHW], dim=1), groups=2)
+        return channel_shuffle(torch.cat([left_NCHW, right_NCHW], dim=1), groups=2)
 
 
-class Unit(nn.Module):
-    """Three convolutions on the second half of the channels; the last ReLU is left to the network.
+class ShuffleV2Unit(nn.Module):
+    """Three convolutions on the second half of the channels; returns the result before its ReLU.
 
-    That ReLU changes the second half alone, as the first has been through one.
+    That ReLU changes the second half only, as the first half has passed one before.
     """
 
     def __init__(self, channels: int) -> None:
@@ -89,10 +90,10 @@ class Unit(nn.Module):
         self.bn3 = nn.BatchNorm2d(width)
 
     def forward(self, map_NCHW: Tensor) -> Tensor:
-        untouched_NCHW, branch_NCHW = map_NCHW.chunk(2, dim=1)
+        unchanged_NCHW, branch_NCHW = map_NCHW.chunk(2, dim=1)
         branch_NCHW = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(branch_NCHW)))))
         branch_NCHW = self.bn3(self.conv3(branch_NCHW))
-        return shuffled(torch.cat([untouched_NCHW, branch_NCHW], dim=1), groups=2)
+        return channel_shuffle(torch.cat([unchanged_NCHW, branch_NCHW], dim=1), groups=2)
 
 
 @NETS.register

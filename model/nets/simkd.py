@@ -1,12 +1,12 @@
-"""A network whose last map is brought to the teacher's shape, so that the teacher's own classifier can read it.
+"""A network whose last map is projected to the teacher's shape, so that it can reuse the teacher's classifier.
 
 Chen et al., "Knowledge Distillation with the Reused Teacher Classifier", CVPR 2022, sec. 3.
 https://arxiv.org/abs/2203.14001
-The projector is the authors': convolutions of 1x1, 3x3 and 1x1 with batch norm and ReLUs, through a `reduction` of the
-teacher's channels. The network's own classifier is left out. The loss `simkd` puts the teacher's into its place and
-freezes it; with other losses it is a fresh one, and is trained. All of that is part of the network: of its parameters,
-its arithmetic and its weights file.
-Initial weights: the inner network's own; PyTorch's own in the projector and the classifier.
+The projector is the authors': convolutions of 1x1, 3x3 and 1x1 with batch norm and ReLU, with the teacher's channels
+divided by `reduction` in between. The inner network's own classifier is left out. The loss `simkd` replaces the
+classifier by the teacher's and freezes it; with other losses it is trained from initial weights. Projector and
+classifier are part of the network: they count in its parameters and MACs, and are saved with its weights.
+Initial weights: the inner network's own; PyTorch's defaults in the projector and the classifier.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from .construct import classifier_name, construct_inner, without_pretrained
 
 @NETS.register("simkd")
 class ReusedClassifier(nn.Module):
-    """A network, a projector, and a classifier that reads the mean of the projected map.
+    """A network, a projector, and a classifier on the mean of the projected map.
 
     Args:
-        network: The network, written as a student is: {"name": "resnet8x4"}.
-        teacher: The network whose last map sets the shape, written likewise; by default that of the folder that
-            teaches, and where none does, `network` again.
-        reduction: The teacher's channels for each channel inside the projector.
+        network: The inner network, defined as a student is: {"name": "resnet8x4"}.
+        teacher: The network whose last map defines the shape, likewise; by default that of the teacher's folder, and
+            without a teacher, `network` itself.
+        reduction: Factor by which the projector's inner width is below the teacher's number of channels.
     """
 
     def __init__(
@@ -47,37 +47,37 @@ class ReusedClassifier(nn.Module):
         sizes = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
         images_NCHW = torch.empty(2, in_channels, image_size, image_size, device="meta")
         with torch.device("meta"):
-            own = construct_inner("network", without_pretrained(network), **sizes).eval()
-            guide = construct_inner(
+            meta_net = construct_inner("network", without_pretrained(network), **sizes).eval()
+            meta_teacher = construct_inner(
                 "teacher", without_pretrained(network if teacher is None else teacher), **sizes
             ).eval()
-        width = last_map(own(images_NCHW)).shape[1]
-        _, out, *size = last_map(guide(images_NCHW)).shape
-        if not 1 <= reduction <= out:
-            raise ValueError(f"reduction must be 1 to {out}, the teacher's channels, got {reduction}")
-        self.size = tuple(size)
+        width = last_map(meta_net(images_NCHW)).shape[1]
+        _, teacher_width, *teacher_size = last_map(meta_teacher(images_NCHW)).shape
+        if not 1 <= reduction <= teacher_width:
+            raise ValueError(f"reduction must be 1 to {teacher_width}, the teacher's channels, got {reduction}")
+        self.teacher_size = tuple(teacher_size)
         self.network = construct_inner("network", network, **sizes)
-        classifier = classifier_name(own, images_NCHW)
+        classifier = classifier_name(meta_net, images_NCHW)
         if classifier is None:
-            raise ValueError("the logits of network are not what a linear layer makes")
+            raise ValueError("the logits of network are not the output of a linear layer")
         self.network.set_submodule(classifier, nn.Identity())
-        self.projector = projector(width, out // reduction, out)
-        self.classifier = nn.Linear(out, num_classes)
+        self.projector = projector(width, teacher_width // reduction, teacher_width)
+        self.classifier = nn.Linear(teacher_width, num_classes)
 
     def forward(self, images_NCHW: Tensor) -> Output:
-        said = self.network(images_NCHW)
-        map_NCHW, (height, width) = said.maps[-1], self.size
+        output = self.network(images_NCHW)
+        map_NCHW, (height, width) = output.maps[-1], self.teacher_size
         if map_NCHW.shape[2] > height or map_NCHW.shape[3] > width:
             map_NCHW = F.adaptive_avg_pool2d(map_NCHW, (height, width))
         preact_NCHW = self.projector(map_NCHW)
         projected_NCHW = F.relu(preact_NCHW)
         embedding_ND = projected_NCHW.mean(dim=(2, 3))
-        maps, preacts = (*said.maps, projected_NCHW), (*said.preacts, preact_NCHW)
-        return Output(self.classifier(embedding_ND), embedding_ND, maps, preacts, stem=said.stem)
+        maps, preacts = (*output.maps, projected_NCHW), (*output.preacts, preact_NCHW)
+        return Output(self.classifier(embedding_ND), embedding_ND, maps, preacts, stem=output.stem)
 
 
 def projector(in_channels: int, channels: int, out_channels: int) -> nn.Sequential:
-    """Its last ReLU is left to the network."""
+    """Three convolutions; the last ReLU is applied by the network."""
     return nn.Sequential(
         nn.Conv2d(in_channels, channels, kernel_size=1, bias=False),
         nn.BatchNorm2d(channels),
@@ -90,7 +90,7 @@ def projector(in_channels: int, channels: int, out_channels: int) -> nn.Sequenti
     )
 
 
-def last_map(said: Output) -> Tensor:
-    if not said.maps:
+def last_map(output: Output) -> Tensor:
+    if not output.maps:
         raise ValueError("a network without maps has nothing to project")
-    return said.maps[-1]
+    return output.maps[-1]

@@ -1,4 +1,4 @@
-"""What networks have in common: the walk through stages whose blocks leave their last ReLU undone, and a shuffle."""
+"""Shared by several networks: the forward pass through residual stages, and the channel shuffle."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def through_stages(stages: Iterable[nn.Sequential], map_NCHW: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """What each stage hands on, after its last ReLU and before it; blocks leave that ReLU undone."""
+def forward_stages(stages: Iterable[nn.Sequential], map_NCHW: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """The output of each stage after and before its last ReLU, which is applied here: blocks end without it."""
     maps, preacts = [], []
     for blocks in stages:
         for block in blocks:
@@ -20,10 +20,10 @@ def through_stages(stages: Iterable[nn.Sequential], map_NCHW: Tensor) -> tuple[t
     return tuple(maps), tuple(preacts)
 
 
-def shuffled(map_NCHW: Tensor, groups: int) -> Tensor:
-    """Channels dealt out of their groups in turn: the first of each group, then the second of each, ...
+def channel_shuffle(map_NCHW: Tensor, groups: int) -> Tensor:
+    """Interleave the channels of the groups: the first channel of each group, then the second of each, ...
 
-    Channels-last whatever came, as a shuffle copies in any case and convolutions are fastest so.
+    The result is channels-last in memory: a shuffle copies in any case, and convolutions are fastest so.
     """
     num_images, channels, height, width = map_NCHW.shape
     grouped = map_NCHW.permute(0, 2, 3, 1).reshape(num_images, height, width, groups, channels // groups)

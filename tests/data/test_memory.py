@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from model.data.memory import Arrays, Augmentation, MemoryPipeline, MemorySource, augmented
+from model.data.memory import Arrays, Augmentation, MemoryPipeline, MemorySource, crop_and_flip
 from model.types import Batch, Normalisation, Shard, Split, SplitOptions
 
 CPU = torch.device("cpu")
@@ -45,7 +45,7 @@ def order(batches: list[Batch]) -> list[int]:
 
 
 def cropped_and_flipped(image: NDArray[np.uint8], row: int, column: int, flipped: bool, pad: int) -> NDArray[np.uint8]:
-    """torchvision's RandomCrop(size, padding=pad), then RandomHorizontalFlip, once their dice have fallen."""
+    """torchvision's RandomCrop(size, padding=pad), then RandomHorizontalFlip, with these random numbers."""
     height, width = image.shape[:2]
     padded = ImageOps.expand(Image.fromarray(image), border=pad, fill=0)
     crop = padded.crop((column, row, column + width, row + height))
@@ -67,7 +67,7 @@ def test_every_view_is_torchvisions_crop_and_flip(augmentation: Augmentation, fl
     image = ARRAYS.train_images[0]
     expected = np.stack([cropped_and_flipped(image, *view, augmentation.pad) for view in views])
     images_NHWC = torch.from_numpy(image).expand(len(views), -1, -1, -1)
-    assert np.array_equal(augmented(images_NHWC, torch.arange(len(views)), augmentation).numpy(), expected)
+    assert np.array_equal(crop_and_flip(images_NHWC, torch.arange(len(views)), augmentation).numpy(), expected)
 
 
 def test_cifars_augmentation_has_162_views() -> None:
@@ -75,13 +75,13 @@ def test_cifars_augmentation_has_162_views() -> None:
 
 
 @pytest.mark.parametrize("augmentation", [CROP_AND_FLIP, Augmentation(pad=2), Augmentation(flip=True), Augmentation()])
-def test_the_view_called_identity_changes_nothing(augmentation: Augmentation) -> None:
+def test_the_identity_view_changes_nothing(augmentation: Augmentation) -> None:
     images_NHWC = torch.from_numpy(ARRAYS.train_images)
     view_N = torch.full((NUM_TRAIN,), augmentation.identity)
-    assert torch.equal(augmented(images_NHWC, view_N, augmentation), images_NHWC)
+    assert torch.equal(crop_and_flip(images_NHWC, view_N, augmentation), images_NHWC)
 
 
-def test_training_images_are_what_their_index_and_view_say() -> None:
+def test_training_images_are_a_function_of_index_and_view() -> None:
     views = list(product(range(9), range(9), (False, True)))
     for batch in opened().train_batches(epoch=3, batch_size=16):
         for image, label, index, view in zip(*batch, strict=True):
@@ -107,22 +107,22 @@ def test_evaluation_images_are_not_augmented(split: Split) -> None:
 
 @pytest.mark.parametrize("cutout", [1, 2, 3, 20])
 def test_cutout_blanks_a_square_around_any_pixel_and_nothing_else(cutout: int) -> None:
-    middles = set()
+    centres = set()
     views = list(product(range(7), range(5), range(9), range(9), (False, True)))
     for batch in itertools.chain.from_iterable(opened(cutout=cutout).train_batches(epoch, 16) for epoch in range(10)):
         for image, index, view in zip(batch.images, batch.index, batch.view, strict=True):
-            middle_row, middle_column, row, column, flipped = views[view]
+            centre_row, centre_column, row, column, flipped = views[view]
             pixels = cropped_and_flipped(ARRAYS.train_images[index], row, column, flipped, 4)
             expected = (pixels / 255 - NORMALISATION.mean) / NORMALISATION.std
-            top, left = middle_row - cutout // 2, middle_column - cutout // 2
+            top, left = centre_row - cutout // 2, centre_column - cutout // 2
             expected[max(top, 0) : top + cutout, max(left, 0) : left + cutout] = 0
             assert np.allclose(image.permute(1, 2, 0).numpy(), expected, atol=1e-5)
-            middles.add((middle_row, middle_column))
-    assert middles == set(product(range(7), range(5)))
+            centres.add((centre_row, centre_column))
+    assert centres == set(product(range(7), range(5)))
 
 
 def test_every_batch_of_strong_views_begins_with_the_weak_ones() -> None:
-    plain, strong = (list(opened(strong_view=shown).train_batches(2, 16)) for shown in (False, True))
+    plain, strong = (list(opened(strong_view=strong_view).train_batches(2, 16)) for strong_view in (False, True))
     assert opened().views_shown == 1
     assert opened(strong_view=True).views_shown == 2
     for weak, both in zip(plain, strong, strict=True):
@@ -135,18 +135,18 @@ def test_every_batch_of_strong_views_begins_with_the_weak_ones() -> None:
 
 
 @pytest.mark.parametrize("cutout", [0, 4])
-def test_a_strong_view_is_a_crop_an_augmented_one_and_one_with_a_square(cutout: int) -> None:
-    """Few go through both operations as they are, such as those that are shifted by less than a pixel twice."""
+def test_a_strong_view_is_a_crop_with_randaugment_and_a_blank_square(cutout: int) -> None:
+    """Few crops are left unchanged by both operations, such as two shifts by less than a pixel."""
     crops: dict[int, set[bytes]] = {}
     for index in range(NUM_TRAIN):
         images_NHWC = torch.from_numpy(ARRAYS.train_images[[index]]).expand(162, -1, -1, -1)
-        shown = augmented(images_NHWC, torch.arange(162), CROP_AND_FLIP)
-        crops[index] = {image.numpy().tobytes() for image in shown}
+        views_NHWC = crop_and_flip(images_NHWC, torch.arange(162), CROP_AND_FLIP)
+        crops[index] = {image.numpy().tobytes() for image in views_NHWC}
     pipeline = opened(strong_view=True, cutout=cutout, val_size=0)
     num_plain, squares = 0, []
     for epoch in range(60):
         (batch,) = pipeline.train_batches(epoch, NUM_TRAIN)
-        again = pipeline.training_batch(batch.index.numpy()[::-1].copy(), batch.view.numpy()[::-1].copy())
+        again = pipeline.augmented_batch(batch.index.numpy()[::-1].copy(), batch.view.numpy()[::-1].copy())
         assert torch.equal(batch.images.flip(0), again.images)
         for image, index in zip(batch.images[NUM_TRAIN:], batch.index[NUM_TRAIN:].tolist(), strict=True):
             blank = (image == 0).all(0)
@@ -159,27 +159,27 @@ def test_a_strong_view_is_a_crop_an_augmented_one_and_one_with_a_square(cutout: 
 
 
 def test_strong_views_differ_from_epoch_to_epoch_and_with_the_seed() -> None:
-    shown = []
+    strong_views = []
     for seed, epoch in [(0, 0), (0, 1), (1, 0)]:
         batches = list(opened(seed=seed, strong_view=True).train_batches(epoch, 16))
         halves = [(batch.index.chunk(2)[1], batch.images.chunk(2)[1]) for batch in batches]
-        shown.append({int(i): x for index, images in halves for i, x in zip(index, images, strict=True)})
-    for one, other in itertools.combinations(shown, 2):
+        strong_views.append({int(i): x for index, images in halves for i, x in zip(index, images, strict=True)})
+    for one, other in itertools.combinations(strong_views, 2):
         assert np.mean([torch.equal(one[index], other[index]) for index in one.keys() & other.keys()]) < 0.1
 
 
-def test_an_epoch_draws_the_views_that_it_shows() -> None:
+def test_epoch_views_are_those_of_the_epochs_batches() -> None:
     pipeline = opened(strong_view=True)
-    drawn = set(zip(*(values.tolist() for values in pipeline.drawn_views(3)), strict=True))
+    expected = set(zip(*(values.tolist() for values in pipeline.epoch_views(3)), strict=True))
     batches = list(pipeline.train_batches(3, 16))
-    shown = {pair for batch in batches for pair in zip(batch.index.tolist(), batch.view.tolist(), strict=True)}
-    assert drawn == shown
-    assert len(shown) == 2 * pipeline.size("train")
+    in_batches = {pair for batch in batches for pair in zip(batch.index.tolist(), batch.view.tolist(), strict=True)}
+    assert expected == in_batches
+    assert len(in_batches) == 2 * pipeline.size("train")
     views = pipeline.views(num_epochs=4)
     assert views.unbounded
-    assert views.meaning != opened(strong_view=True, seed=1).views(num_epochs=4).meaning
-    rows = views.row(*pipeline.drawn_views(3))
-    assert len(set(rows.tolist())) == len(shown)
+    assert views.config != opened(strong_view=True, seed=1).views(num_epochs=4).config
+    rows = views.row(*pipeline.epoch_views(3))
+    assert len(set(rows.tolist())) == len(in_batches)
     assert rows.max() < views.num_rows
 
 
@@ -201,37 +201,37 @@ def test_strong_views_of_images_with_two_channels_are_refused() -> None:
 
 
 def test_without_cutout_views_are_those_of_crop_and_flip() -> None:
-    plain, cut = opened().drawn_views(3), opened(cutout=4).drawn_views(3)
+    plain, cut = opened().epoch_views(3), opened(cutout=4).epoch_views(3)
     assert plain[1].max() < CROP_AND_FLIP.num_views <= cut[1].max()
     assert not opened().views(1).unbounded
     assert opened(cutout=4).views(1).unbounded
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_evaluation_is_neither_cut_nor_shown_strongly(split: Split) -> None:
+def test_evaluation_has_neither_cutout_nor_strong_views(split: Split) -> None:
     plain, *others = (
         next(opened(**options).eval_batches(split, 8)) for options in ({}, {"cutout": 4}, {"strong_view": True})
     )
     assert all(torch.equal(plain.images, other.images) for other in others)
 
 
-def test_alternating_flips_take_turns_and_leave_the_crops_as_they_are() -> None:
+def test_alternating_flips_alternate_and_keep_the_crops() -> None:
     plain, alternating = opened(val_size=0), opened(val_size=0, alternating_flip=True)
-    epochs = [(plain.drawn_views(epoch)[1], alternating.drawn_views(epoch)[1]) for epoch in range(6)]
+    epochs = [(plain.epoch_views(epoch)[1], alternating.epoch_views(epoch)[1]) for epoch in range(6)]
     flipped = np.stack([views % 2 for _, views in epochs])
     assert (flipped[1:] != flipped[:-1]).all(), "every image is flipped in every second epoch"
     assert 0.3 < flipped[0].mean() < 0.7, "about half of them in the first"
     assert all((drawn // 2 == views // 2).all() for drawn, views in epochs)
-    assert alternating.views(6) == plain.views(6), "what a view shows is the same, and so are the teacher's answers"
+    assert alternating.views(6) == plain.views(6), "the views are the same, so cached teacher outputs stay valid"
 
 
 def test_the_seed_draws_which_images_are_flipped_first() -> None:
-    first, other = (opened(seed, val_size=0, alternating_flip=True).drawn_views(0)[1] % 2 for seed in (0, 1))
+    first, other = (opened(seed, val_size=0, alternating_flip=True).epoch_views(0)[1] % 2 for seed in (0, 1))
     assert (first != other).any()
 
 
 @pytest.mark.parametrize("options", [{}, {"augment": False}])
-def test_alternating_flips_of_what_is_never_flipped_are_refused(options: dict[str, bool]) -> None:
+def test_alternating_flips_without_flips_are_refused(options: dict[str, bool]) -> None:
     source = MemorySource(
         class_names=("a", "b", "c", "d"),
         image_shape=(3, 7, 5),
@@ -239,7 +239,7 @@ def test_alternating_flips_of_what_is_never_flipped_are_refused(options: dict[st
         augmentation=CROP_AND_FLIP if options else Augmentation(pad=4),
         load=lambda: ARRAYS,
     )
-    with pytest.raises(ValueError, match="alternating_flip is for data sets that are flipped: it must be false here"):
+    with pytest.raises(ValueError, match="alternating_flip needs an augmentation that flips: it must be false here"):
         source.open(SplitOptions(alternating_flip=True, **options), seed=0, device=CPU)
 
 
@@ -321,34 +321,34 @@ def test_the_view_of_an_image_does_not_depend_on_the_batch_size() -> None:
 
 @pytest.mark.parametrize("strong_view", [False, True])
 @pytest.mark.parametrize("first_step", [0, 1, 3, 6, 7])
-def test_first_step_gives_exactly_the_tail(first_step: int, strong_view: bool) -> None:
-    whole = list(opened(strong_view=strong_view).train_batches(4, 8))
+def test_first_step_skips_exactly_the_batches_before_it(first_step: int, strong_view: bool) -> None:
+    batches = list(opened(strong_view=strong_view).train_batches(4, 8))
     tail = list(opened(strong_view=strong_view).train_batches(4, 8, first_step))
-    assert len(tail) == len(whole) - first_step
-    for batch, again in zip(whole[first_step:], tail, strict=True):
+    assert len(tail) == len(batches) - first_step
+    for batch, again in zip(batches[first_step:], tail, strict=True):
         assert all(torch.equal(one, other) for one, other in zip(batch, again, strict=True))
 
 
 @pytest.mark.parametrize("strong_view", [False, True])
 @pytest.mark.parametrize("first_step", [0, 3])
 @pytest.mark.parametrize("size", [2, 3])
-def test_processes_share_every_batch_of_one(size: int, first_step: int, strong_view: bool) -> None:
+def test_shards_partition_every_training_batch(size: int, first_step: int, strong_view: bool) -> None:
     pipeline = opened(strong_view=strong_view)
-    whole = list(pipeline.train_batches(1, 16, first_step))
-    shares = [list(pipeline.train_batches(1, 16, first_step, Shard(rank, size))) for rank in range(size)]
-    for number, batch in enumerate(whole):
+    batches = list(pipeline.train_batches(1, 16, first_step))
+    shards = [list(pipeline.train_batches(1, 16, first_step, Shard(rank, size))) for rank in range(size)]
+    for number, batch in enumerate(batches):
         for rank in range(size):
             assert all(
-                torch.equal(mine, rows[rank::size]) for mine, rows in zip(shares[rank][number], batch, strict=True)
+                torch.equal(part, rows[rank::size]) for part, rows in zip(shards[rank][number], batch, strict=True)
             )
-    assert {len(batches) for batches in shares} == {len(whole)}
+    assert {len(shard_batches) for shard_batches in shards} == {len(batches)}
 
 
-def test_processes_share_what_is_evaluated() -> None:
-    (whole,) = opened().eval_batches("test", 1000)
+def test_shards_partition_the_evaluation_samples() -> None:
+    (full,) = opened().eval_batches("test", 1000)
     for rank in range(3):
         index = torch.cat([batch.index for batch in opened().eval_batches("test", 5, Shard(rank, 3))])
-        assert torch.equal(index, whole.index[rank::3])
+        assert torch.equal(index, full.index[rank::3])
 
 
 def test_a_last_batch_of_one_joins_the_one_before() -> None:

@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST: sources and form. Small sets stand in for the real ones."""
+"""MNIST and Fashion-MNIST: downloads and file formats, with small sets in place of the real ones."""
 
 import gzip
 import struct
@@ -27,7 +27,7 @@ def small_and_unreachable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     """No test may reach a network, nor what is installed on the machine; the sets are as small as above."""
 
     def no_network(*args: object, **kwargs: object) -> None:
-        raise OSError("no network here")
+        raise OSError("no network in tests")
 
     monkeypatch.setattr("torchvision.datasets.utils.urllib.request.urlopen", no_network)
     monkeypatch.setattr(mnist, "shapes", lambda *sizes: {name: array.shape for name, array in vars(SMALL).items()})
@@ -57,26 +57,26 @@ def assert_same(arrays: Arrays) -> None:
         assert np.array_equal(getattr(arrays, name), array), name
 
 
-def test_debians_package_is_used_where_the_mirror_cannot_be_reached(tmp_path: Path) -> None:
+def test_debians_package_is_used_if_the_mirror_is_unreachable(tmp_path: Path) -> None:
     write_idx(tmp_path / "debian", compressed=True)
     assert_same(mnist.fashion_mnist(tmp_path / "data").load())
 
 
 @pytest.mark.parametrize(("function", "folder"), [(mnist.mnist, "MNIST"), (mnist.fashion_mnist, "FashionMNIST")])
-def test_torchvisions_files_at_hand_are_used(
+def test_torchvisions_files_in_data_dir_are_used(
     tmp_path: Path, function: Callable[[Path], MemorySource], folder: str
 ) -> None:
     write_idx(tmp_path / folder / "raw", compressed=False)
     assert_same(function(tmp_path).load())
 
 
-def test_failing_all_ways_says_how_to_go_on(tmp_path: Path) -> None:
+def test_the_error_tells_how_to_download_manually(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         mnist.fashion_mnist(tmp_path / "data").load()
     message = str(error.value)
-    assert "no network here" in message
+    assert "no network in tests" in message
     assert "Debian's package dataset-fashion-mnist" in message
-    assert message.endswith(f"by hand: put the four files *-ubyte.gz into {tmp_path}/data/FashionMNIST/raw")
+    assert message.endswith(f"download the four files *-ubyte.gz and put them into {tmp_path}/data/FashionMNIST/raw")
     assert "\n" not in message
 
 

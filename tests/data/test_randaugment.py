@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from model.data.randaugment import NUM_CHOICES, NUM_ROUNDS, rand_augment
+from model.data.randaugment import NUM_CHOICES, NUM_OPERATIONS, rand_augment
 
 OPERATIONS = v2.RandAugment._AUGMENTATION_SPACE
 NAMES = list(OPERATIONS)
@@ -17,7 +17,7 @@ IMAGES_NHWC = torch.from_numpy(np.random.default_rng(3).integers(40, 200, (5, 30
 
 
 def by_torchvision(images_NHWC: Tensor) -> list[Tensor]:
-    """One operation in 20 trials, in one direction or the other."""
+    """One operation in 20 trials, in random directions."""
     transform = v2.RandAugment(num_ops=1, magnitude=10)
     images_NCHW = images_NHWC.permute(0, 3, 1, 2).contiguous()
     with torch.random.fork_rng():
@@ -26,14 +26,14 @@ def by_torchvision(images_NHWC: Tensor) -> list[Tensor]:
 
 
 def alike(one_NHWC: Tensor, other_NHWC: Tensor) -> bool:
-    """Up to rounding of a few pixels: strengths there are in float32."""
+    """Up to rounding of a few pixels: torchvision's magnitudes are float32."""
     difference = (one_NHWC.int() - other_NHWC.int()).abs()
     return bool(difference.max() <= 1 and difference.float().mean() < 0.1)
 
 
 def applied(images_NHWC: Tensor, *numbers: int) -> Tensor:
-    per_round = round(NUM_CHOICES ** (1 / NUM_ROUNDS))
-    choice = sum(number * per_round**turn for turn, number in enumerate(numbers))
+    num_transforms = round(NUM_CHOICES ** (1 / NUM_OPERATIONS))
+    choice = sum(number * num_transforms**step for step, number in enumerate(numbers))
     return rand_augment(images_NHWC, np.full(len(images_NHWC), choice))
 
 
@@ -43,19 +43,19 @@ def test_operations_are_torchvisions(name: str, channels: int, monkeypatch: pyte
     monkeypatch.setattr(v2.RandAugment, "_AUGMENTATION_SPACE", {name: OPERATIONS[name]})
     images_NHWC = IMAGES_NHWC[..., :channels]
     kind = NAMES.index(name)
-    made = [applied(images_NHWC, 2 * kind + direction, IDENTITY) for direction in (0, 1)]
+    ours = [applied(images_NHWC, 2 * kind + direction, IDENTITY) for direction in (0, 1)]
     theirs = by_torchvision(images_NHWC)
-    assert all(any(alike(each, other) for other in theirs) for each in made)
-    assert all(any(alike(each, other) for other in made) for each in theirs)
+    assert all(any(alike(image, other) for other in theirs) for image in ours)
+    assert all(any(alike(image, other) for other in ours) for image in theirs)
     is_changed = name != "Identity" and (name, channels) != ("Color", 1)
-    assert all(alike(images_NHWC, each) != is_changed for each in made)
+    assert all(alike(images_NHWC, image) != is_changed for image in ours)
 
 
-def test_there_are_two_rounds_of_all_operations() -> None:
+def test_two_operations_are_drawn_from_all() -> None:
     assert (2 * len(NAMES)) ** 2 == NUM_CHOICES
 
 
-def test_the_second_operation_gets_what_the_first_has_made() -> None:
+def test_the_second_operation_is_applied_to_the_firsts_result() -> None:
     shear, solarize = 2 * NAMES.index("ShearX"), 2 * NAMES.index("Solarize")
     one_by_one = applied(applied(IMAGES_NHWC, shear, IDENTITY), solarize, IDENTITY)
     assert torch.equal(applied(IMAGES_NHWC, shear, solarize), one_by_one)
@@ -65,11 +65,11 @@ def test_an_image_does_not_depend_on_the_others_of_its_batch() -> None:
     choice = np.random.default_rng(0).integers(0, NUM_CHOICES, 300)
     images_NHWC = IMAGES_NHWC.repeat(60, 1, 1, 1)
     together = rand_augment(images_NHWC, choice)
-    alone = [rand_augment(image[None], choice[[place]])[0] for place, image in enumerate(images_NHWC)]
+    alone = [rand_augment(image[None], choice[[number]])[0] for number, image in enumerate(images_NHWC)]
     assert torch.equal(together, torch.stack(alone))
 
 
-def test_what_it_is_given_stays_as_it_was() -> None:
+def test_the_input_is_not_modified() -> None:
     images_NHWC = IMAGES_NHWC.clone()
     applied(images_NHWC, 2 * NAMES.index("Equalize"), 2 * NAMES.index("Rotate"))
     assert torch.equal(images_NHWC, IMAGES_NHWC)

@@ -1,16 +1,16 @@
-"""Draws are a function of their key, and look random."""
+"""Random numbers are a function of their key, and look random."""
 
 import numpy as np
 import pytest
 import torch
 
-from model.randomness import ORDER, SPLIT, STEP, VIEW, permutation, random_bits, random_bits_there, step_seed
+from model.randomness import ORDER, SPLIT, STEP, VIEW, permutation, random_bits, random_bits_tensor, step_seed
 
 GOLDEN_GAMMA = 0x9E3779B97F4A7C15
 
 
 def test_bits_are_those_of_splitmix64() -> None:
-    """The sequence that seed 1234567 gives, as the generator's reference implementations print it."""
+    """The sequence that seed 1234567 gives, as the generator's reference implementations have it."""
     states = [(1234567 + step * GOLDEN_GAMMA) % 2**64 for step in range(5)]
     assert random_bits(index=np.array(states, np.uint64)).tolist() == [
         6457827717110365317,
@@ -37,8 +37,8 @@ def test_bits_of_different_keys_have_nothing_in_common(other: tuple[int, ...]) -
 @pytest.mark.parametrize("key", [(), (3, VIEW, 5), (2**40, ORDER, 7, 1)])
 def test_bits_on_a_device_are_the_same(key: tuple[int, ...]) -> None:
     index = np.concatenate([np.arange(1000), np.random.default_rng(0).integers(2**62, size=1000)])
-    there = random_bits_there(*key, index=torch.from_numpy(index))
-    assert np.array_equal(there.numpy().view(np.uint64), random_bits(*key, index=index))
+    bits = random_bits_tensor(*key, index=torch.from_numpy(index))
+    assert np.array_equal(bits.numpy().view(np.uint64), random_bits(*key, index=index))
 
 
 @pytest.mark.parametrize("byte", range(8))
@@ -46,7 +46,7 @@ def test_every_byte_is_uniform(byte: int) -> None:
     drawn = random_bits(0, VIEW, 0, index=np.arange(256_000)).view(np.uint8).reshape(-1, 8)[:, byte]
     counts = np.bincount(drawn, minlength=256)
     chi_square = ((counts - 1000) ** 2 / 1000).sum()
-    assert 120 < chi_square < 390  # 255 degrees of freedom: six standard deviations each way
+    assert 120 < chi_square < 390  # 255 degrees of freedom: six standard deviations on both sides
 
 
 def test_views_of_a_crop_and_flip_are_uniform() -> None:

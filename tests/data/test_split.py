@@ -1,4 +1,4 @@
-"""Who is held out, who is used, and where batches begin."""
+"""Which images are held out, which are used, and the bounds of batches."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 100))
 UNEVEN = np.random.default_rng(0).permutation(np.repeat(np.arange(4), (7, 60, 133, 300)))
 
 
-def test_val_is_a_tenth_where_nothing_is_said() -> None:
+def test_val_is_a_tenth_by_default() -> None:
     train, val = split_indices(LABELS, SplitOptions())
     assert (len(train), len(val)) == (900, 100)
 
@@ -35,7 +35,7 @@ def test_without_a_fraction_no_image_is_lost() -> None:
     assert sorted([*train.tolist(), *val.tolist()]) == list(range(500))
 
 
-def test_every_class_gives_its_share() -> None:
+def test_classes_are_represented_in_proportion() -> None:
     train, val = split_indices(UNEVEN, SplitOptions(val_size=50, train_fraction=0.5))
     assert np.abs(np.bincount(UNEVEN[val]) - np.array([0.7, 6, 13.3, 30])).max() < 1
     assert np.abs(np.bincount(UNEVEN[train], minlength=4) - 0.45 * np.array([7, 60, 133, 300])).max() < 1
@@ -48,7 +48,7 @@ def test_balanced_classes_stay_balanced() -> None:
 
 
 def test_a_class_is_sampled_from_everywhere() -> None:
-    """Half of the images of a class that lies in one block: the first half of it gives about half of them."""
+    """A class in one block, half of which is held out: about half of these are from its first half."""
     labels = np.repeat(np.arange(2), 1000)
     _, val = split_indices(labels, SplitOptions(val_size=1000))
     assert 200 < (val < 500).sum() < 300

@@ -1,4 +1,4 @@
-"""The small CNN's own rules."""
+"""The small CNN: resolutions, channels and dropout."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def test_channels_double_from_stage_to_stage() -> None:
 
 def test_preact_is_the_largest_normalised_value_of_each_square() -> None:
     net = CNN(10).eval()
-    torch.nn.init.constant_(net.bn1.weight, -1.0)  # tells pooling after the normalisation from pooling before it
+    torch.nn.init.constant_(net.bn1.weight, -1.0)  # so that pooling before the normalisation gives another result
     normalised: list[Tensor] = []
     net.bn1.register_forward_hook(lambda module, inputs, result: normalised.append(result))
     preact_NCHW = net(images(2)).preacts[0]
@@ -35,17 +35,17 @@ def test_preact_is_the_largest_normalised_value_of_each_square() -> None:
     assert torch.equal(preact_NCHW, squares.amax(dim=(3, 5)))
 
 
-def test_dropout_blanks_its_share_of_the_embedding_in_training() -> None:
-    dropped, kept = CNN(10, dropout=0.75), CNN(10, dropout=0.0)
-    kept.load_state_dict(dropped.state_dict())
+def test_dropout_zeroes_its_share_of_the_embedding_in_training() -> None:
+    with_dropout, without_dropout = CNN(10, dropout=0.75), CNN(10, dropout=0.0)
+    without_dropout.load_state_dict(with_dropout.state_dict())
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        dropped_ND, kept_ND = dropped(images(32)).embedding, kept(images(32)).embedding
-    active = kept_ND > 0
+        dropped_ND, full_ND = with_dropout(images(32)).embedding, without_dropout(images(32)).embedding
+    active = full_ND > 0
     assert (dropped_ND[active] == 0).float().mean().item() == pytest.approx(0.75, abs=0.03)
 
 
-def test_dropout_rests_in_eval() -> None:
+def test_dropout_is_off_in_eval() -> None:
     net = CNN(10, dropout=0.75).eval()
     assert torch.equal(net(images(4)).embedding, net(images(4)).embedding)
 
@@ -58,7 +58,7 @@ def test_dropout_rests_in_eval() -> None:
         ({"dropout": -0.1}, "dropout must be at least 0 and below 1, got -0.1"),
     ],
 )
-def test_value_that_makes_no_network_is_refused(options: dict[str, float], message: str) -> None:
+def test_invalid_options_are_refused(options: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=f"^{message}$"):
         NETS.build("cnn", 10, **options)
 
@@ -68,6 +68,6 @@ def test_image_that_cannot_be_halved_three_times_is_refused() -> None:
         CNN(10, image_size=7)
 
 
-def test_image_of_another_size_than_announced_is_refused() -> None:
+def test_image_of_another_size_is_refused() -> None:
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         CNN(10, image_size=32)(images(2, 64))

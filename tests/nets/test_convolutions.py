@@ -1,4 +1,4 @@
-"""The rules of what stands for a 3x3 convolution; tests/evaluation/test_cost.py has parameters and MACs."""
+"""The replacements of 3x3 convolutions; tests/evaluation/test_cost.py has parameters and MACs."""
 
 from __future__ import annotations
 
@@ -46,20 +46,20 @@ def test_map_is_as_large_as_a_3x3_convolution_s(conv: str, stride: int, sides: t
 
 
 @pytest.mark.parametrize("conv", TYPES)
-def test_an_output_sees_the_3x3_around_its_place_and_nothing_else(conv: str) -> None:
+def test_the_receptive_field_is_3x3(conv: str) -> None:
     layer = seeded(conv, 64, 64).eval()
     images = drawn(1, 64, 7, 7).requires_grad_()
     (gradient,) = torch.autograd.grad(layer(images)[0, :, 3, 3].sum(), images)
-    seen = (gradient[0] != 0).any(dim=0)
+    receptive_field = (gradient[0] != 0).any(dim=0)
     expected = torch.zeros(7, 7, dtype=torch.bool)
     reach = [2, 4] if conv == "Conv2x2" else [2, 3, 4]
     for row in reach:
         expected[row, reach] = True
-    assert torch.equal(seen, expected)
+    assert torch.equal(receptive_field, expected)
 
 
 @pytest.mark.parametrize("conv", TYPES)
-def test_nothing_has_a_bias_but_batch_norm(conv: str) -> None:
+def test_only_batch_norm_has_a_bias(conv: str) -> None:
     kinds = (nn.Conv2d, nn.Conv3d)
     assert all(layer.bias is None for layer in seeded(conv, 16, 16).modules() if isinstance(layer, kinds))
 
@@ -76,7 +76,7 @@ def test_nothing_has_a_bias_but_batch_norm(conv: str) -> None:
         ("A4B2", (24, 24, 4)),
     ],
 )
-def test_letters_say_how_the_3x3_is_grouped(conv: str, expected: tuple[int, int, int]) -> None:
+def test_the_names_letters_define_the_groups(conv: str, expected: tuple[int, int, int]) -> None:
     (spatial,) = (
         layer
         for layer in seeded(conv, 32, 48).modules()
@@ -90,7 +90,7 @@ def test_dconv3d_slides_three_weights_over_the_channels_and_averages() -> None:
     images = drawn(1, 4, 3, 3)
     weights = layer.get_submodule("conv3d").get_parameter("weight").detach().double().numpy().reshape(6, 3)
     with torch.no_grad():
-        found = layer(images)
+        output_NCHW = layer(images)
         normed = layer.get_submodule("bn")(layer.get_submodule("convdw")(images)).double().numpy()[0]
     active = np.maximum(normed, 0)
     padded = np.concatenate([np.zeros((1, 3, 3)), active, np.zeros((1, 3, 3))])
@@ -99,36 +99,39 @@ def test_dconv3d_slides_three_weights_over_the_channels_and_averages() -> None:
         for channel in range(4):
             for tap in range(3):
                 expected[output] += weights[output, tap] * padded[channel + tap] / 4
-    np.testing.assert_allclose(found[0].numpy(), expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(output_NCHW[0].numpy(), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
     "conv", ["", "conv", "Conv3x3", "ConvB", "ConvB0", "G8", "A8", "B4", "DConvG", "DConvG8B2", "G0B2", "ACDC", "Conv "]
 )
-def test_an_unknown_type_is_answered_with_those_that_there_are(conv: str) -> None:
+def test_the_error_for_an_unknown_type_lists_the_known_ones(conv: str) -> None:
     with pytest.raises(ValueError, match=r"^conv must be Conv, Conv2x2, .* ConvB4, .* or A8B4, got ") as caught:
         convolution(conv, 16, 16)
     assert str(caught.value).endswith(f'"{conv}"')
 
 
 @pytest.mark.parametrize(
-    ("conv", "told"),
+    ("conv", "reason"),
     [
-        ("G16B4", "its 3x3 convolution has 8, which make no groups of 16; these fit: G1, G2, G4, G8"),
-        ("A16B4", "its 3x3 convolution has 8, which make no 16 equal groups; these fit: A1, A2, A4, A8"),
+        ("G16B4", "the 8 channels of its 3x3 convolution do not divide into groups of 16; possible: G1, G2, G4, G8"),
+        ("A16B4", "the 8 channels of its 3x3 convolution do not divide into 16 equal groups; possible: A1, A2, A4, A8"),
         (
             "DConvG32",
-            "its 3x3 convolution has 24, which make no groups of 32; these fit: G1, G2, G3, G4, G6, G8, G12, G24",
+            "the 24 channels of its 3x3 convolution do not divide into groups of 32; "
+            "possible: G1, G2, G3, G4, G6, G8, G12, G24",
         ),
         (
             "DConvG16",
-            "its 3x3 convolution has 24, which make no groups of 16; these fit: G1, G2, G3, G4, G6, G8, G12, G24",
+            "the 24 channels of its 3x3 convolution do not divide into groups of 16; "
+            "possible: G1, G2, G3, G4, G6, G8, G12, G24",
         ),
-        ("ConvB64", "its bottleneck has 32 // 64 = 0; B1 to B32 fit"),
+        ("ConvB64", "its bottleneck has 32 // 64 = 0 channels; B1 to B32 fit"),
     ],
 )
-def test_channels_that_do_not_suit_a_type_are_told_with_what_would(conv: str, told: str) -> None:
-    with pytest.raises(ValueError, match=f"^{re.escape(f'conv {conv} cannot go from 24 to 32 channels: {told}')}"):
+def test_the_error_for_unsuitable_channels_lists_suitable_numbers(conv: str, reason: str) -> None:
+    message = f"conv {conv} cannot have 24 input and 32 output channels: {reason}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         convolution(conv, 24, 32)
 
 
@@ -141,7 +144,7 @@ def test_every_parameter_of_a_network_learns(conv: str, block: str) -> None:
     net = wide(conv, block)
     output: Output = net(drawn(4, 3, 16, 16))
     gradients = torch.autograd.grad(output.logits.square().sum(), list(net.parameters()))
-    reached = [name for (name, _), found in zip(net.named_parameters(), gradients, strict=True) if found.any()]
+    reached = [name for (name, _), gradient in zip(net.named_parameters(), gradients, strict=True) if gradient.any()]
     assert reached == [name for name, _ in net.named_parameters()]
 
 

@@ -1,4 +1,4 @@
-"""The rules of DenseNet-BC: section 3 and table 2 of the paper, and what the features are."""
+"""DenseNet-BC: section 3 and table 2 of the paper, and its features."""
 
 import pytest
 import torch
@@ -52,7 +52,7 @@ def test_transition_rounds_its_channels_down() -> None:
     assert [map_NCHW.shape[1] for map_NCHW in maps] == [15, 11, 9]
 
 
-def test_layer_hands_its_input_on_with_growth_rate_channels_behind_it() -> None:
+def test_layer_concatenates_growth_rate_channels_to_its_input() -> None:
     layer = DenseLayer(6, 4, dropout=0.0).eval()
     map_NCHW = torch.randn(2, 6, 5, 5)
     result_NCHW = layer(map_NCHW)
@@ -60,7 +60,7 @@ def test_layer_hands_its_input_on_with_growth_rate_channels_behind_it() -> None:
     assert torch.equal(result_NCHW[:, :6], map_NCHW)
 
 
-def test_dropout_blanks_its_share_of_what_a_layer_adds() -> None:
+def test_dropout_zeroes_its_share_of_the_channels_that_a_layer_adds() -> None:
     layer = DenseLayer(6, 4, dropout=0.75).train()
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -69,7 +69,7 @@ def test_dropout_blanks_its_share_of_what_a_layer_adds() -> None:
     assert (result_NCHW[:, :6] != 0).all()
 
 
-def test_dropout_is_for_training_alone() -> None:
+def test_dropout_is_off_in_eval() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = NETS.build("densenet", 10, depth=10, growth_rate=4, dropout=0.5)
@@ -92,7 +92,7 @@ def test_a_training_step_updates_every_statistic_once(net: DenseNet) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"depth": 101}, r"depth must be 6n\+4 .*, got 101"),
         ({"depth": 37}, r"depth must be 6n\+4 .*, got 37"),  # 3n+4: the ancestor let it pass
@@ -100,10 +100,10 @@ def test_a_training_step_updates_every_statistic_once(net: DenseNet) -> None:
         ({"growth_rate": 0}, "growth_rate must be at least 1, got 0"),
         ({"compression": 0.0}, "compression must be above 0 and at most 1, got 0.0"),
         ({"compression": 1.5}, "compression must be above 0 and at most 1, got 1.5"),
-        ({"compression": 0.001}, "compression must leave a channel at least, 0.001 of 216 leaves none"),
+        ({"compression": 0.001}, "compression must leave at least one channel, 0.001 of 216 leaves none"),
         ({"dropout": 1.0}, "dropout must be in .*, got 1.0"),
     ],
 )
-def test_sizes_that_make_no_network_are_refused(options: dict[str, float], told: str) -> None:
-    with pytest.raises(OptionError, match=told):
+def test_invalid_options_are_refused(options: dict[str, float], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
         NETS.build("densenet", 10, **options)

@@ -1,4 +1,4 @@
-"""LeNet's own rules."""
+"""LeNet: resolutions and image sizes."""
 
 import pytest
 import torch
@@ -25,11 +25,11 @@ def test_map_is_the_largest_activated_value_of_each_square() -> None:
 
 
 @pytest.mark.parametrize("image_size", [15, 1])
-def test_image_of_which_no_pixel_is_left_is_refused(image_size: int) -> None:
+def test_too_small_images_are_refused(image_size: int) -> None:
     with pytest.raises(ValueError, match=f"image_size must be at least 16, .* got {image_size}$"):
         LeNet(10, image_size=image_size)
 
 
-def test_image_of_another_size_than_announced_is_refused() -> None:
+def test_image_of_another_size_is_refused() -> None:
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         LeNet(10, image_size=32)(torch.zeros(2, 3, 64, 64))

@@ -1,4 +1,4 @@
-"""The multi-layer perceptrons' own rules."""
+"""The multi-layer perceptrons: sizes, ReLU and dropout."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def digits(num_images: int) -> Tensor:
 @pytest.mark.parametrize(
     ("name", "widths"), [("mlp_1200", (1200, 1200)), ("mlp_800", (800, 800)), ("mlp_128", (128, 128))]
 )
-def test_name_says_the_width_of_two_hidden_layers(name: str, widths: tuple[int, int]) -> None:
+def test_name_has_the_width_of_two_hidden_layers(name: str, widths: tuple[int, int]) -> None:
     linears = [module for module in NETS.build(name, 10, 1, 28).modules() if isinstance(module, nn.Linear)]
     assert [(linear.in_features, linear.out_features) for linear in linears] == [
         (784, widths[0]),
@@ -53,38 +53,38 @@ def test_hidden_layers_have_a_relu_and_the_classifier_has_none() -> None:
 
 
 @pytest.mark.parametrize(("name", "share"), [("mlp_1200", 0.8), ("mlp_800", 0.0), ("mlp_128", 0.5)])
-def test_dropout_blanks_its_share_of_each_hidden_layer_in_training(name: str, share: float) -> None:
-    dropped, kept = NETS.build(name, 10, 1, 28).train(), NETS.build(name, 10, 1, 28, dropout=0.0)
-    read: list[Tensor] = []
-    dropped.fc2.register_forward_hook(lambda module, inputs, result: read.append(inputs[0]))
+def test_dropout_zeroes_its_share_of_each_hidden_layer_in_training(name: str, share: float) -> None:
+    with_dropout, without_dropout = NETS.build(name, 10, 1, 28).train(), NETS.build(name, 10, 1, 28, dropout=0.0)
+    hidden: list[Tensor] = []
+    with_dropout.fc2.register_forward_hook(lambda module, inputs, result: hidden.append(inputs[0]))
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
-        output = dropped(digits(32))
-        kept.load_state_dict(dropped.state_dict())
-        first_ND = torch.relu(kept.fc1(digits(32).flatten(1)))
-        second_ND = torch.relu(kept.fc2(read[0]))
-    for after_ND, before_ND in ((read[0], first_ND), (output.embedding, second_ND)):
+        output = with_dropout(digits(32))
+        without_dropout.load_state_dict(with_dropout.state_dict())
+        first_ND = torch.relu(without_dropout.fc1(digits(32).flatten(1)))
+        second_ND = torch.relu(without_dropout.fc2(hidden[0]))
+    for after_ND, before_ND in ((hidden[0], first_ND), (output.embedding, second_ND)):
         assert (after_ND[before_ND > 0] == 0).float().mean().item() == pytest.approx(share, abs=0.03)
 
 
-def test_dropout_rests_in_eval() -> None:
+def test_dropout_is_off_in_eval() -> None:
     net = NETS.build("mlp_1200", 10, 1, 28).eval()
     assert torch.equal(net(digits(4)).logits, net(digits(4)).logits)
 
 
-def test_image_of_another_size_than_announced_is_refused() -> None:
+def test_image_of_another_size_is_refused() -> None:
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         NETS.build("mlp_800", 10, 1, 28)(torch.zeros(2, 1, 32, 32))
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"widths": [800, 0]}, r"widths must be at least 1 each, got \[800, 0\]"),
         ({"dropout": 1.0}, "dropout must be in .*, got 1.0"),
         ({"dropout": -0.1}, "dropout must be in .*, got -0.1"),
     ],
 )
-def test_sizes_that_make_no_network_are_refused(options: dict[str, float | list[int]], told: str) -> None:
-    with pytest.raises(OptionError, match=told):
+def test_invalid_options_are_refused(options: dict[str, float | list[int]], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
         NETS.build("mlp", 10, **options)

@@ -1,4 +1,4 @@
-"""The ResNets with early exits against the original ones, whose unused projections are left out here."""
+"""The ResNets with early exits against the original ones, without their unused projections."""
 
 import re
 
@@ -25,12 +25,12 @@ FEATURES = {
 PARAMETERS = {"multi_exit_resnet18": 13_011_152, "multi_exit_resnet50": 50_430_928}
 
 
-def our_key(theirs: str) -> str | None:
-    """The name that a value of the original has here; None for those of its unused projections."""
-    if re.match(r"downsample\d_1", theirs):
+def our_key(original_key: str) -> str | None:
+    """Our name of a value of the original; None for those of its unused projections."""
+    if re.match(r"downsample\d_1", original_key):
         return None
-    key = re.sub(r"^bottleneck(\d)_1", lambda found: f"exits.{int(found[1]) - 1}.branch", theirs)
-    key = re.sub(r"^middle_fc(\d)", lambda found: f"exits.{int(found[1]) - 1}.linear", key)
+    key = re.sub(r"^bottleneck(\d)_1", lambda match: f"exits.{int(match[1]) - 1}.branch", original_key)
+    key = re.sub(r"^middle_fc(\d)", lambda match: f"exits.{int(match[1]) - 1}.linear", key)
     return re.sub(r"^fc\b", "linear", key).replace(".downsample.", ".shortcut.")
 
 
@@ -44,21 +44,21 @@ def output(name: str) -> Output:
     with torch.device("meta"):
         net = NETS.build(name, 100).eval()
     weights: dict[str, Tensor] = {}
-    for theirs, tensor in drawn_weights(FILES[name]).items():
-        if (key := our_key(theirs)) is not None:
+    for original_key, tensor in drawn_weights(FILES[name]).items():
+        if (key := our_key(original_key)) is not None:
             weights[key] = tensor
     net.load_state_dict(weights, assign=True)
     images = torch.from_numpy(np.random.RandomState(1).standard_normal((2, 3, 32, 32)))
     with torch.no_grad():
-        found: Output = net(images)
-    return found
+        output: Output = net(images)
+    return output
 
 
 def test_state_dict_has_the_originals_names_and_shapes(name: str) -> None:
     with torch.device("meta"):
         state_dict = NETS.build(name, 100).state_dict()
-    theirs = {our_key(key): shape for key, shape in listing(FILES[name]) if our_key(key) is not None}
-    assert {key: tuple(value.shape) for key, value in state_dict.items()} == theirs
+    expected = {our_key(key): shape for key, shape in listing(FILES[name]) if our_key(key) is not None}
+    assert {key: tuple(value.shape) for key, value in state_dict.items()} == expected
 
 
 def test_logits_equal_the_originals(name: str, output: Output) -> None:
@@ -89,9 +89,9 @@ def test_exits_have_the_last_features_width_at_any_size(branch: str, image_size:
     assert [tuple(early.embedding.shape) for early in output.exits] == [(2, 512)] * 3
 
 
-def test_stacked_branch_halves_as_often_as_the_stages_behind_it() -> None:
+def test_stacked_branch_halves_as_often_as_the_later_stages() -> None:
     with torch.device("meta"):
         net = NETS.build("multi_exit_resnet18", 10, branch="stacked")
         maps = net(torch.empty(2, 3, 32, 32)).maps
-        shapes = [tuple(leave.branch(map_NCHW).shape) for leave, map_NCHW in zip(net.exits, maps[:3], strict=True)]
+        shapes = [tuple(early.branch(map_NCHW).shape) for early, map_NCHW in zip(net.exits, maps[:3], strict=True)]
     assert shapes == [(2, 512, 4, 4)] * 3

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from model.registry import NETS
 from model.types import Output
 
-# Batch norm and ReLU come before the convolutions, so what a stage hands on has seen neither.
+# Batch norm and ReLU come before the convolutions, so the output of a stage is before both.
 WIDE_RESNETS = {"wrn", "wrn_16_1", "wrn_16_2", "wrn_40_1", "wrn_40_2"}
 PRE_RESNETS = {"preresnet", "preresnet20", "preresnet56", "preresnet110", "preresnet164"}
 DENSE_NETS = {"densenet", "densenet_bc_100_12"}
 BATCH_NORM_FIRST = WIDE_RESNETS | PRE_RESNETS | DENSE_NETS
-LINEAR_STAGES = {"mobilenetv2"}  # what a stage hands on sees no ReLU at all: map and preact are one tensor
-WITHOUT_MAPS = {"mlp", "mlp_1200", "mlp_800", "mlp_128"}  # linear layers alone
+LINEAR_STAGES = {"mobilenetv2"}  # no ReLU after a stage: map and preact are one tensor
+WITHOUT_MAPS = {"mlp", "mlp_1200", "mlp_800", "mlp_128"}  # only linear layers
 
-# Networks of any size, in a small one: named ones of the same class are here in full, as all are in test_vectors.py.
+# Small options for networks of any size; the named ones of the same class are tested in full.
 SMALL: dict[str, dict[str, Any]] = {
     "densenet": {"depth": 22},
     "preresnet": {"depth": 29},
@@ -39,14 +39,14 @@ def num_parameters(net: nn.Module) -> int:
 
 
 def smallest_of_each_kind(file: str) -> list[str]:
-    """Names of a file's networks without those that have the same kinds of layers as a smaller one, only more."""
+    """Names of a file's networks, without those that only have more layers of the same kinds than a smaller one."""
     smallest: dict[frozenset[type], tuple[int, str]] = {}
     for name in NETS.names():
         if NETS[name].__module__ == file:
             with torch.device("meta"):
                 net = build_net(name)
-            kind, found = frozenset(map(type, net.modules())), (num_parameters(net), name)
-            smallest[kind] = min(smallest.get(kind, found), found)
+            kind, candidate = frozenset(map(type, net.modules())), (num_parameters(net), name)
+            smallest[kind] = min(smallest.get(kind, candidate), candidate)
     return sorted(name for _, name in smallest.values())
 
 
@@ -76,7 +76,7 @@ def net(name: str) -> nn.Module:
 
 @pytest.fixture(scope="module", params=sorted({NETS[name].__module__ for name in NETS.names()}))
 def kinds(request: pytest.FixtureRequest) -> dict[str, nn.Module]:
-    """For what takes long: the networks of a file, without those that are a smaller one with more layers."""
+    """For slow tests: the networks of a file, without those that are a smaller one with more layers."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return {name: build_net(name).eval() for name in smallest_of_each_kind(request.param)}
@@ -111,7 +111,7 @@ def test_embedding_is_what_the_classifier_reads(net: nn.Module) -> None:
     assert any(read is output.embedding and result is output.logits for read, result in calls)
 
 
-def test_stages_hand_on_a_map_and_its_preact(name: str, net: nn.Module) -> None:
+def test_every_stage_has_a_map_and_its_preact(name: str, net: nn.Module) -> None:
     with torch.no_grad():
         output = net(images(1))
     assert bool(output.maps) == (name not in WITHOUT_MAPS)
@@ -120,7 +120,7 @@ def test_stages_hand_on_a_map_and_its_preact(name: str, net: nn.Module) -> None:
 
 def test_map_is_the_relu_of_its_preact(name: str, net: nn.Module) -> None:
     if name in BATCH_NORM_FIRST:
-        pytest.skip("its maps are what batch norm reads")
+        pytest.skip("its maps are inputs of batch norm")
     with torch.no_grad():
         output = net(images(2))
     if name in LINEAR_STAGES:
@@ -134,16 +134,16 @@ def test_preact_has_negative_values(net: nn.Module) -> None:
         assert all((before < 0).any() for before in net(images(2)).preacts)
 
 
-def test_maps_lie_on_the_way_to_the_logits(name: str, net: nn.Module) -> None:
+def test_logits_depend_on_every_map(name: str, net: nn.Module) -> None:
     if name in WITHOUT_MAPS:
-        pytest.skip("it has none")
+        pytest.skip("it has no maps")
     output = net(images(1))
     gradients = torch.autograd.grad(output.logits[0, 0], output.maps)
     assert all(gradient.any() for gradient in gradients)
 
 
 def test_every_parameter_gets_a_gradient(net: nn.Module) -> None:
-    # In eval mode: behind a BatchNorm in training mode, the gradient of a convolution's bias is truly zero.
+    # In eval mode: before a BatchNorm in training mode, the gradient of a convolution's bias is exactly zero.
     output = net(images(2))
     classes = torch.randn(10, generator=torch.Generator().manual_seed(2))
     loss = sum(exit_output.logits @ classes for exit_output in (output, *output.exits)).sum()
@@ -161,7 +161,7 @@ def test_eval_is_deterministic(net: nn.Module) -> None:
     assert all(torch.equal(a, b) for a, b in zip(all_tensors(first), all_tensors(second), strict=True))
 
 
-def test_eval_sees_each_image_alone(net: nn.Module) -> None:
+def test_eval_outputs_do_not_depend_on_other_images(net: nn.Module) -> None:
     with torch.no_grad():
         together, alone = net(images(2)).logits[0], net(images(2)[:1]).logits[0]
     assert (together - alone).abs().max() <= 1e-5 * together.abs().max()
@@ -186,20 +186,20 @@ def test_maps_stay_channels_last_under_bfloat16(net: nn.Module) -> None:
 
 def test_two_builds_share_no_storage(name: str, net: nn.Module) -> None:
     other = build_net(name)
-    ours, theirs = (
+    storages, other_storages = (
         {tensor.untyped_storage().data_ptr() for tensor in chain(build.parameters(), build.buffers())}
         for build in (net, other)
     )
-    assert ours.isdisjoint(theirs)
+    assert storages.isdisjoint(other_storages)
 
 
-def test_channels_and_classes_are_those_asked_for(name: str) -> None:
+def test_channels_and_classes_are_arguments(name: str) -> None:
     with torch.device("meta"):
         output = build_net(name, 7, 1)(torch.empty(2, 1, 32, 32))
     assert output.logits.shape == (2, 7)
 
 
-def test_gradient_is_the_slope_of_the_logits(kinds: dict[str, nn.Module]) -> None:
+def test_gradient_equals_the_finite_difference(kinds: dict[str, nn.Module]) -> None:
     for name, net in kinds.items():
         exact = copy.deepcopy(net).double()
         image = images(1).double().requires_grad_()
@@ -210,12 +210,14 @@ def test_gradient_is_the_slope_of_the_logits(kinds: dict[str, nn.Module]) -> Non
         assert rise.item() / 2e-7 == pytest.approx(gradient.norm().item(), rel=1e-3), name
 
 
-def test_training_takes_a_short_last_batch(kinds: dict[str, nn.Module]) -> None:
+def test_training_accepts_a_short_last_batch(kinds: dict[str, nn.Module]) -> None:
     for name, net in kinds.items():
         student = copy.deepcopy(net).train()
         for num_images in (4, 3):
             output = student(images(num_images))
-            losses = [F.cross_entropy(each.logits, torch.arange(num_images)) for each in (output, *output.exits)]
+            losses = [
+                F.cross_entropy(classified.logits, torch.arange(num_images)) for classified in (output, *output.exits)
+            ]
             gradients = torch.autograd.grad(torch.stack(losses).sum(), list(student.parameters()))
             assert all(gradient.isfinite().all() for gradient in gradients), name
 

@@ -1,4 +1,4 @@
-"""Networks side by side: each says what it says alone."""
+"""Networks side by side: each has the output that it has on its own."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ def peers(networks: list[dict[str, Any]]) -> nn.Module:
 
 
 @torch.no_grad()
-def test_the_first_one_speaks_and_the_others_are_its_exits() -> None:
+def test_the_output_is_the_first_ones_and_the_others_are_its_exits() -> None:
     net = peers([*PAIR, {"name": "cnn", "num_channels": 4}])
-    said = net(IMAGES)
+    output = net(IMAGES)
     alone = [network(IMAGES) for network in net.get_submodule("networks").children()]
-    assert torch.equal(said.logits, alone[0].logits)
-    assert torch.equal(said.embedding, alone[0].embedding)
-    assert [len(maps) for maps in (said.maps, said.preacts)] == [3, 3]
-    assert all(torch.equal(mine.logits, own.logits) for mine, own in zip(said.exits, alone[1:], strict=True))
+    assert torch.equal(output.logits, alone[0].logits)
+    assert torch.equal(output.embedding, alone[0].embedding)
+    assert [len(maps) for maps in (output.maps, output.preacts)] == [3, 3]
+    assert all(torch.equal(early.logits, own.logits) for early, own in zip(output.exits, alone[1:], strict=True))
 
 
-def test_weights_are_fresh_in_each() -> None:
+def test_networks_have_different_initial_weights() -> None:
     one, other = Peers(10, networks=[{"name": "resnet8"}, {"name": "resnet8"}]).networks
     for (name, weight), same in zip(one.named_parameters(), other.parameters(), strict=True):
         if weight.ndim > 1:
             assert not torch.equal(weight, same), name
 
 
-def test_parameters_are_those_of_all() -> None:
+def test_parameters_are_those_of_all_networks() -> None:
     counted = sum(parameter.numel() for parameter in peers([{"name": "resnet8"}, {"name": "resnet20"}]).parameters())
-    # As their papers' code has them for 100 classes, less what 90 classes take: 64 weights and a bias each.
+    # The published counts for 100 classes, without 64 weights and a bias for each of 90 classes.
     assert counted == 83_892 + 278_324 - 2 * 90 * 65
 
 

@@ -1,11 +1,11 @@
-"""The rules of the pre-activation ResNets: depths and widths of the papers, and identities that nothing touches."""
+"""The pre-activation ResNets: depths and widths of the papers, and sums without batch norm or ReLU."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from model.errors import OptionError
-from model.nets.preresnet import BasicBlock, PreResNet
+from model.nets.preresnet import PreActBlock, PreResNet
 from model.registry import NETS
 from model.types import Output
 
@@ -53,24 +53,24 @@ def test_basic_blocks_have_as_many_parameters_as_those_of_a_wide_network_of_widt
     assert sum(parameter.numel() for parameter in net.parameters()) == expected  # published of wrn_16_1, wrn_40_1
 
 
-def test_sums_are_untouched_where_branches_are_silent(net: PreResNet) -> None:
+def test_sums_are_the_shortcuts_where_branches_are_zero(net: PreResNet) -> None:
     for name, parameter in net.named_parameters():
         if name.startswith("layer") and name.endswith(("conv1.weight", "conv2.weight", "conv3.weight")):
             nn.init.zeros_(parameter)
     map_NCHW = net.conv1(images())
-    for stage, handed_on in zip((net.layer1, net.layer2, net.layer3), net(images()).maps, strict=True):
+    for stage, sum_NCHW in zip((net.layer1, net.layer2, net.layer3), net(images()).maps, strict=True):
         map_NCHW = stage[0].get_submodule("downsample")(map_NCHW)
-        assert torch.equal(handed_on, map_NCHW)
+        assert torch.equal(sum_NCHW, map_NCHW)
 
 
 def test_shortcut_is_a_bare_convolution_where_the_shape_changes_else_nothing() -> None:
     with torch.device("meta"):
         basic, bottleneck = NETS.build("preresnet", 10, depth=14, block="basic"), NETS.build("preresnet", 10, depth=20)
-    found = [
+    shapes = [
         {key: tuple(value.shape) for key, value in net.state_dict().items() if "downsample" in key}
         for net in (basic, bottleneck)
     ]
-    assert found == [
+    assert shapes == [
         {"layer2.0.downsample.0.weight": (32, 16, 1, 1), "layer3.0.downsample.0.weight": (64, 32, 1, 1)},
         {
             "layer1.0.downsample.0.weight": (64, 16, 1, 1),
@@ -81,8 +81,8 @@ def test_shortcut_is_a_bare_convolution_where_the_shape_changes_else_nothing() -
 
 
 def test_basic_block_is_twice_batch_norm_relu_and_convolution_beside_its_shortcut() -> None:
-    block = BasicBlock(4, 6, stride=2).eval()
-    for norm in (block.bn1, block.bn2):  # as drawn, a batch norm changes nothing
+    block = PreActBlock(4, 6, stride=2).eval()
+    for norm in (block.bn1, block.bn2):  # with initial weights, batch norm is the identity
         nn.init.uniform_(norm.weight, 0.5, 2)
         nn.init.uniform_(norm.bias, -1, 1)
     map_NCHW = torch.randn(2, 4, 8, 8)
@@ -106,7 +106,7 @@ def test_a_training_step_updates_every_statistic_once(net: PreResNet) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"depth": 112}, r"depth must be 9n\+2 with bottleneck blocks, .*, got 112"),
         ({"depth": 2}, r"depth must be 9n\+2 with bottleneck blocks, .*, got 2"),
@@ -116,6 +116,6 @@ def test_a_training_step_updates_every_statistic_once(net: PreResNet) -> None:
         ({"block": "wide"}, "block: should be 'basic' or 'bottleneck', got .wide."),
     ],
 )
-def test_depth_that_is_no_whole_number_of_blocks_is_refused(options: dict[str, int | str], told: str) -> None:
-    with pytest.raises(OptionError, match=told):
+def test_depth_that_is_no_whole_number_of_blocks_is_refused(options: dict[str, int | str], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
         NETS.build("preresnet", 10, **options)

@@ -1,4 +1,4 @@
-"""The rules of the ImageNet-style ResNets: table 1 of the paper, at the resolutions that the small stem gives."""
+"""The ImageNet-style ResNets with a small stem: table 1 of the paper."""
 
 import pytest
 import torch

@@ -1,9 +1,9 @@
-"""The rules of the 6n+2 ResNets: section 4.2 of the paper."""
+"""The 6n+2 ResNets: section 4.2 of the paper."""
 
 import pytest
 import torch
 
-from model.nets.resnet_cifar import ResNet
+from model.nets.resnet_cifar import CifarResNet
 from model.registry import NETS
 
 CONVOLUTIONS = {
@@ -39,11 +39,11 @@ def test_name_counts_the_weighted_layers_without_projections(name: str) -> None:
 @pytest.mark.parametrize(("depth", "expected"), [(8, 1_233_540), (32, 7_433_860)])
 def test_wide_stage_behind_a_narrow_stem_has_the_published_parameter_count(depth: int, expected: int) -> None:
     with torch.device("meta"):
-        net = ResNet(depth, (32, 64, 128, 256), num_classes=100, in_channels=3)
+        net = CifarResNet(depth, (32, 64, 128, 256), num_classes=100, in_channels=3)
     assert sum(parameter.numel() for parameter in net.parameters()) == expected
 
 
 @pytest.mark.parametrize("depth", [2, 9, 18, -4])
 def test_depth_that_is_not_six_n_plus_two_is_refused(depth: int) -> None:
     with pytest.raises(ValueError, match=f"depth must be 6n\\+2 .* got {depth}$"):
-        ResNet(depth, (16, 16, 32, 64), num_classes=10, in_channels=3)
+        CifarResNet(depth, (16, 16, 32, 64), num_classes=10, in_channels=3)

@@ -11,7 +11,7 @@ from model.registry import NETS
 NAMES = ["resnet18_imagenet", "resnet34_imagenet"]
 
 
-def torchvisions(name: str, **options: int) -> nn.Module:
+def torchvision_net(name: str, **options: int) -> nn.Module:
     net: nn.Module = getattr(torchvision.models, name.removesuffix("_imagenet"))(weights=None, **options)
     return net
 
@@ -19,23 +19,25 @@ def torchvisions(name: str, **options: int) -> nn.Module:
 @pytest.mark.parametrize("name", NAMES)
 def test_names_shapes_and_order_are_torchvision_s(name: str) -> None:
     with torch.device("meta"):
-        ours, theirs = NETS.build(name, 1000).state_dict(), torchvisions(name).state_dict()
-    assert [(key, value.shape) for key, value in ours.items()] == [(key, value.shape) for key, value in theirs.items()]
+        ours, reference = NETS.build(name, 1000).state_dict(), torchvision_net(name).state_dict()
+    assert [(key, value.shape) for key, value in ours.items()] == [
+        (key, value.shape) for key, value in reference.items()
+    ]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_answers_are_torchvision_s(name: str) -> None:
+def test_logits_are_torchvision_s(name: str) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        theirs, images = torchvisions(name, num_classes=10).eval(), torch.randn(2, 3, 96, 64)
-    for buffer_name, buffer in theirs.named_buffers():
+        reference, images = torchvision_net(name, num_classes=10).eval(), torch.randn(2, 3, 96, 64)
+    for buffer_name, buffer in reference.named_buffers():
         if buffer_name.endswith(("mean", "var")):
             buffer.add_(torch.linspace(0.1, 0.5, len(buffer)))
     with torch.device("meta"):
         ours = NETS.build(name, 10).eval()
-    ours.load_state_dict(theirs.state_dict(), assign=True)
+    ours.load_state_dict(reference.state_dict(), assign=True)
     with torch.no_grad():
-        torch.testing.assert_close(ours(images).logits, theirs(images), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(ours(images).logits, reference(images), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -57,6 +59,6 @@ def test_convolutions_of_the_blocks_are_replaced_and_no_others() -> None:
     assert cheap(torch.empty(2, 3, 224, 224, device="meta")).logits.shape == (2, 10)
 
 
-def test_a_type_that_does_not_suit_the_channels_is_refused() -> None:
-    with pytest.raises(OptionError, match="conv G16B8 cannot go from 64 to 64 channels: its 3x3 convolution has 8"):
+def test_a_type_that_does_not_fit_the_channels_is_refused() -> None:
+    with pytest.raises(OptionError, match="conv G16B8 cannot have 64 input and 64 output channels: the 8 channels"):
         NETS.build("resnet18_imagenet", 10, conv="G16B8")

@@ -1,4 +1,4 @@
-"""The rules of ResNeXt on small images: section 5.3 of the paper."""
+"""ResNeXt for small images: section 5.3 of the paper."""
 
 import pytest
 import torch
@@ -34,10 +34,10 @@ def test_depth_counts_the_weighted_layers_without_shortcuts(depth: int) -> None:
 def test_grouped_convolutions_double_their_groups_width_from_stage_to_stage(
     cardinality: int, base_width: int, widths: tuple[int, ...]
 ) -> None:
-    found = convolutions(depth=20, cardinality=cardinality, base_width=base_width)
+    convs = convolutions(depth=20, cardinality=cardinality, base_width=base_width)
     for number, width in enumerate(widths, start=1):
         for block in range(2):
-            conv = found[f"stage_{number}.stage_{number}_bottleneck_{block}.conv_conv"]
+            conv = convs[f"stage_{number}.stage_{number}_bottleneck_{block}.conv_conv"]
             assert (conv.in_channels, conv.out_channels, conv.groups) == (width, width, cardinality)
 
 
@@ -50,14 +50,14 @@ def test_first_block_of_the_later_stages_halves_in_its_3x3_and_in_its_shortcut()
     }
 
 
-def test_a_group_sees_its_own_channels_alone() -> None:
+def test_groups_are_separate() -> None:
     conv = NETS.build("resnext", 10, depth=11, cardinality=2, base_width=3).stage_1[0].conv_conv
-    seen: list[Tensor] = []
+    active: list[Tensor] = []
     for first_channel in (0, 3):
         images_NCHW = torch.zeros(1, 6, 4, 4)
         images_NCHW[:, first_channel : first_channel + 3] = 1
-        seen.append(conv(images_NCHW)[0].flatten(1).any(dim=1))
-    assert [group.tolist() for group in seen] == [[True] * 3 + [False] * 3, [False] * 3 + [True] * 3]
+        active.append(conv(images_NCHW)[0].flatten(1).any(dim=1))
+    assert [group.tolist() for group in active] == [[True] * 3 + [False] * 3, [False] * 3 + [True] * 3]
 
 
 def test_embedding_is_the_mean_over_positions() -> None:
@@ -68,7 +68,7 @@ def test_embedding_is_the_mean_over_positions() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"depth": 28}, r"depth must be 9n\+2 .*, got 28"),
         ({"depth": 2}, r"depth must be 9n\+2 .*, got 2"),
@@ -76,6 +76,6 @@ def test_embedding_is_the_mean_over_positions() -> None:
         ({"base_width": -1}, "cardinality and base_width must be at least 1, got 8 and -1"),
     ],
 )
-def test_sizes_that_make_no_network_are_refused(options: dict[str, int], told: str) -> None:
-    with pytest.raises(OptionError, match=told):
+def test_invalid_options_are_refused(options: dict[str, int], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
         NETS.build("resnext", 10, **options)

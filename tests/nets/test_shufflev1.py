@@ -1,11 +1,11 @@
-"""The rules of ShuffleNet: table 1 and figure 2 of the paper, and where the distillation papers' code differs."""
+"""ShuffleNet: table 1 and figure 2 of the paper, and the differences of the distillation papers' code."""
 
 import numpy as np
 import pytest
 import torch
 
-from model.nets.shufflev1 import Unit
-from model.nets.stages import shuffled
+from model.nets.shufflev1 import ShuffleUnit
+from model.nets.stages import channel_shuffle
 from model.registry import NETS
 
 
@@ -20,17 +20,17 @@ def test_stages_halve_the_map_and_double_the_channels(image_size: int, sides: li
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3, 4])
-def test_shuffle_deals_channels_out_of_their_groups_in_turn(groups: int) -> None:
+def test_shuffle_interleaves_the_groups_channels(groups: int) -> None:
     before = np.random.default_rng(0).standard_normal((2, 12, 3, 2)).astype(np.float32)
     expected = np.empty_like(before)
     for group in range(groups):
-        for place in range(12 // groups):
-            expected[:, place * groups + group] = before[:, group * (12 // groups) + place]
-    assert np.array_equal(shuffled(torch.from_numpy(before), groups).numpy(), expected)
+        for position in range(12 // groups):
+            expected[:, position * groups + group] = before[:, group * (12 // groups) + position]
+    assert np.array_equal(channel_shuffle(torch.from_numpy(before), groups).numpy(), expected)
 
 
-def test_padding_counts_in_the_pooled_shortcut() -> None:
-    unit = Unit(6, 12, stride=2, groups=3).eval()
+def test_the_pooled_shortcut_averages_over_the_padding() -> None:
+    unit = ShuffleUnit(6, 12, stride=2, groups=3).eval()
     pooled = unit(torch.ones(1, 6, 4, 4))[:, 12:]
     corner, edge, inside = 4 / 9, 6 / 9, 1.0
     expected = torch.tensor([[corner, edge], [edge, inside]]).expand(1, 6, 2, 2)

@@ -1,10 +1,10 @@
-"""The rules of ShuffleNet V2: table 5 and figure 3 of the paper, and where the distillation papers' code differs."""
+"""ShuffleNet V2: table 5 and figure 3 of the paper, and the differences of the distillation papers' code."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from model.nets.shufflev2 import Unit
+from model.nets.shufflev2 import ShuffleV2Unit
 from model.registry import NETS
 
 
@@ -18,6 +18,6 @@ def test_stages_halve_the_map_and_double_the_channels(image_size: int, sides: li
     assert output.embedding.shape == (2, 1024)
 
 
-def test_a_unit_hands_on_the_first_half_of_the_channels_at_even_places() -> None:
+def test_a_unit_keeps_the_first_half_of_the_channels_at_even_positions() -> None:
     image = F.relu(torch.randn(1, 8, 4, 4))
-    assert torch.equal(Unit(8).eval()(image)[:, ::2], image[:, :4])
+    assert torch.equal(ShuffleV2Unit(8).eval()(image)[:, ::2], image[:, :4])

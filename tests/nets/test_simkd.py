@@ -1,4 +1,4 @@
-"""A network, a projector to the teacher's last map, and a classifier of it."""
+"""A network, a projector to the teacher's last map, and a classifier on it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def simkd(**options: Any) -> nn.Module:
     [
         ({"name": "resnet8"}, {"name": "resnet8x4"}, (256, 8, 8)),
         ({"name": "resnet8"}, None, (64, 8, 8)),
-        ({"name": "cnn", "num_channels": 4}, {"name": "wrn_16_2"}, (128, 4, 4)),  # which is 8x8: the loss averages it
+        ({"name": "cnn", "num_channels": 4}, {"name": "wrn_16_2"}, (128, 4, 4)),  # whose 8x8 the loss averages
         ({"name": "resnet8"}, {"name": "vgg8"}, (512, 4, 4)),
     ],
 )
@@ -33,10 +33,10 @@ def test_last_map_has_the_teachers_shape(
     network: dict[str, Any], teacher: dict[str, Any] | None, shape: tuple[int, int, int]
 ) -> None:
     with torch.no_grad():
-        said = simkd(network=network, teacher=teacher)(IMAGES)
-    assert said.maps[-1].shape == said.preacts[-1].shape == (2, *shape)
-    assert torch.equal(said.embedding, said.maps[-1].mean(dim=(2, 3)))
-    assert said.logits.shape == (2, 10)
+        output = simkd(network=network, teacher=teacher)(IMAGES)
+    assert output.maps[-1].shape == output.preacts[-1].shape == (2, *shape)
+    assert torch.equal(output.embedding, output.maps[-1].mean(dim=(2, 3)))
+    assert output.logits.shape == (2, 10)
 
 
 @torch.no_grad()
@@ -50,7 +50,7 @@ def test_the_projection_is_three_convolutions_of_the_networks_map() -> None:
         assert isinstance(conv, nn.Conv2d)
         assert isinstance(norm, nn.BatchNorm2d)
         map_NCHW = F.conv2d(map_NCHW, conv.weight, padding=conv.kernel_size[0] // 2)
-        map_NCHW = F.relu(map_NCHW / (1 + norm.eps) ** 0.5)  # batch norm's statistics and weights are the first still
+        map_NCHW = F.relu(map_NCHW / (1 + norm.eps) ** 0.5)  # batch norm has its initial statistics and weights
     assert torch.allclose(net(IMAGES).maps[-1], map_NCHW, atol=1e-6)
     assert [layer.weight.shape for layer in layers[0::3]] == [(64, 64, 1, 1), (64, 64, 3, 3), (256, 64, 1, 1)]
 

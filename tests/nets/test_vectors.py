@@ -1,7 +1,7 @@
-"""Every network against numbers taken from the original one: float64, weights drawn from a fixed stream.
+"""Every network against outputs of the original one: float64, weights drawn from a fixed stream.
 
-`state_dicts/` lists the original's state dict, one `name shape` per line, in order. pytorch-moonshine names weights in
-another way than RepDistiller, whose names our wide residual networks have: `moonshine` tells which is which.
+`state_dicts/` lists the original's state dict, one `name shape` per line, in order. Our wide residual networks have
+RepDistiller's names of weights, which differ from those of pytorch-moonshine: `moonshine` translates them.
 """
 
 import re
@@ -22,16 +22,16 @@ from model.types import Output
 def moonshine(num_splits: int = 1) -> Callable[[str], str]:
     """Our names -> those of a WRN-40 in pytorch-moonshine.
 
-    There, a stage is a list of splits, block 4 of one whose two splits have three blocks is block 1 of split 1, and a
-    convolution that nothing replaces is wrapped into a module all the same.
+    There, a stage is a list of splits (with two splits of three blocks, block 4 is block 1 of split 1), and a 3x3
+    convolution is wrapped into a module like its replacements.
     """
 
     def name(key: str) -> str:
-        inside = re.fullmatch(r"(block\d)\.layer\.(\d)\.(.+)", key)
-        if inside is None:
+        match = re.fullmatch(r"(block\d)\.layer\.(\d)\.(.+)", key)
+        if match is None:
             return key
-        split, block = divmod(int(inside[2]), 6 // num_splits)
-        return f"{inside[1]}.{split}.layer.{block}." + re.sub(r"^(conv[12])\.weight$", r"\1.conv.weight", inside[3])
+        split, block = divmod(int(match[2]), 6 // num_splits)
+        return f"{match[1]}.{split}.layer.{block}." + re.sub(r"^(conv[12])\.weight$", r"\1.conv.weight", match[3])
 
     return name
 
@@ -41,16 +41,16 @@ def same(key: str) -> str:
 
 
 class Vector(NamedTuple):
-    """What the original network answers to the fixed images; features and preacts as means of absolute values."""
+    """The original network's output for the fixed images; features and preacts as means of absolute values."""
 
     name: str
     file: str
     num_classes: int
     logits: tuple[float, ...]  # the first three of the first image
-    features: tuple[float, ...] = ()  # the stages after their ReLU, then the embedding where the original gives it
+    features: tuple[float, ...] = ()  # the stages after their ReLU, then the embedding where the original returns it
     preacts: tuple[float, ...] = ()
     options: dict[str, Any] = {}
-    their_name: Callable[[str], str] = same
+    original_name: Callable[[str], str] = same
     image: tuple[int, int] = (3, 32)  # channels and size
 
 
@@ -59,7 +59,7 @@ def wrn_of_moonshine(
 ) -> Vector:
     file = f"seed4_wrn_40_2_{conv}_{block}" + (f"_s{splits}" if splits > 1 else "")
     options = {"depth": 40, "width": 2.0, "conv": conv, "block": block, "splits": splits}
-    return Vector("wrn", file, 10, logits, maps, options=options, their_name=moonshine(splits))
+    return Vector("wrn", file, 10, logits, maps, options=options, original_name=moonshine(splits))
 
 
 VECTORS = [
@@ -301,16 +301,16 @@ VECTORS = [
     Vector("mlp", "seed1_mnist_student", 10, (-1.094523, -1.541997, -2.5837406), image=(1, 28)),
     Vector("mlp_1200", "seed1_mnist_teacher", 10, (-0.84094344, 2.5024948, -0.69523918), image=(1, 28)),
     Vector("mlp_800", "seed1_mnist_student", 10, (-1.094523, -1.541997, -2.5837406), image=(1, 28)),
-    Vector("mlp_128", "seed2_MLP", 10, (), image=(1, 28)),  # the original draws its answers
+    Vector("mlp_128", "seed2_MLP", 10, (), image=(1, 28)),  # the original has dropout in evaluation
 ]
 WITH_LOGITS = [vector for vector in VECTORS if vector.logits]
-WITH_FEATURES = [vector for vector in VECTORS if vector.features]  # not every original gives them out
+WITH_FEATURES = [vector for vector in VECTORS if vector.features]  # not every original returns them
 WITH_PREACTS = [vector for vector in VECTORS if vector.preacts]
 WITHOUT_VECTOR = {
     # Their parameter counts are checked, and other networks of the same classes have vectors.
     *("resnet101", "resnet152", "preresnet20", "preresnet56", "preresnet110"),
-    *("multi_exit_resnet18", "multi_exit_resnet50"),  # test_multi_exit_resnet.py has theirs
-    *("peers", "simkd"),  # which are networks of other names
+    *("multi_exit_resnet18", "multi_exit_resnet50"),  # see test_multi_exit_resnet.py
+    *("peers", "simkd"),  # combinations of other networks
 }
 AGAINST_TORCHVISION = {"resnet18_imagenet", "resnet34_imagenet"}
 
@@ -367,7 +367,7 @@ NUM_PARAMETERS = [
 ]
 NUM_PARAMETERS_ON_MNIST = [("mlp", 1_276_810), ("mlp_1200", 2_395_210), ("mlp_800", 1_276_810), ("mlp_128", 118_282)]
 
-# What the first stage is given (with VGG: before its pool), as the mean of absolute values.
+# The first stage's input (with VGG: before its pool), as the mean of absolute values.
 STEMS = {
     "zoo_resnet8": 0.4620321,
     "zoo_resnet110": 0.4620321,
@@ -417,16 +417,16 @@ def drawn_weights(file: str) -> dict[str, Tensor]:
     return weights
 
 
-def empty_net(name: str, *supplied: int, **options: Any) -> nn.Module:
+def empty_net(name: str, *sizes: int, **options: Any) -> nn.Module:
     with torch.device("meta"):
-        net: nn.Module = NETS.build(name, *supplied, **options)
+        net: nn.Module = NETS.build(name, *sizes, **options)
     return net
 
 
 def original(vector: Vector) -> nn.Module:
-    sized = "image_size" in signature(NETS[vector.name]).parameters
-    supplied = vector.image if sized else vector.image[:1]
-    return empty_net(vector.name, vector.num_classes, *supplied, **dict(vector.options))
+    has_image_size = "image_size" in signature(NETS[vector.name]).parameters
+    sizes = vector.image if has_image_size else vector.image[:1]
+    return empty_net(vector.name, vector.num_classes, *sizes, **dict(vector.options))
 
 
 def mean_abs(tensors: tuple[Tensor, ...]) -> list[float]:
@@ -435,15 +435,15 @@ def mean_abs(tensors: tuple[Tensor, ...]) -> list[float]:
 
 @pytest.fixture(scope="module", params=VECTORS, ids=file_of)
 def vector(request: pytest.FixtureRequest) -> Vector:
-    found: Vector = request.param
-    return found
+    vector: Vector = request.param
+    return vector
 
 
 @pytest.fixture(scope="module")
 def output(vector: Vector) -> Output:
     net = original(vector).eval()
     weights = drawn_weights(vector.file)
-    net.load_state_dict({key: weights[vector.their_name(key)] for key in net.state_dict()}, assign=True)
+    net.load_state_dict({key: weights[vector.original_name(key)] for key in net.state_dict()}, assign=True)
     channels, size = vector.image
     images = torch.from_numpy(np.random.RandomState(1).standard_normal((2, channels, size, size)))
     with torch.no_grad():
@@ -453,7 +453,7 @@ def output(vector: Vector) -> Output:
 
 def test_state_dict_has_the_originals_names_shapes_and_order(vector: Vector) -> None:
     state_dict = original(vector).state_dict()
-    ours = [(vector.their_name(key), tuple(value.shape)) for key, value in state_dict.items()]
+    ours = [(vector.original_name(key), tuple(value.shape)) for key, value in state_dict.items()]
     assert ours == listing(vector.file)
 
 
@@ -465,9 +465,9 @@ def test_logits_equal_the_originals(vector: Vector, output: Output) -> None:
 
 @pytest.mark.parametrize("vector", WITH_FEATURES, indirect=True, ids=file_of)
 def test_features_equal_the_originals(vector: Vector, output: Output) -> None:
-    gives_embedding = len(vector.features) > len(output.maps)
-    found = (*output.maps, output.embedding) if gives_embedding else output.maps
-    assert mean_abs(found) == pytest.approx(vector.features, rel=1e-6)
+    has_embedding = len(vector.features) > len(output.maps)
+    features = (*output.maps, output.embedding) if has_embedding else output.maps
+    assert mean_abs(features) == pytest.approx(vector.features, rel=1e-6)
 
 
 @pytest.mark.parametrize("vector", WITH_PREACTS, indirect=True, ids=file_of)

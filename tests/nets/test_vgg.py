@@ -1,4 +1,4 @@
-"""The rules of the VGGs: table 1 of the paper, and where the distillation papers' code differs."""
+"""VGG: table 1 of the paper, and the differences of the distillation papers' code."""
 
 import pytest
 import torch

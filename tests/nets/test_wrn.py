@@ -1,4 +1,4 @@
-"""The rules of the wide residual networks: table 1 of the paper, and what their features are."""
+"""The wide residual networks: table 1 of the paper, and their features."""
 
 from typing import Any
 
@@ -61,13 +61,13 @@ def split_net(splits: int, block: str = "Basic") -> WideResNet:
     return net.eval()
 
 
-def test_splits_change_neither_weights_nor_answers() -> None:
-    whole, halves = split_net(1), split_net(2)
-    halves.load_state_dict(whole.state_dict())
-    whole_output, halves_output = output_of(whole), output_of(halves)
-    assert torch.equal(whole_output.logits, halves_output.logits)
-    for whole_NCHW, half_NCHW in zip(whole_output.maps, halves_output.maps[1::2], strict=True):
-        assert torch.equal(whole_NCHW, half_NCHW)
+def test_splits_change_neither_weights_nor_logits() -> None:
+    unsplit, halves = split_net(1), split_net(2)
+    halves.load_state_dict(unsplit.state_dict())
+    unsplit_output, halves_output = output_of(unsplit), output_of(halves)
+    assert torch.equal(unsplit_output.logits, halves_output.logits)
+    for map_NCHW, half_NCHW in zip(unsplit_output.maps, halves_output.maps[1::2], strict=True):
+        assert torch.equal(map_NCHW, half_NCHW)
 
 
 def test_preact_of_a_split_is_its_map_after_the_next_batch_norm() -> None:
@@ -79,7 +79,7 @@ def test_preact_of_a_split_is_its_map_after_the_next_batch_norm() -> None:
 
 
 @pytest.mark.parametrize("splits", [1, 2])
-def test_blocks_that_end_in_a_relu_hand_on_what_it_gives(splits: int) -> None:
+def test_maps_of_blocks_that_end_in_a_relu_are_its_output(splits: int) -> None:
     output = output_of(split_net(splits, "Old"))
     for map_NCHW, preact_NCHW in zip(output.maps, output.preacts, strict=True):
         assert (preact_NCHW < 0).any()
@@ -93,7 +93,7 @@ def test_a_training_step_updates_every_statistic_once(net: WideResNet) -> None:
     assert set(counts) == {1}
 
 
-def test_dropout_is_for_training_alone() -> None:
+def test_dropout_is_off_in_eval() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = NETS.build("wrn_16_1", 10, dropout=0.5)
@@ -102,18 +102,18 @@ def test_dropout_is_for_training_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"depth": 20}, "depth must be 6n.4 .*, got 20"),
         ({"depth": 4}, "depth must be 6n.4 .*, got 4"),
-        ({"width": 0.01}, "width must give .*, got 0.01"),
+        ({"width": 0.01}, "width must give the first stage at least one channel, got 0.01"),
         ({"dropout": 1.0}, "dropout must be in .*, got 1.0"),
-        ({"dropout": 0.3, "block": "Old"}, "dropout stands between .* of a Basic block, Old has none"),
+        ({"dropout": 0.3, "block": "Old"}, "dropout is for Basic blocks, .* must be 0 with block Old"),
         ({"splits": 4}, "splits must divide the 6 blocks of a stage, got 4"),
         ({"splits": 0}, "splits must divide the 6 blocks of a stage, got 0"),
         ({"block": "basic"}, "should be 'Basic', 'Bottle' or 'Old', got \"basic\""),
     ],
 )
-def test_sizes_that_make_no_network_are_refused(options: dict[str, Any], told: str) -> None:
-    with pytest.raises(OptionError, match=told):
+def test_invalid_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
         NETS.build("wrn", 10, **options)

@@ -50,7 +50,7 @@ def views_of(seen: list[Batch]) -> list[tuple[int, int]]:
 
 
 def part_of(batch: Batch, part: slice) -> Batch:
-    return DATA.training_batch(batch.index[part].numpy(), batch.view[part].numpy())
+    return DATA.augmented_batch(batch.index[part].numpy(), batch.view[part].numpy())
 
 
 def small_teacher(seed: int = 1) -> LiveTeacher:
@@ -72,7 +72,7 @@ def cached_teacher(
         about=dict(about),
         codings=codings,
         views=views,
-        wanted=wanted_rows(views, [DATA.drawn_views(epoch) for epoch in range(NUM_EPOCHS)]),
+        wanted=wanted_rows(views, [DATA.epoch_views(epoch) for epoch in range(NUM_EPOCHS)]),
         dtype=live.dtype,
         device=CPU,
     )
@@ -275,7 +275,7 @@ def test_time_is_to_come_where_answers_are_missing(tmp_path: Path) -> None:
 
 
 def test_wanted_rows_are_those_that_the_batches_ask_for() -> None:
-    wanted = wanted_rows(DATA.views(NUM_EPOCHS), [DATA.drawn_views(epoch) for epoch in range(NUM_EPOCHS)])
+    wanted = wanted_rows(DATA.views(NUM_EPOCHS), [DATA.epoch_views(epoch) for epoch in range(NUM_EPOCHS)])
     assert wanted.tolist() == sorted(view * NUM_IMAGES + index for index, view in views_of(batches()))
 
 
@@ -283,7 +283,7 @@ def test_wanted_rows_are_those_that_the_batches_ask_for() -> None:
 
 
 def sample_of(teacher: CachedTeacher) -> Batch:
-    return DATA.training_batch(*teacher.sample())
+    return DATA.augmented_batch(*teacher.sample())
 
 
 @pytest.mark.usefixtures("every_shelf")
@@ -307,7 +307,7 @@ def test_answers_of_other_images_do_not_pass_the_check(part: Part, tmp_path: Pat
 
 def keep(teacher: CachedTeacher, said: list[float]) -> tuple[int, int]:
     """Keep an answer for the first of the training images as the first epoch shows it; returns its index and view."""
-    index, view = (int(values[0]) for values in DATA.drawn_views(0))
+    index, view = (int(values[0]) for values in DATA.epoch_views(0))
     answers_of(teacher).write(np.array([view * NUM_IMAGES + index]), np.array([said], np.float16).view(np.uint16))
     return index, view
 
@@ -549,7 +549,7 @@ def test_file_that_grows_with_the_epochs_was_not_cut_short(tmp_path: Path) -> No
             tmp_path,
             about=ABOUT,
             codings=LOGITS,
-            views=Views(num_images=NUM_IMAGES, per_image=num_epochs, meaning={}, unbounded=True),
+            views=Views(num_images=NUM_IMAGES, per_image=num_epochs, config={}, unbounded=True),
             wanted=np.arange(NUM_IMAGES * num_epochs),
             dtype=torch.float32,
             device=CPU,

@@ -173,7 +173,7 @@ def test_statistics_are_averaged_and_counts_are_not(findings: list[dict[str, Any
 @pytest.mark.parametrize("images", [5, 6, 14])
 def test_shares_make_up_the_batch(images: int, size: int) -> None:
     rows = torch.arange(100)
-    shares = [rows[Shard(rank, size).between(20, 20 + images)] for rank in range(size)]
+    shares = [rows[Shard(rank, size).slice_of(20, 20 + images)] for rank in range(size)]
     assert sorted(torch.cat(shares).tolist()) == list(range(20, 20 + images))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
     assert [len(share) for share in shares] == [len(Shard(rank, size).of(rows[:images])) for rank in range(size)]
