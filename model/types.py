@@ -235,23 +235,23 @@ class Pipeline(Protocol):
 
 
 class Teacher(Protocol):
-    """What the trainer asks."""
+    """What the trainer uses of a teacher."""
 
     @property
     def num_queries(self) -> int:
-        """Images that it was asked about so far."""
+        """Number of images that it has been called on so far."""
 
     @property
     def num_forwards(self) -> int:
-        """Images that a network was run on for that; of several networks the sum."""
+        """Number of images that a network has been run on so far; the sum over several networks."""
 
     def __call__(self, batch: Batch) -> Output: ...
 
-    def prepare(self, data: Pipeline, epoch: int) -> Iterator[float]:
-        """Do ahead of an epoch what can be done; gives the share that is done, in [0, 1], now and then."""
+    def precompute(self, data: Pipeline, epoch: int) -> Iterator[float]:
+        """Compute ahead of an epoch what can be computed; yields the progress, in [0, 1], now and then."""
 
     def seconds_remaining(self, batch: Batch) -> float:
-        """About how much longer a run takes than its calls on a batch that has been asked about before."""
+        """An estimate of the time that a run takes beside its calls on batches whose outputs are cached."""
 
 
 class DataSource(Protocol):

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from ..config.folder import Folder
 from ..config.params import Params
 from ..logs import format_bytes, log
-from ..teachers.cached import SAMPLE, CachedTeacher, open_cache, wanted_rows
+from ..teachers.cached import NUM_VERIFIED, CachedTeacher, open_cache, unique_rows
 from ..teachers.encoding import Encoding, Float16Encoding, TopKEncoding
-from ..teachers.ensemble import COMBINE, EnsembleTeacher
+from ..teachers.ensemble import EnsembleTeacher
 from ..teachers.live import LiveTeacher
 from ..training.checkpoint import load_checkpoint
 from ..training.precision import resolve_precision
@@ -121,13 +121,15 @@ def _of_no_rows(params: Params) -> set[Need]:
 def _together(members: Sequence[Teacher], params: Params) -> Teacher | None:
     if len(members) > 1:
         assert params.teacher is not None
-        return EnsembleTeacher(members, COMBINE[params.teacher.combine])
+        return EnsembleTeacher(members, params.teacher.combine)
     return members[0] if members else None
 
 
 def _live(net: nn.Module, trained_on: Normalisation, params: Params, source: DataSource, place: Runtime) -> LiveTeacher:
     dtype = resolve_precision(params.precision, place.device)
-    return LiveTeacher(net, trained_on=trained_on, fed_with=source.normalisation, dtype=dtype, device=place.device)
+    return LiveTeacher(
+        net, normalisation=trained_on, data_normalisation=source.normalisation, dtype=dtype, device=place.device
+    )
 
 
 def _build_member(
@@ -148,16 +150,16 @@ def _build_member(
         "weights": params.teacher.weights,
         "digest": trained.weights_digest,
         "network": theirs.student.model_dump(),
-        "trained_on": asdict(live.trained_on),
+        "trained_on": asdict(live.normalisation),
     }
     try:
         cached = _with_cache(live, trained.folder, about, params, data, place)
     except OSError as error:
         log.warning("%s: its answers cannot be kept (%s); it is run on every batch", trained.folder.name, error)
         return live
-    index, view = cached.sample()
+    index, view = cached.sample_cached_views()
     if len(index):
-        cached.check(data.training_batch(index, view))
+        cached.verify(data.training_batch(index, view))
     log.info("teacher %s: %s", trained.folder.name, _summary(cached, len(index)))
     return cached
 
@@ -174,7 +176,7 @@ def _with_cache(
     }
     drawn = [data.drawn_views(epoch) for epoch in range(params.num_epochs)]
     index, view = drawn[0]
-    said = live(data.training_batch(index[:SAMPLE], view[:SAMPLE]))
+    said = live(data.training_batch(index[:NUM_VERIFIED], view[:NUM_VERIFIED]))
     needs = build_objective(params).needs
     codings: dict[Part, Encoding] = {}
     if needs & {"logits", "probabilities"}:
@@ -184,10 +186,10 @@ def _with_cache(
     return open_cache(
         live,
         folder.cache,
-        about=about,
-        codings=codings,
+        key=about,
+        encodings=codings,
         views=views,
-        wanted=wanted_rows(views, drawn),
+        needed_rows=unique_rows(views, drawn),
         dtype=live.dtype,
         device=place.device,
     )
@@ -207,11 +209,11 @@ def _coding_of_logits(sample_NK: Tensor, folder: Folder, params: Params, *, unbo
 
 def _summary(cached: CachedTeacher, num_checked: int) -> str:
     """One line: what is kept already, what is to come, how large it may grow."""
-    size = sum(kept.answers.size for kept in cached.kept.values())
-    place = next(iter(cached.kept.values())).answers.path.parent
-    there = len(cached.wanted) - cached.num_missing
+    size = sum(part.file.size for part in cached.parts.values())
+    place = next(iter(cached.parts.values())).file.path.parent
+    there = len(cached.needed_rows) - cached.num_missing
     checked = f" ({num_checked} of them computed again: the same)" if num_checked else ""
     return (
-        f"{there:,} of the {len(cached.wanted):,} answers that this run needs are kept{checked}; "
+        f"{there:,} of the {len(cached.needed_rows):,} answers that this run needs are kept{checked}; "
         f"{Folder(place).name} has {format_bytes(size)} when it is full"
     )

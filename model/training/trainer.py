@@ -150,7 +150,7 @@ class Trainer:
             return
         stop = False
         with recorder.asking(epoch + 1) as tell:
-            for share in self.teacher.prepare(self.data, epoch):
+            for share in self.teacher.precompute(self.data, epoch):
                 tell(share)
                 stop = self.should_stop()
                 if stop:

@@ -78,7 +78,9 @@ def open_data(val_size: int = 20, *, strong_view: bool = False) -> MemoryPipelin
 
 
 def live_teacher(net: nn.Module) -> LiveTeacher:
-    return LiveTeacher(net, trained_on=NORMALISATION, fed_with=NORMALISATION, dtype=torch.float32, device=CPU)
+    return LiveTeacher(
+        net, normalisation=NORMALISATION, data_normalisation=NORMALISATION, dtype=torch.float32, device=CPU
+    )
 
 
 def toy_trainer(path: Path, **changes: Any) -> Trainer:
