@@ -11,7 +11,7 @@ from ..config.folder import Folder
 from ..config.params import Params
 from ..errors import UserError
 from ..evaluation.cost import Cost, cost
-from ..evaluation.metrics import metrics_of, predictions
+from ..evaluation.metrics import metrics_of, predict
 from ..training.precision import resolve_precision, to_device
 from ..training.trainer import Trainer
 from ..types import DataSource, Pipeline, Split, Teacher
@@ -49,7 +49,7 @@ def build_trainer(
 
     def evaluate(net: nn.Module, split: Split) -> dict[str, float]:
         batches = data.eval_batches(split, EVAL_BATCH_SIZE, world.shard)
-        said = predictions(net, batches, dtype=dtype, device=device)
+        said = predict(net, batches, dtype=dtype, device=device)
         return metrics_of(said.gather(lambda rows: world.all_gather(rows, data.size(split))))
 
     return Trainer(

@@ -22,9 +22,9 @@ from ..errors import UserError
 from ..evaluation.metrics import (
     Predictions,
     accuracy,
-    confusion,
+    confusion_matrix,
     metrics_of,
-    predictions,
+    predict,
 )
 from ..evaluation.summary import markdown, per_class
 from ..files import atomic_write, write_json, write_text
@@ -71,7 +71,7 @@ def said_by(folder: Folder, place: Runtime, split: Split, weights: Path, content
     if not data.size(split):
         raise UserError(f"{folder.params}: the split {split} is empty (val_size 0)")
     dtype = resolve_precision(params.precision, place.device)
-    return predictions(net, data.eval_batches(split, EVAL_BATCH_SIZE), dtype=dtype, device=place.device)
+    return predict(net, data.eval_batches(split, EVAL_BATCH_SIZE), dtype=dtype, device=place.device)
 
 
 def _run(folder: Folder, place: Runtime, split: Split, restore_file: str, temperature: float) -> str:
@@ -82,7 +82,7 @@ def _run(folder: Folder, place: Runtime, split: Split, restore_file: str, temper
     params = params_of(folder)
     source = build_source(params, place)
     class_names, cost = source.class_names, cost_of(params, source)
-    metrics, confusion_KK = metrics_of(said), confusion(said.logits, said.labels)
+    metrics, confusion_KK = metrics_of(said), confusion_matrix(said.logits, said.labels)
     rows = per_class(confusion_KK, class_names)
     page = markdown(f"{folder.name}, {split} split, {weights.name}", metrics, cost, rows)
     chosen = restore_file if own else f"{weights.parent.name}_{weights.name.partition('.')[0]}"
@@ -112,7 +112,7 @@ def arrays(said: Predictions, temperature: float) -> dict[str, np.ndarray]:
         "labels": said.labels.cpu().numpy(),
         "probabilities": probabilities_NK.cpu().numpy(),
         "correct": (said.logits.argmax(dim=1) == said.labels).cpu().numpy(),
-        "confusion": confusion(said.logits, said.labels).cpu().numpy(),
+        "confusion": confusion_matrix(said.logits, said.labels).cpu().numpy(),
         "temperature": np.array(temperature),
     }
 

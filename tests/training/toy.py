@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from model.config.folder import Folder
 from model.data.memory import Arrays, Augmentation, MemoryPipeline, MemorySource
-from model.evaluation.metrics import metrics_of, predictions
+from model.evaluation.metrics import metrics_of, predict
 from model.losses.ce import CrossEntropy
 from model.losses.objective import Objective
 from model.teachers.live import LiveTeacher
@@ -92,7 +92,7 @@ def toy_trainer(path: Path, **changes: Any) -> Trainer:
     trained = [*student.parameters(), *objective.parameters()]
 
     def evaluate(net: nn.Module, split: Split) -> dict[str, float]:
-        return metrics_of(predictions(net, data.eval_batches(split, 7), dtype=torch.float32, device=CPU))
+        return metrics_of(predict(net, data.eval_batches(split, 7), dtype=torch.float32, device=CPU))
 
     parts: dict[str, Any] = {
         "student": student,
