@@ -40,11 +40,11 @@ bench: .venv/.user
 
 schema: .venv/.user
 	$(PY) -m model.docs.params_schema
-	$(PY) -m model.docs.methods
-	$(PY) -m model.docs.cifar100
+	$(PY) -m model.docs.methods_page
+	$(PY) -m model.docs.cifar100_page
 
 networks: .venv/.user
-	$(PY) -m model.docs.networks
+	$(PY) -m model.docs.networks_page
 
 .venv/.user: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; say make PYTHON=...")'

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from benchmarks.speed import wait
 from model.build.runtime import find_device
-from model.docs.methods import COSTS_FILE, STUDENT, TEACHER, classifier_for, shapes
+from model.docs.methods_page import COSTS_FILE, STUDENT, TEACHER, classifier_for, shapes
 from model.files import write_json
 from model.home import ROOT
 from model.losses.objective import Objective

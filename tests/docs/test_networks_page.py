@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from model.docs.networks import PAGE, origin, page
+from model.docs.networks_page import PAGE, origin, page
 from model.registry import NETS
 
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -18,7 +18,7 @@ ROWS = {
 
 
 def test_the_table_is_up_to_date() -> None:
-    assert page(TEXT) == TEXT, "the code has changed: python -m model.docs.networks"
+    assert page(TEXT) == TEXT, "the code has changed: python -m model.docs.networks_page"
 
 
 def test_every_network_is_in_the_table() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from model.docs.cifar100 import FOLDER, PAGE, page
+from model.docs.cifar100_page import FOLDER, PAGE, page
 from model.files import read_json
 from model.home import ROOT
 from model.registry import LOSSES
@@ -74,4 +74,4 @@ def test_numbers_are_the_published_ones(method: str, pair: str, percent: float) 
 
 def test_the_page_is_up_to_date() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    assert page(text) == text, "the file has changed: python -m model.docs.cifar100"
+    assert page(text) == text, "the file has changed: python -m model.docs.cifar100_page"

@@ -6,12 +6,12 @@ import inspect
 
 import pytest
 
-from model.docs.methods import METHODS_FILE, added, in_markdown, text
+from model.docs.methods_page import METHODS_FILE, added, in_markdown, text
 from model.registry import LOSSES
 
 
 def test_the_page_is_up_to_date() -> None:
-    assert METHODS_FILE.read_text(encoding="utf-8") == text(), "the code has changed: python -m model.docs.methods"
+    assert METHODS_FILE.read_text(encoding="utf-8") == text(), "the code has changed: python -m model.docs.methods_page"
 
 
 @pytest.mark.parametrize("name", LOSSES.names())
