@@ -10,7 +10,12 @@ from typing import Any
 
 def summary(function: Callable[..., Any]) -> str:
     """The first line of a function's or class's docstring, or else of its module's."""
-    return (inspect.getdoc(function) or module_docstring(function)).partition("\n")[0]
+    return (inspect.getdoc(function) or "").partition("\n")[0] or module_summary(function)
+
+
+def module_summary(function: Callable[..., Any]) -> str:
+    """The first line of a module's docstring: of a file with one method, the method's name and idea."""
+    return module_docstring(function).partition("\n")[0]
 
 
 def module_docstring(function: Callable[..., Any]) -> str:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from ..registry import DATASETS, EXECUTORS, LOSSES, NETS, OPTIMIZERS, PRUNERS, SAMPLERS, SCHEDULES, Registry
 from ..search import executors, sampling  # fills the registries
-from .docstrings import argument_texts, summary
+from .docstrings import argument_texts, module_summary, summary
 from .pages import GeneratedPage, markdown_table
 from .params_schema import Schema, options_schema, parameter_schemas, params_schema
 
@@ -59,6 +59,7 @@ class Component:
     Args:
         text: Markdown below the heading.
         links_to: A page with a section for each name, which replaces the tables of options here.
+        describe: Gives the one-line description of a function.
     """
 
     key: str
@@ -66,6 +67,7 @@ class Component:
     registry: Registry[Any]
     text: str = ""
     links_to: str | None = None
+    describe: Callable[[Callable[..., Any]], str] = summary
 
 
 SECTIONS = (
@@ -84,6 +86,7 @@ SECTIONS = (
         "The objective is the weighted sum of the terms. [methods.md](methods.md) has each term's paper, formula and\n"
         "options in full.",
         links_to="methods.md",
+        describe=module_summary,
     ),
     Component("optimizer", "Optimizers", OPTIMIZERS),
     Component("schedule", "Learning-rate schedules", SCHEDULES, "A schedule multiplies the optimizer's learning rate."),
@@ -122,24 +125,18 @@ def section_lines(section: Component) -> Iterator[str]:
         yield from property_table("option", common)
     names = [*sorted(registry.names(), key=natural_order), *(f"{prefix}/..." for prefix in registry.families())]
     own = {name: own_option_schemas(registry, name, common) for name in names}
-    yield from names_table(
-        (
-            f"[{name}]({section.links_to}#{name})" if section.links_to else f"`{name}`",
-            summary(registry[name]),
-            own[name],
-        )
-        for name in names
-    )
+    link = f"[{{0}}]({section.links_to}#{{0}})" if section.links_to else "`{0}`"
+    yield from names_table((link.format(name), section.describe(registry[name]), own[name]) for name in names)
     if section.links_to is None:
-        yield from options_tables(own)
+        yield from options_tables(own, level=3)
 
 
-def options_tables(options_of: dict[str, dict[str, Schema]]) -> Iterator[str]:
+def options_tables(options_of: dict[str, dict[str, Schema]], *, level: int) -> Iterator[str]:
     """A table of each name's options where they have texts or choices; names with the same options share a table."""
     for _, names in grouped((json.dumps(options), name) for name, options in options_of.items()):
         options = options_of[names[0]]
         if any("description" in schema or "enum" in schema for schema in options.values()):
-            yield from (f"### Options of {', '.join(names)}", "")
+            yield from (f"{'#' * level} Options of {', '.join(names)}", "")
             yield from property_table("option", options)
 
 
@@ -226,23 +223,26 @@ def anchor(title: str) -> str:
 
 def search_lines() -> Iterator[str]:
     """What search.json and the command line of a search select by name."""
-    sections = (
-        ("Samplers", "`method` in search.json.", SAMPLERS),
-        ("Pruners", "`type` of `early_terminate` in search.json.", PRUNERS),
-    )
     yield SEARCH_HEAD
-    for title, text, registry in sections:
-        if registry.names():
+    for title, text, registry in (
+        ("Samplers", "`method` in search.json.", SAMPLERS),
+        ("Pruners", "`type` of `early_terminate` in search.json; the options are keys beside it.", PRUNERS),
+    ):
+        own = {name: own_option_schemas(registry, name, {}) for name in registry.names()}
+        if own:
             yield from (f"### {title}", "", text, "")
-            yield from names_table(
-                (f"`{name}`", summary(registry[name]), options_schema(registry, name)["properties"])
-                for name in registry.names()
-            )
+            yield from names_table((f"`{name}`", module_summary(registry[name]), own[name]) for name in own)
+            yield from options_tables(own, level=4)
     if EXECUTORS.names():
-        yield from ("### Executors", "", "`--engine` of `search_hyperparams.py`; `--help` lists their options.", "")
+        yield from ("### Executors", "", "`--engine` of `search_hyperparams.py`; `--help` explains the options.", "")
         yield from markdown_table(
-            ("name", "description"), [(f"`{name}`", summary(EXECUTORS[name])) for name in EXECUTORS.names()]
+            ("name", "description", "options"), [executor_row(name) for name in EXECUTORS.names()]
         )
+
+
+def executor_row(name: str) -> tuple[str, str, str]:
+    options = ", ".join(f"`--{option.name}`" for option in getattr(EXECUTORS[name], "OPTIONS", ()))
+    return f"`{name}`", module_summary(EXECUTORS[name]), options
 
 
 PAGE = GeneratedPage("params.md", page_text)
