@@ -10,6 +10,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from model.config.params import Params
+from model.docs.docstrings import argument_texts
 from model.docs.params_page import PAGE, bounds, natural_order, type_text
 from model.docs.params_schema import params_schema
 from model.registry import DATASETS, EXECUTORS, LOSSES, NETS, OPTIMIZERS, PRUNERS, SAMPLERS, SCHEDULES, Registry
@@ -51,12 +52,13 @@ def test_every_key_has_a_row(key: str) -> None:
 @pytest.mark.parametrize(
     ("key", "cells"),
     [
-        ("batch_size", ["integer ≥ 1", "`128`", "Images a step."]),
-        ("description", ["string", '`""`', "For people; changes nothing."]),
+        ("batch_size", ["integer ≥ 1", "`128`"]),
+        ("description", ["string", '`""`']),
+        ("teacher", ["string or list of strings or object or null", "`null`"]),
     ],
 )
 def test_a_row_has_type_default_and_meaning(key: str, cells: list[str]) -> None:
-    assert row(section("## Keys"), key)[1:] == cells
+    assert row(section("## Keys"), key)[1:] == [*cells, argument_texts(Params)[key]]
 
 
 @pytest.mark.parametrize(
