@@ -4,15 +4,14 @@
 # make test-engines searches on a real SLURM and a real Ray, of two nodes each, on this machine; what it lacks is skipped
 # make check        lint, format, types
 # make bench        speeds, side by side
-# make schema       docs/params.schema.json, for editors, docs/methods.md and the tables in docs/cifar100.md
-# make networks     the table in docs/networks.md
+# make docs         the pages of docs/ that are generated from the code
 # make clean        throw the quickstart's results and the environment away
 
 PYTHON ?= python3
 PY := .venv/bin/python
 export PYTHONUNBUFFERED := 1
 
-.PHONY: quickstart test test-lowest test-engines check bench schema networks clean
+.PHONY: quickstart test test-lowest test-engines check bench docs clean
 
 quickstart: .venv/.user
 	@echo "A teacher, then a small student with and without it: three seeds each, on 5,000 real images."
@@ -38,13 +37,8 @@ check: .venv/.dev
 bench: .venv/.user
 	$(PY) -m benchmarks.speed
 
-schema: .venv/.user
-	$(PY) -m model.docs.params_schema
-	$(PY) -m model.docs.methods
-	$(PY) -m model.docs.cifar100
-
-networks: .venv/.user
-	$(PY) -m model.docs.networks
+docs: .venv/.user
+	$(PY) -m model.docs
 
 .venv/.user: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; say make PYTHON=...")'

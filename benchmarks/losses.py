@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from benchmarks.speed import wait
 from model.build.runtime import find_device
-from model.docs.methods import COSTS_FILE, STUDENT, TEACHER, classifier_for, shapes
+from model.docs.methods_page import COSTS_FILE, STUDENT, TEACHER, classifier_for, output_shapes
 from model.files import write_json
 from model.home import ROOT
 from model.losses.objective import Objective
@@ -82,7 +82,7 @@ class Given:
         """One training step with this term alone."""
         objective = Objective({name: (LOSSES.build(name), LOSSES.common_options(name, {}))})
         labels_M = torch.arange(NUM_IMAGES) % NUM_CLASSES
-        said, taught = shapes(STUDENT, BATCH_SIZE), shapes(TEACHER, BATCH_SIZE)
+        said, taught = output_shapes(STUDENT, BATCH_SIZE), output_shapes(TEACHER, BATCH_SIZE)
         classifier = classifier_for(taught)
         objective.prepare(LossContext(student=said, teacher=taught, labels=labels_M, seed=0, classifier=classifier))
         objective.begin(student)

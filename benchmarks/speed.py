@@ -27,7 +27,7 @@ from benchmarks.loops import BATCH_SIZE, BenchmarkRuns, Step, bare, conventional
 from model.build.runtime import Runtime, find_device
 from model.build.trainer import EVAL_BATCH_SIZE
 from model.commands.provenance import processor
-from model.evaluation.metrics import predictions
+from model.evaluation.metrics import predict
 from model.home import ROOT
 from model.training.precision import resolve_precision
 
@@ -128,7 +128,7 @@ def evaluation(runs: BenchmarkRuns, times: Mapping[str, Any]) -> None:
         size = runs.data.size("test") / BATCH_SIZE  # as `timed` counts steps of a batch
 
         def evaluate(net: torch.nn.Module = net) -> None:
-            predictions(net, runs.data.eval_batches("test", EVAL_BATCH_SIZE), dtype=dtype, device=device)
+            predict(net, runs.data.eval_batches("test", EVAL_BATCH_SIZE), dtype=dtype, device=device)
 
         speeds = timed({"evaluation": evaluate, "train.py": trained(runs.trainer(name))}, **times)
         found = [speed * size for speed in speeds["evaluation"]]

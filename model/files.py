@@ -34,13 +34,6 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def replace_section(text: str, begin: str, end: str, part: str) -> str:
-    """A text in which a part, made by a program, stands in a paragraph of its own between two marks."""
-    before, _, rest = text.partition(begin)
-    _, _, after = rest.partition(end)
-    return f"{before}{begin}\n{part}\n{end}{after}"
-
-
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 

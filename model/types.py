@@ -252,7 +252,7 @@ class Teacher(Protocol):
 
     def __call__(self, batch: Batch) -> Output: ...
 
-    def prepare(self, data: Pipeline, epoch: int) -> Iterator[float]:
+    def precompute(self, data: Pipeline, epoch: int) -> Iterator[float]:
         """Compute outputs of the epoch ahead of its steps, where possible; yields the fraction done, in [0, 1]."""
 
     def seconds_remaining(self, batch: Batch) -> float:

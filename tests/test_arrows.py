@@ -39,6 +39,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
             "model.nets",
             "model.registry",
             "model.report",
+            "model.search",
         ),
         *GROUND,
     ),

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from ..config.folder import Folder
 from ..logs import format_bytes, log
-from ..teachers.cached import SAMPLE, CachedTeacher, open_cache, wanted_rows
+from ..teachers.cached import NUM_VERIFIED, CachedTeacher, open_cache, unique_rows
 from ..teachers.encoding import Encoding, Float16Encoding, TopKEncoding
-from ..teachers.ensemble import COMBINE, EnsembleTeacher
+from ..teachers.ensemble import EnsembleTeacher
 from ..teachers.live import LiveTeacher
 from ..types import PER_IMAGE_NEEDS, Need, Normalisation, Part, Teacher
 from .weights import WeightsFile
@@ -94,15 +94,15 @@ def _uncacheable_needs(experiment: Experiment) -> set[Need]:
 
 def _combine(experiment: Experiment, members: Sequence[Teacher]) -> Teacher | None:
     if len(members) > 1:
-        return EnsembleTeacher(members, COMBINE[experiment.teacher_options.combine])
+        return EnsembleTeacher(members, experiment.teacher_options.combine)
     return members[0] if members else None
 
 
 def _live(experiment: Experiment, net: nn.Module, trained_on: Normalisation) -> LiveTeacher:
     return LiveTeacher(
         net,
-        trained_on=trained_on,
-        fed_with=experiment.source.normalisation,
+        normalisation=trained_on,
+        data_normalisation=experiment.source.normalisation,
         dtype=experiment.dtype,
         device=experiment.runtime.device,
     )
@@ -122,16 +122,16 @@ def _build_member(experiment: Experiment, teacher: Experiment, weights: WeightsF
         "weights": options.weights,
         "digest": weights.digest,
         "network": teacher.params.student.model_dump(),
-        "trained_on": asdict(live.trained_on),
+        "trained_on": asdict(live.normalisation),
     }
     try:
         cached = _with_cache(experiment, live, teacher.folder, key)
     except OSError as error:
         log.warning("teacher %s: its outputs cannot be cached (%s): it is run on every batch", teacher.name, error)
         return live
-    index, view = cached.sample()
+    index, view = cached.sample_cached_views()
     if len(index):
-        cached.check(experiment.data.augmented_batch(index, view))
+        cached.verify(experiment.data.augmented_batch(index, view))
     log.info("teacher %s: %s", teacher.name, _cache_summary(cached, len(index)))
     return cached
 
@@ -147,7 +147,7 @@ def _with_cache(experiment: Experiment, live: LiveTeacher, folder: Folder, key: 
     }
     drawn = [data.epoch_views(epoch) for epoch in range(num_epochs)]
     index, view = drawn[0]
-    output = live(data.augmented_batch(index[:SAMPLE], view[:SAMPLE]))
+    output = live(data.augmented_batch(index[:NUM_VERIFIED], view[:NUM_VERIFIED]))
     encodings: dict[Part, Encoding] = {}
     if needs & {"logits", "probabilities"}:
         encodings["logits"] = _encoding_of_logits(experiment, output.logits, folder, unbounded=views.unbounded)
@@ -156,10 +156,10 @@ def _with_cache(experiment: Experiment, live: LiveTeacher, folder: Folder, key: 
     return open_cache(
         live,
         folder.cache,
-        about=key,
-        codings=encodings,
+        key=key,
+        encodings=encodings,
         views=views,
-        wanted=wanted_rows(views, drawn),
+        needed_rows=unique_rows(views, drawn),
         dtype=live.dtype,
         device=experiment.runtime.device,
     )
@@ -178,9 +178,9 @@ def _encoding_of_logits(experiment: Experiment, sample_NK: Tensor, folder: Folde
 
 def _cache_summary(cached: CachedTeacher, num_checked: int) -> str:
     """One line: how many outputs are cached, how many will be, and how large the files may grow."""
-    size = sum(part.answers.size for part in cached.kept.values())
-    path = next(iter(cached.kept.values())).answers.path.parent
-    num_rows = len(cached.wanted)
+    size = sum(part.file.size for part in cached.parts.values())
+    path = next(iter(cached.parts.values())).file.path.parent
+    num_rows = len(cached.needed_rows)
     checked = f", {num_checked} of them checked against the network" if num_checked else ""
     return (
         f"outputs cached: {num_rows - cached.num_missing:,} of {num_rows:,} rows{checked}; "

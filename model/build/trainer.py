@@ -10,7 +10,7 @@ from torch import nn
 
 from ..config.params import Component
 from ..errors import option_scope
-from ..evaluation.metrics import metrics_of, predictions
+from ..evaluation.metrics import metrics_of, predict
 from ..registry import OPTIMIZERS, SCHEDULES
 from ..training.parallel import DistributedTrainer, DistributedTrainStep
 from ..training.precision import to_device
@@ -81,7 +81,7 @@ def evaluation_of(experiment: Experiment) -> Evaluate:
 
     def evaluate(net: nn.Module, split: Split) -> dict[str, float]:
         batches = data.eval_batches(split, EVAL_BATCH_SIZE, world.shard)
-        shard = predictions(net, batches, dtype=experiment.dtype, device=experiment.runtime.device)
+        shard = predict(net, batches, dtype=experiment.dtype, device=experiment.runtime.device)
         return metrics_of(shard.gather(lambda rows: world.all_gather(rows, data.size(split))))
 
     return evaluate

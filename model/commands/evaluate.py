@@ -16,7 +16,7 @@ from ..build.weights import WeightsFile
 from ..config.folder import Folder
 from ..config.generations import generation_folders
 from ..errors import UserError
-from ..evaluation.metrics import Predictions, accuracy, confusion, metrics_of, predictions
+from ..evaluation.metrics import Predictions, accuracy, confusion_matrix, metrics_of, predict
 from ..evaluation.summary import markdown, per_class
 from ..files import atomic_write, write_json, write_text
 from ..teachers.ensemble import COMBINE, CombineName
@@ -62,7 +62,7 @@ def predict_split(experiment: Experiment, weights: WeightsFile, split: Split) ->
     weights.load_into(net)
     if not data.size(split):
         raise UserError(f"{experiment.folder.params}: the split {split} is empty (val_size 0)")
-    return predictions(net, data.eval_batches(split, EVAL_BATCH_SIZE), dtype=experiment.dtype, device=device)
+    return predict(net, data.eval_batches(split, EVAL_BATCH_SIZE), dtype=experiment.dtype, device=device)
 
 
 def _evaluate_run(experiment: Experiment, split: Split, restore_file: str, temperature: float) -> str:
@@ -71,7 +71,7 @@ def _evaluate_run(experiment: Experiment, split: Split, restore_file: str, tempe
     path = folder.checkpoint(restore_file) if is_own else Path(restore_file)  # type: ignore[arg-type]
     weights = WeightsFile.read(path)
     result = predict_split(experiment, weights, split)
-    metrics, confusion_KK = metrics_of(result), confusion(result.logits, result.labels)
+    metrics, confusion_KK = metrics_of(result), confusion_matrix(result.logits, result.labels)
     classes = per_class(confusion_KK, class_names)
     page = markdown(f"{folder.name}, {split} split, {path.name}", metrics, experiment.cost, classes)
     suffix = restore_file if is_own else f"{path.parent.name}_{path.name.partition('.')[0]}"
@@ -98,7 +98,7 @@ def arrays(result: Predictions, temperature: float) -> dict[str, np.ndarray]:
         "labels": result.labels.cpu().numpy(),
         "probabilities": probabilities_NK.cpu().numpy(),
         "correct": (result.logits.argmax(dim=1) == result.labels).cpu().numpy(),
-        "confusion": confusion(result.logits, result.labels).cpu().numpy(),
+        "confusion": confusion_matrix(result.logits, result.labels).cpu().numpy(),
         "temperature": np.array(temperature),
     }
 

@@ -1,1 +1,1 @@
-"""The generated pages of docs/."""
+"""Generators of the pages in docs/ that are made from the code; `make docs` writes all of them."""

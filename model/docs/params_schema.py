@@ -2,58 +2,54 @@
 
     python -m model.docs.params_schema      writes docs/params.schema.json
 
-Names, options, types and defaults come from the registered functions' signatures, texts from their docstrings. What a
-function checks itself (a temperature above 0), and the ancestor's flat form, are not in it.
+Names, options, types and defaults come from the registered functions' signatures, texts from their docstrings. The
+schema contains neither what a function itself checks (a temperature above 0) nor the ancestor's flat form.
 """
 
 from __future__ import annotations
 
 import inspect
 import json
-import re
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from .. import build  # fills the registries
 from ..config.params import Init, Params, Teacher
-from ..files import write_text
-from ..home import ROOT
 from ..registry import DATASETS, LOSSES, NETS, OPTIMIZERS, SCHEDULES, Registry
+from .docstrings import argument_texts, summary
+from .pages import GeneratedPage
 
-OBVIOUS = ("additionalProperties", True)
-SCHEMA_FILE = ROOT / "docs" / "params.schema.json"
+Schema = dict[str, Any]
+
+COMPONENTS: dict[str, Registry[Any]] = {
+    "dataset": DATASETS,
+    "student": NETS,
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+}
+FOLDER: Schema = {"type": "string", "minLength": 1}
+FOLDERS: Schema = {"type": "array", "items": FOLDER, "minItems": 1}
+NULL: Schema = {"type": "null"}
+DEFAULT_OF_JSON_SCHEMA = ("additionalProperties", True)
 
 
-def schema() -> dict[str, Any]:
-    """What a params.json may hold."""
-    whole = Params.model_json_schema()
-    told = arguments(Params)
-    properties = {
-        key: {"description": told[key]} | {name: value for name, value in made.items() if name != "title"}
-        for key, made in whole["properties"].items()
-    }
-    for key, registry in (
-        ("dataset", DATASETS),
-        ("student", NETS),
-        ("optimizer", OPTIMIZERS),
-        ("schedule", SCHEDULES),
-    ):
-        one_of = [component(registry, name, {"const": name}) for name in registry.names()]
-        one_of += [
-            component(registry, f"{prefix}/...", {"type": "string", "pattern": f"^{prefix}/."})
-            for prefix in registry.families()
-        ]
-        kept = {name: value for name, value in properties[key].items() if name in ("description", "default")}
-        properties[key] = kept | {"type": "object", "required": ["name"], "oneOf": one_of}
-    properties["teacher"] = {"description": told["teacher"], "default": None, "anyOf": teacher()}
-    properties["init"] = {"description": told["init"], "default": None, "anyOf": init()}
+def params_schema() -> Schema:
+    """The schema of a params.json."""
+    model, texts = Params.model_json_schema(), argument_texts(Params)
+    properties = documented_properties(Params)
+    for key, registry in COMPONENTS.items():
+        head = {name: value for name, value in properties[key].items() if name in ("description", "default")}
+        properties[key] = head | {"type": "object", "required": ["name"], "oneOf": component_schemas(registry)}
+    properties["teacher"] = {"description": texts["teacher"], "default": None, "anyOf": teacher_schemas()}
+    properties["init"] = {"description": texts["init"], "default": None, "anyOf": init_schemas()}
     properties["loss"] = {
-        "description": told["loss"],
-        "default": whole["properties"]["loss"]["default"],
+        "description": texts["loss"],
+        "default": model["properties"]["loss"]["default"],
         "type": "object",
         "minProperties": 1,
-        "properties": {name: options(LOSSES, name) for name in LOSSES.names()},
+        "properties": {name: options_schema(LOSSES, name) for name in LOSSES.names()},
         "additionalProperties": False,
     }
     return {
@@ -62,87 +58,85 @@ def schema() -> dict[str, Any]:
         "description": "One experiment of Retort.",
         "type": "object",
         "properties": properties,
-        "required": whole["required"],
+        "required": model["required"],
         "additionalProperties": False,
     }
 
 
-def component(registry: Registry[Any], name: str, written: dict[str, Any]) -> dict[str, Any]:
-    """An object that names a function, as `written`, and sets its options."""
-    made = options(registry, name)
-    made["properties"] = {"name": written} | made["properties"]
-    return made | {"required": ["name", *made.get("required", ())]}
+def component_schemas(registry: Registry[Any]) -> list[Schema]:
+    """An object with `name` and options for every registered function, then for every family."""
+    names = [(name, {"const": name}) for name in registry.names()]
+    names += [(f"{prefix}/...", {"type": "string", "pattern": f"^{prefix}/."}) for prefix in registry.families()]
+    schemas = []
+    for name, name_schema in names:
+        schema = options_schema(registry, name)
+        schema["properties"] = {"name": name_schema} | schema["properties"]
+        schemas.append(schema | {"required": ["name", *schema.get("required", ())]})
+    return schemas
 
 
-def options(registry: Registry[Any], name: str) -> dict[str, Any]:
-    """An object of what a user may set for one registered function."""
-    told = arguments(registry[name]) | (arguments(registry.common) if registry.common else {})
-    properties, required = {}, []
-    for key, parameter in registry.options(name).items():
-        properties[key] = _without_the_obvious(TypeAdapter(parameter.annotation).json_schema())
-        if key in told:
-            properties[key]["description"] = told[key]
-        if parameter.default is inspect.Parameter.empty:
-            required.append(key)
-        else:
-            properties[key]["default"] = parameter.default
-    made: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": False}
-    if required:
-        made["required"] = required
-    first_line = (inspect.getdoc(registry[name]) or "").partition("\n")[0]
-    return {"description": first_line} | made if first_line else made
+def options_schema(registry: Registry[Any], name: str) -> Schema:
+    """An object of the options of one registered function."""
+    texts = argument_texts(registry[name]) | (argument_texts(registry.common) if registry.common else {})
+    properties = parameter_schemas(registry.options(name), texts)
+    schema: Schema = {"description": summary(registry[name])}
+    schema |= {"type": "object", "properties": properties, "additionalProperties": False}
+    required = [key for key, property_schema in properties.items() if "default" not in property_schema]
+    return schema | ({"required": required} if required else {})
 
 
-def _without_the_obvious(made: Any) -> Any:
+def parameter_schemas(parameters: Mapping[str, inspect.Parameter], texts: Mapping[str, str]) -> dict[str, Schema]:
+    """Type, text and default of each keyword argument; one that must be given has no default."""
+    schemas = {}
+    for key, parameter in parameters.items():
+        schema = _without_defaults(TypeAdapter(parameter.annotation).json_schema())
+        if key in texts:
+            schema["description"] = texts[key]
+        if parameter.default is not inspect.Parameter.empty:
+            schema["default"] = parameter.default
+        schemas[key] = schema
+    return schemas
+
+
+def _without_defaults(schema: Any) -> Any:
     """Without `"additionalProperties": true`, which is the default, and which older versions of pydantic leave out."""
-    if isinstance(made, dict):
-        return {key: _without_the_obvious(each) for key, each in made.items() if (key, each) != OBVIOUS}
-    return [_without_the_obvious(each) for each in made] if isinstance(made, list) else made
+    if isinstance(schema, dict):
+        return {
+            key: _without_defaults(value) for key, value in schema.items() if (key, value) != DEFAULT_OF_JSON_SCHEMA
+        }
+    return [_without_defaults(item) for item in schema] if isinstance(schema, list) else schema
 
 
-def teacher() -> list[dict[str, Any]]:
-    """The three ways to name teachers, and none."""
-    folder = {"type": "string", "minLength": 1}
-    folders = {"type": "array", "items": folder, "minItems": 1}
-    return [folder, folders, by_object(Teacher, {"anyOf": [folder, folders]}), {"type": "null"}]
+def teacher_schemas() -> list[Schema]:
+    """The forms of `teacher`: a folder, a list of folders, an object, or null."""
+    return [FOLDER, FOLDERS, object_schema(Teacher, {"anyOf": [FOLDER, FOLDERS]}), NULL]
 
 
-def init() -> list[dict[str, Any]]:
-    """The two ways to name where a run starts, and none."""
-    folder = {"type": "string", "minLength": 1}
-    return [folder, by_object(Init, folder), {"type": "null"}]
+def init_schemas() -> list[Schema]:
+    """The forms of `init`: a folder, an object, or null."""
+    return [FOLDER, object_schema(Init, FOLDER), NULL]
 
 
-def by_object(model: type[Teacher] | type[Init], model_dir: dict[str, Any]) -> dict[str, Any]:
-    told = arguments(model)
-    properties = {
-        key: {"description": told[key]} | {name: value for name, value in made.items() if name != "title"}
-        for key, made in model.model_json_schema()["properties"].items()
-    }
-    properties["model_dir"] = {"description": told["model_dir"], **model_dir}
+def object_schema(model: type[Teacher] | type[Init], model_dir: Schema) -> Schema:
+    properties = documented_properties(model)
+    properties["model_dir"] = {"description": argument_texts(model)["model_dir"], **model_dir}
     return {"type": "object", "properties": properties, "required": ["model_dir"], "additionalProperties": False}
 
 
-def arguments(documented: Any) -> dict[str, str]:
-    """The "Args:" of a docstring: name -> text on one line."""
-    _, _, section = (inspect.getdoc(documented) or "").partition("\nArgs:\n")
-    found: dict[str, str] = {}
-    for line in section.splitlines():
-        if not line.startswith("    "):
-            break
-        if named := re.match(r"    (\w+): (.*)", line):
-            name, found[named[1]] = named[1], named[2]
-        else:
-            found[name] += f" {line.strip()}"
-    return found
+def documented_properties(model: type[Params] | type[Teacher] | type[Init]) -> dict[str, Schema]:
+    """The schema of each key of a pydantic model, with its text."""
+    texts = argument_texts(model)
+    return {
+        key: {"description": texts[key]} | {name: value for name, value in schema.items() if name != "title"}
+        for key, schema in model.model_json_schema()["properties"].items()
+    }
 
 
-def text() -> str:
-    """The schema as it stands in its file."""
-    return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
+def schema_text() -> str:
+    return json.dumps(params_schema(), indent=2, ensure_ascii=False) + "\n"
 
+
+PAGE = GeneratedPage("params.schema.json", schema_text)
 
 if __name__ == "__main__":
-    SCHEMA_FILE.parent.mkdir(exist_ok=True)
-    write_text(SCHEMA_FILE, text())
-    print(f"written: {SCHEMA_FILE.relative_to(ROOT)}")
+    PAGE.write()

@@ -1,1 +1,1 @@
-"""Looking closely at one network."""
+"""Evaluation of one network: accuracy, confusion, cost and latency."""

@@ -1,7 +1,7 @@
-"""What a network costs: its parameters, the multiply-accumulates (MACs) of one image, and its latency.
+"""The cost of a network: its parameters, and the multiply-accumulates (MACs) of one image.
 
-MACs are counted by torch.utils.flop_counter, as papers count: convolutions and matrix products, without biases, batch
-norm, activations, pooling and sums.
+MACs are counted by torch.utils.flop_counter in the way of most papers: convolutions and matrix products, without
+biases, batch norm, activations, pooling and sums.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 class Cost(NamedTuple):
-    """Trainable or frozen, a parameter is counted; buffers (a batch norm's statistics) are not."""
+    """Parameters, trainable or frozen, without buffers (a batch norm's statistics); MACs of one image."""
 
     parameters: int
     macs: int
@@ -25,9 +25,9 @@ class Cost(NamedTuple):
 
 @torch.no_grad()
 def cost(net: nn.Module, image_shape: tuple[int, ...]) -> Cost:
-    """Run a network on one image of the shape (C, H, W) and count; the network is left as it was.
+    """Count on a forward pass of one image of the shape (C, H, W), in eval mode; the network's mode is restored.
 
-    A network on the meta device is counted without any arithmetic.
+    On the meta device nothing is computed.
     """
     was_training = net.training
     net.eval()

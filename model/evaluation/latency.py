@@ -1,4 +1,4 @@
-"""Latency of a network on one image."""
+"""The latency of a network on one image."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from torch import nn
 
 from ..training.precision import autocast
 
-LATENCY_SECONDS = 0.1  # of measuring
+LATENCY_SECONDS = 0.1  # duration of the measurement
 
 
 @torch.no_grad()
 def latency(net: nn.Module, image_shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device) -> float:
-    """Milliseconds from one image of the shape (C, H, W) to what the network says of it: the median of many."""
-    from torch.utils.benchmark import Timer  # takes a tenth of a second
+    """Median time of a forward pass of one image of the shape (C, H, W), in milliseconds."""
+    from torch.utils.benchmark import Timer  # the import takes a tenth of a second
 
     was_training = net.training
     net.eval()

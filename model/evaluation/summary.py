@@ -1,4 +1,4 @@
-"""What evaluate.py prints and writes: overall metrics and a row for every class."""
+"""The summary that evaluate.py prints: overall metrics, and a table with a row per class."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .cost import Cost
 
 
 def per_class(confusion_KK: Tensor, class_names: Sequence[str]) -> list[dict[str, Any]]:
-    """One row a class: images, accuracy (recall), precision, and the class it is most often taken for.
+    """One row per class: number of images, accuracy (recall), precision, and the most frequent wrong prediction.
 
-    A value that has no samples to rest on is None.
+    A value for which there are no samples is None.
     """
     rows = []
     for k, name in enumerate(class_names):
@@ -22,22 +22,22 @@ def per_class(confusion_KK: Tensor, class_names: Sequence[str]) -> list[dict[str
         images, predicted = int(confusion_KK[k].sum()), int(confusion_KK[:, k].sum())
         mistakes_K = confusion_KK[k].clone()
         mistakes_K[k] = 0
-        worst = int(mistakes_K.argmax())
+        most_frequent = int(mistakes_K.argmax())
         rows.append(
             {
                 "class": name,
                 "images": images,
                 "accuracy": correct / images if images else None,
                 "precision": correct / predicted if predicted else None,
-                "taken_for": class_names[worst] if mistakes_K[worst] else None,
-                "times": int(mistakes_K[worst]),
+                "taken_for": class_names[most_frequent] if mistakes_K[most_frequent] else None,
+                "times": int(mistakes_K[most_frequent]),
             }
         )
     return rows
 
 
 def markdown(title: str, metrics: dict[str, float], cost: Cost, rows: list[dict[str, Any]]) -> str:
-    """The page that evaluate.py prints: metrics, early exits, what the network costs, and a table of classes."""
+    """The summary as Markdown: metrics, early exits, the network's cost, and a table of classes."""
     overall = [f"accuracy {100 * metrics['accuracy']:.2f} %"]
     if "top5_accuracy" in metrics:
         overall.append(f"top-5 {100 * metrics['top5_accuracy']:.2f} %")
@@ -53,7 +53,7 @@ def markdown(title: str, metrics: dict[str, float], cost: Cost, rows: list[dict[
             )
             for row in rows
         ],
-        headers=("class", "images", "accuracy %", "precision %", "most often taken for"),
+        headers=("class", "images", "accuracy %", "precision %", "most often mistaken for"),
         tablefmt="pipe",
         colalign=("left", "right", "right", "right", "left"),
         disable_numparse=True,

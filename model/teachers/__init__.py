@@ -1,1 +1,1 @@
-"""Teachers: a live network, several of them, or the cached outputs of one."""
+"""Teachers: a live network, an ensemble of several, or a network whose outputs are cached on disk."""

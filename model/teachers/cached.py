@@ -1,9 +1,9 @@
-"""The cached teacher: what a teacher said of a view is kept beside its weights, and never asked again.
+"""The cached teacher: its outputs are stored beside its weights, and the network is run on each view only once.
 
-A training image has a finite number of views, and a frozen network always says the same of one. So each batch is looked
-up, the network is run on the rows that are missing, and what it says is kept for this run and for every later one,
-whatever its student, loss or optimizer. Answers are rounded to float16 before they are used, kept or not, so a run
-is the same whether it finds them or computes them.
+A training image has a finite number of views, and a frozen network always returns the same output for a view. So each
+batch is looked up, the network is run on the rows that are missing, and its output is stored for this run and for all
+later ones, whatever their student, loss or optimizer. Outputs are rounded to float16 before they are used, whether they
+were cached or have just been computed, so the cache's state has no influence on a run's results.
 """
 
 from __future__ import annotations
@@ -31,42 +31,42 @@ from .encoding import Encoding
 from .row_file import RowFile, Rows
 from .row_store import DeviceRowStore, FileRowStore, RowStore
 
-ABOUT = "about.json"  # in the folder of each cache: what its answers depend on
-SAMPLE = 16  # kept answers that are computed again at the start of a run
-PREPARED = 256  # images that the network is run on at once, ahead of an epoch
-# How far a kept answer may be from the same one computed again, as a share of the largest logit or feature: the order
-# of sums changes with the number of threads and images. Answers of two images differ by far more.
+KEY_FILE = "about.json"  # in each cache's folder: all that its rows depend on; the folder's name is its hash
+NUM_VERIFIED = 16  # cached rows that are computed again at the start of a run
+PRECOMPUTE_BATCH_SIZE = 256
+# Largest distance (see `Encoding.distance`) between a cached row and the same one computed again: the order of sums
+# changes with the number of threads and the batch size. Outputs for two different images differ by far more.
 TOLERANCES = {torch.float32: 0.01, torch.bfloat16: 0.1}
 
 
 @dataclass(frozen=True)
 class CachedPart:
-    """How and where one part of the output is kept."""
+    """How and where one part of the output is cached."""
 
-    coding: Encoding
-    answers: RowFile
-    shelf: RowStore
+    encoding: Encoding
+    file: RowFile
+    store: RowStore
 
 
 class CachedTeacher:
-    """Answers with what is kept, and runs the network on the rest.
+    """Returns cached outputs, and runs the network on the images whose outputs are missing.
 
     Args:
         live: The network.
-        kept: The parts of the output that are kept; the others are left empty.
-        views: What rows of the answers stand for.
-        wanted: The rows that the run will ask for, sorted, each once.
-        tolerance: How far a kept answer may be from the same one computed again; see `Coding.distance`.
+        parts: The parts of the output that are cached; the others are empty.
+        views: Which view of which image a row stands for.
+        needed_rows: The rows that the run will read, sorted, without duplicates.
+        tolerance: Largest distance between a cached row and the same one computed again; see `Encoding.distance`.
     """
 
     def __init__(
-        self, live: Teacher, kept: Mapping[Part, CachedPart], views: Views, wanted: Rows, *, tolerance: float
+        self, live: Teacher, parts: Mapping[Part, CachedPart], views: Views, needed_rows: Rows, *, tolerance: float
     ) -> None:
-        self.live, self.kept, self.views, self.wanted, self.tolerance = live, kept, views, wanted, tolerance
+        self.live, self.parts, self.views, self.needed_rows, self.tolerance = live, parts, views, needed_rows, tolerance
         self.num_queries = 0
-        self._keeps, self._told_damage = True, False
-        self._is_complete = False  # whether an epoch's answers are sure to be found, so that nobody need look
-        self.num_missing = len(wanted) - len(self._kept_rows())
+        self._can_write, self._has_warned_of_corrupt_rows = True, False
+        self._epoch_is_cached = False  # all rows of the epoch are sure to be valid: none needs to be looked for
+        self.num_missing = len(needed_rows) - len(self._cached_rows())
 
     @property
     def num_forwards(self) -> int:
@@ -74,166 +74,171 @@ class CachedTeacher:
 
     def __call__(self, batch: Batch) -> Output:
         self.num_queries += len(batch.index)
-        return self._answer(batch)
+        return self._look_up_or_compute(batch)
 
-    def _answer(self, batch: Batch) -> Output:
+    def _look_up_or_compute(self, batch: Batch) -> Output:
         rows_N = self.views.row(batch.index, batch.view)
-        found = {part: each.shelf.read(rows_N) for part, each in self.kept.items()}
-        said = {part: each.coding.decode(found[part].words) for part, each in self.kept.items()}
-        if not self._is_complete:
-            missing_N = ~torch.stack([each.whole for each in found.values()]).all(dim=0)
+        stored = {name: part.store.read(rows_N) for name, part in self.parts.items()}
+        values = {name: part.encoding.decode(stored[name].words) for name, part in self.parts.items()}
+        if not self._epoch_is_cached:
+            missing_N = ~torch.stack([rows.valid for rows in stored.values()]).all(dim=0)
             if missing_N.any():
-                self._fill(said, missing_N, batch)
-        logits = said["logits"] if "logits" in said else batch.labels.new_empty(len(rows_N), 0, dtype=torch.float32)
-        return Output(logits=logits, embedding=said.get("embedding", logits[:, :0]))
+                self._compute_missing(values, missing_N, batch)
+        empty_N0 = batch.labels.new_empty(len(rows_N), 0, dtype=torch.float32)
+        return Output(logits=values.get("logits", empty_N0), embedding=values.get("embedding", empty_N0))
 
-    def _fill(self, said: dict[Part, Tensor], missing_N: Tensor, batch: Batch) -> None:
-        """Run the network on the missing rows, put what it says into `said`, and keep it."""
-        for damaged in [each.answers for each in self.kept.values() if each.answers.num_damaged]:
-            if not self._told_damage:
-                log.warning("%s has damaged rows: they are computed again", damaged.path)
-            self._told_damage = True
-        missing = batch if missing_N.all() else chosen(batch, missing_N)
+    def _compute_missing(self, values: dict[Part, Tensor], missing_N: Tensor, batch: Batch) -> None:
+        """Run the network on the missing rows, put its output into `values`, and cache it."""
+        self._warn_of_corrupt_rows()
+        missing = batch if missing_N.all() else select(batch, missing_N)
         output = self.live(missing)
         rows_M = self.views.row(missing.index, missing.view)
-        for part, each in self.kept.items():
-            fresh_MD: Tensor = getattr(output, part)
-            words_MW = each.coding.encode(fresh_MD)
-            decoded_MD = each.coding.decode(words_MW)
-            fits_M = decoded_MD.isfinite().all(dim=1)  # what float16 cannot hold is computed each time
-            said[part][missing_N] = torch.where(fits_M[:, None], decoded_MD, fresh_MD.float())
-            if self._keeps:
-                self._keep(each, rows_M[fits_M], words_MW[fits_M])
+        for name, part in self.parts.items():
+            computed_MD: Tensor = getattr(output, name)
+            words_MW = part.encoding.encode(computed_MD)
+            decoded_MD = part.encoding.decode(words_MW)
+            fits_M = decoded_MD.isfinite().all(dim=1)  # rows that float16 cannot represent are computed every time
+            values[name][missing_N] = torch.where(fits_M[:, None], decoded_MD, computed_MD.float())
+            if self._can_write:
+                self._write(part, rows_M[fits_M], words_MW[fits_M])
 
-    def _keep(self, kept: CachedPart, rows_M: Tensor, words_MW: Tensor) -> None:
+    def _write(self, part: CachedPart, rows_M: Tensor, words_MW: Tensor) -> None:
         try:
-            kept.shelf.write(rows_M, words_MW)
+            part.store.write(rows_M, words_MW)
         except OSError as error:
-            self._keeps = False
-            log.warning("%s: %s; the teacher's answers are not kept any more", kept.answers.path, error.strerror)
+            self._can_write = False
+            log.warning("%s: %s; no more teacher outputs are cached in this run", part.file.path, error.strerror)
 
-    def prepare(self, data: Pipeline, epoch: int) -> Iterator[float]:
-        """Run the network on the views of an epoch whose answers are missing, in no order.
+    def _warn_of_corrupt_rows(self) -> None:
+        for part in self.parts.values():
+            if part.file.num_corrupt and not self._has_warned_of_corrupt_rows:
+                log.warning("%s: rows with a wrong checksum were found; they are computed again", part.file.path)
+                self._has_warned_of_corrupt_rows = True
 
-        So runs that begin together share the work, each asking on after what the others have kept meanwhile. Views
-        without end are left to the steps, for reading an image twice costs more.
+    def precompute(self, data: Pipeline, epoch: int) -> Iterator[float]:
+        """Run the network on the views of an epoch that are not cached, in random order; yields the progress in [0, 1].
+
+        So runs that begin together share the work, as each skips what the others have cached meanwhile. Unbounded
+        views are left to the training steps, as reading an image twice costs more than sharing the work saves.
         """
-        if self.views.unbounded or not self._keeps:
+        if self.views.unbounded or not self._can_write:
             return
         index_M, view_M = data.epoch_views(epoch)
         rows_M = self.views.row(index_M, view_M)
-        missing = np.random.default_rng().permutation(np.flatnonzero(~self._are_kept(rows_M)))
-        for start in range(0, len(missing), PREPARED):
-            chunk = missing[start : start + PREPARED]
-            chunk = chunk[~self._are_kept(rows_M[chunk])]
-            if len(chunk) and self._keeps:
-                self._answer(data.augmented_batch(index_M[chunk], view_M[chunk]))
-            yield (start + PREPARED) / len(missing)
-        sure = [each.shelf.refresh(rows_M) for each in self.kept.values()]
-        self._is_complete = all(sure)
+        missing = np.random.default_rng().permutation(np.flatnonzero(~self._is_cached(rows_M)))
+        for start in range(0, len(missing), PRECOMPUTE_BATCH_SIZE):
+            chunk = missing[start : start + PRECOMPUTE_BATCH_SIZE]
+            chunk = chunk[~self._is_cached(rows_M[chunk])]
+            if len(chunk) and self._can_write:
+                self._look_up_or_compute(data.augmented_batch(index_M[chunk], view_M[chunk]))
+            yield (start + PRECOMPUTE_BATCH_SIZE) / len(missing)
+        is_complete = [part.store.refresh(rows_M) for part in self.parts.values()]
+        self._epoch_is_cached = all(is_complete)
 
     def seconds_remaining(self, batch: Batch) -> float:
-        """What running the network on the wanted rows that are missing takes about, timed on one batch."""
+        """An estimate of the time that running the network on the missing rows takes, measured on one batch."""
         if not self.num_missing:
             return 0.0
-        self.live(batch)  # the first call also pays for warming up
+        self.live(batch)  # warm-up
         start = time.perf_counter()
         self.live(batch).logits.sum().item()  # waits for the device
         return (time.perf_counter() - start) / len(batch.index) * self.num_missing
 
-    def sample(self) -> tuple[Rows, Rows]:
-        """Index and view of some of the wanted views whose answers are kept."""
-        kept = self._kept_rows()
-        rows = kept[np.linspace(0, len(kept) - 1, min(SAMPLE, len(kept)), dtype=np.int64)]
+    def sample_cached_views(self) -> tuple[Rows, Rows]:
+        """Index and view of a few of the cached rows, to be verified."""
+        cached = self._cached_rows()
+        rows = cached[np.linspace(0, len(cached) - 1, min(NUM_VERIFIED, len(cached)), dtype=np.int64)]
         return rows % self.views.num_images, rows // self.views.num_images
 
-    def check(self, sample: Batch) -> None:
-        """Compare kept answers with what the network says now.
+    def verify(self, batch: Batch) -> None:
+        """Compare the cached outputs for a batch with those that the network returns now.
 
         Raises:
-            UserError: One differs by more than rounding; it names both.
+            UserError: One differs by more than rounding; the message has both.
         """
-        output = self.live(sample)
-        rows_N = self.views.row(sample.index, sample.view)
-        for part, each in self.kept.items():
-            words_NW, whole_N = each.shelf.read(rows_N)
-            kept_ND = each.coding.decode(words_NW)
-            now_ND = each.coding.decode(each.coding.encode(getattr(output, part)))
-            wrong_N = whole_N & ~(each.coding.distance(kept_ND, now_ND) <= self.tolerance)
-            if wrong_N.any():
-                place = int(wrong_N.nonzero()[0])
-                kept, now = _start(kept_ND[place]), _start(now_ND[place])
+        output = self.live(batch)
+        rows_N = self.views.row(batch.index, batch.view)
+        for name, part in self.parts.items():
+            words_NW, valid_N = part.store.read(rows_N)
+            cached_ND = part.encoding.decode(words_NW)
+            computed_ND = part.encoding.decode(part.encoding.encode(getattr(output, name)))
+            is_wrong_N = valid_N & ~(part.encoding.distance(cached_ND, computed_ND) <= self.tolerance)
+            if is_wrong_N.any():
+                i = int(is_wrong_N.nonzero()[0])
                 raise UserError(
-                    f"{each.answers.path}: for image {int(sample.index[place])}, view {int(sample.view[place])}, "
-                    f"{part} {kept} are kept, but the teacher says {now}; "
-                    f"remove {each.answers.path.parent} to have all made anew"
+                    f"{part.file.path}: image {int(batch.index[i])}, view {int(batch.view[i])}: "
+                    f"cached {name} {_first_values(cached_ND[i])} differ from the network's "
+                    f"{_first_values(computed_ND[i])}; remove {part.file.path.parent} to compute the cache again"
                 )
 
-    def _kept_rows(self) -> Rows:
-        return self.wanted[self._are_kept(self.wanted)]
+    def _cached_rows(self) -> Rows:
+        return self.needed_rows[self._is_cached(self.needed_rows)]
 
-    def _are_kept(self, rows_N: Rows) -> NDArray[np.bool_]:
-        there: NDArray[np.bool_] = np.logical_and.reduce(
-            [each.answers.are_there(rows_N) for each in self.kept.values()]
+    def _is_cached(self, rows_N: Rows) -> NDArray[np.bool_]:
+        is_cached_N: NDArray[np.bool_] = np.logical_and.reduce(
+            [part.file.is_written(rows_N) for part in self.parts.values()]
         )
-        return there
+        return is_cached_N
 
 
 def open_cache(
     live: Teacher,
-    folder: Path,
+    root: Path,
     *,
-    about: dict[str, Any],
-    codings: Mapping[Part, Encoding],
+    key: dict[str, Any],
+    encodings: Mapping[Part, Encoding],
     views: Views,
-    wanted: Rows,
+    needed_rows: Rows,
     dtype: torch.dtype,
     device: torch.device,
 ) -> CachedTeacher:
-    """A teacher whose answers are kept under `folder`, in a place of their own for all that `about` says.
+    """A teacher whose outputs are cached in a folder below `root`, one for each key.
 
     Args:
-        about: All that an answer depends on beside the view: plain values. `weights` and `digest` among them; what is
-            kept for an earlier digest of the same weights is removed.
+        key: All that an output depends on beside the view, as plain values. `weights` and `digest` are among them; the
+            caches of an earlier digest of the same weights are removed.
 
     Raises:
-        OSError: Nothing can be kept or read there.
+        OSError: The cache can be neither written nor read.
     """
-    text = json.dumps(about, sort_keys=True)
-    place = folder / hashlib.sha256(text.encode()).hexdigest()[:16]
-    for other in folder.glob(f"*/{ABOUT}"):
-        with suppress(UserError, KeyError, TypeError):  # removed meanwhile, or not ours
-            theirs = read_json(other)
-            if theirs["weights"] == about["weights"] and theirs["digest"] != about["digest"]:
-                shutil.rmtree(other.parent, ignore_errors=True)
-    if not (place / ABOUT).exists():
-        place.mkdir(parents=True, exist_ok=True)
-        write_json(place / ABOUT, about)
-    kept = {}
-    for part, coding in codings.items():
-        answers = RowFile(place / coding.file_name(part), num_rows=views.num_rows, width=coding.width)
-        if answers.was_cut_short and not views.unbounded:
-            log.warning("%s was cut short; what is missing is computed again", answers.path)
-        kept[part] = CachedPart(coding, answers, _shelf(answers, wanted, device))
-    return CachedTeacher(live, kept, views, wanted, tolerance=TOLERANCES[dtype])
+    cache_dir = root / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    _remove_outdated_caches(root, key)
+    if not (cache_dir / KEY_FILE).exists():
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        write_json(cache_dir / KEY_FILE, key)
+    parts = {}
+    for name, encoding in encodings.items():
+        file = RowFile(cache_dir / encoding.file_name(name), num_rows=views.num_rows, width=encoding.width)
+        if file.was_truncated and not views.unbounded:  # unbounded views: a longer run has more rows
+            log.warning("%s: the file was truncated; missing rows are computed again", file.path)
+        parts[name] = CachedPart(encoding, file, _open_store(file, needed_rows, device))
+    return CachedTeacher(live, parts, views, needed_rows, tolerance=TOLERANCES[dtype])
 
 
-def _shelf(answers: RowFile, wanted: Rows, device: torch.device) -> RowStore:
-    if device.type == "cuda" and 2 * answers.width * len(wanted) < torch.cuda.mem_get_info(device)[0] / 4:
-        return DeviceRowStore(answers, wanted, device)
-    return FileRowStore(answers)
+def _remove_outdated_caches(root: Path, key: dict[str, Any]) -> None:
+    for key_file in root.glob(f"*/{KEY_FILE}"):
+        with suppress(UserError, KeyError, TypeError):  # removed by another process meanwhile, or not a cache
+            other = read_json(key_file)
+            if other["weights"] == key["weights"] and other["digest"] != key["digest"]:
+                shutil.rmtree(key_file.parent, ignore_errors=True)
 
 
-def wanted_rows(views: Views, drawn: Iterable[tuple[Rows, Rows]]) -> Rows:
-    """The rows of the (index, view) that the epochs draw, sorted, each once."""
-    return np.unique(np.concatenate([views.row(index, view) for index, view in drawn]))
+def _open_store(file: RowFile, needed_rows: Rows, device: torch.device) -> RowStore:
+    if device.type == "cuda" and 2 * file.width * len(needed_rows) < torch.cuda.mem_get_info(device)[0] / 4:
+        return DeviceRowStore(file, needed_rows, device)
+    return FileRowStore(file)
 
 
-def chosen(batch: Batch, chosen_N: Tensor) -> Batch:
+def unique_rows(views: Views, epoch_views: Iterable[tuple[Rows, Rows]]) -> Rows:
+    """The rows of the (index, view) that epochs draw, sorted, without duplicates."""
+    return np.unique(np.concatenate([views.row(index, view) for index, view in epoch_views]))
+
+
+def select(batch: Batch, selected_N: Tensor) -> Batch:
     """Some samples of a batch."""
-    part = Batch(*(tensor[chosen_N] for tensor in batch))
+    part = Batch(*(tensor[selected_N] for tensor in batch))
     return part._replace(images=part.images.contiguous(memory_format=torch.channels_last))
 
 
-def _start(said_D: Tensor) -> str:
-    return "[" + ", ".join(f"{value:.3g}" for value in said_D[:4].tolist()) + (", ...]" if len(said_D) > 4 else "]")
+def _first_values(values_D: Tensor) -> str:
+    return "[" + ", ".join(f"{value:.3g}" for value in values_D[:4].tolist()) + (", ...]" if len(values_D) > 4 else "]")

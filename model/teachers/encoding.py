@@ -1,4 +1,4 @@
-"""How an answer is kept: what a network says of an image, as words of 16 bits, and back."""
+"""How teacher outputs are stored: one part of an output, a row per image, to 16-bit words and back."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from ..types import Part
 
 
 class Encoding(Protocol):
-    """Turns what a network says of an image into `width` words of 16 bits, and back."""
+    """Converts a part of a network's output, a row of D values per image, to `width` words of 16 bits, and back."""
 
     @property
     def width(self) -> int: ...
 
     def file_name(self, part: Part) -> str:
-        """Tells answers kept in this way from those kept in another."""
+        """The name of the file that holds the part in this encoding: each encoding has files of its own."""
 
-    def encode(self, said_ND: Tensor) -> Tensor:
+    def encode(self, values_ND: Tensor) -> Tensor:
         """(N, D) to int16 (N, width)."""
 
     def decode(self, words_NW: Tensor) -> Tensor:
         """int16 (N, width) to float32 (N, D)."""
 
-    def distance(self, kept_ND: Tensor, now_ND: Tensor) -> Tensor:
-        """How far two decoded answers are apart, as a share of what they could be: (N,)."""
+    def distance(self, cached_ND: Tensor, computed_ND: Tensor) -> Tensor:
+        """How far decoded rows are apart, relative to the size of their values: (N,)."""
 
 
 @dataclass(frozen=True)
@@ -39,22 +39,22 @@ class Float16Encoding:
     def file_name(self, part: Part) -> str:
         return part
 
-    def encode(self, said_ND: Tensor) -> Tensor:
-        return said_ND.half().view(torch.int16)
+    def encode(self, values_ND: Tensor) -> Tensor:
+        return values_ND.half().view(torch.int16)
 
     def decode(self, words_NW: Tensor) -> Tensor:
         return words_NW.view(torch.float16).float()
 
-    def distance(self, kept_ND: Tensor, now_ND: Tensor) -> Tensor:
-        largest_N = now_ND.abs().amax(dim=1).clamp(min=torch.finfo(torch.float16).tiny)
-        return (kept_ND - now_ND).abs().amax(dim=1) / largest_N
+    def distance(self, cached_ND: Tensor, computed_ND: Tensor) -> Tensor:
+        largest_N = computed_ND.abs().amax(dim=1).clamp(min=torch.finfo(torch.float16).tiny)
+        return (cached_ND - computed_ND).abs().amax(dim=1) / largest_N
 
 
 class TopKEncoding:
-    """The k largest of the log-probabilities and their classes; the rest of the mass is spread over the other classes.
+    """The k largest log-probabilities and their classes; the remaining mass is spread evenly over the other classes.
 
     Args:
-        k: How many are kept, below the number of classes.
+        k: Number of classes that are stored, below the number of all classes.
         num_classes: At most 65,536.
     """
 
@@ -66,9 +66,9 @@ class TopKEncoding:
     def file_name(self, part: Part) -> str:
         return f"{part}_top_{self.k}"
 
-    def encode(self, said_ND: Tensor) -> Tensor:
-        top_Nk = said_ND.float().log_softmax(dim=1).topk(self.k, dim=1)
-        classes_Nk = top_Nk.indices.to(torch.int32).to(torch.int16)  # classes from 2^15 on wrap and are unwrapped
+    def encode(self, values_ND: Tensor) -> Tensor:
+        top_Nk = values_ND.float().log_softmax(dim=1).topk(self.k, dim=1)
+        classes_Nk = top_Nk.indices.to(torch.int32).to(torch.int16)  # classes from 2^15 on wrap; decode unwraps them
         return torch.cat([top_Nk.values.half().view(torch.int16), classes_Nk], dim=1)
 
     def decode(self, words_NW: Tensor) -> Tensor:
@@ -78,9 +78,10 @@ class TopKEncoding:
         others_NK = (rest_N1 / (self.num_classes - self.k)).log().repeat(1, self.num_classes)
         return others_NK.scatter(1, classes_Nk, log_p_Nk)
 
-    def distance(self, kept_ND: Tensor, now_ND: Tensor) -> Tensor:
-        return (kept_ND.exp() - now_ND.exp()).abs().amax(dim=1)  # of probabilities: far classes come and go
+    def distance(self, cached_ND: Tensor, computed_ND: Tensor) -> Tensor:
+        # Of probabilities, as classes of almost equal logits swap in and out of the largest k.
+        return (cached_ND.exp() - computed_ND.exp()).abs().amax(dim=1)
 
     def mass(self, words_NW: Tensor) -> Tensor:
-        """Probability that the kept classes have together: (N,)."""
+        """Total probability of the k classes: (N,)."""
         return words_NW[:, : self.k].contiguous().view(torch.float16).float().exp().sum(dim=1)

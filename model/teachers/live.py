@@ -16,23 +16,23 @@ class LiveTeacher:
 
     Args:
         net: The trained network; it is put into eval mode and its parameters are frozen.
-        trained_on: The normalisation that the network was trained with.
-        fed_with: The normalisation of the images that it will be given; where it differs, images are mended.
-        dtype: The number format of its arithmetic.
+        normalisation: The normalisation that the network was trained with.
+        data_normalisation: The normalisation of the batches' images; where it differs, images are renormalised.
+        dtype: The number format of the forward pass.
     """
 
     def __init__(
         self,
         net: nn.Module,
         *,
-        trained_on: Normalisation,
-        fed_with: Normalisation,
+        normalisation: Normalisation,
+        data_normalisation: Normalisation,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
         self.net = to_device(net, device).eval().requires_grad_(False)
-        self.trained_on, self.dtype, self.device = trained_on, dtype, device
-        self._mend = _between(fed_with, trained_on, device)
+        self.normalisation, self.dtype, self.device = normalisation, dtype, device
+        self._scale_and_shift = _renormalisation(data_normalisation, normalisation, device)
         self.num_forwards = 0
 
     @property
@@ -43,26 +43,28 @@ class LiveTeacher:
     def __call__(self, batch: Batch) -> Output:
         self.num_forwards += len(batch.images)
         images = batch.images
-        if self._mend is not None:
-            scale, shift = self._mend
+        if self._scale_and_shift is not None:
+            scale, shift = self._scale_and_shift
             images = images * scale + shift
         with autocast(self.dtype, self.device):
             output: Output = self.net(images)
         return output
 
-    def prepare(self, data: Pipeline, epoch: int) -> Iterator[float]:
+    def precompute(self, data: Pipeline, epoch: int) -> Iterator[float]:
         return iter(())
 
     def seconds_remaining(self, batch: Batch) -> float:
         return 0.0
 
 
-def _between(given: Normalisation, wanted: Normalisation, device: torch.device) -> tuple[Tensor, Tensor] | None:
+def _renormalisation(
+    source: Normalisation, target: Normalisation, device: torch.device
+) -> tuple[Tensor, Tensor] | None:
     """Scale and shift, (C, 1, 1) each, that turn one normalisation into another; None where they are equal."""
-    if given == wanted:
+    if source == target:
         return None
-    mean_given, std_given, mean_wanted, std_wanted = (
+    source_mean, source_std, target_mean, target_std = (
         torch.tensor(values, device=device).view(-1, 1, 1)
-        for values in (given.mean, given.std, wanted.mean, wanted.std)
+        for values in (source.mean, source.std, target.mean, target.std)
     )
-    return std_given / std_wanted, (mean_given - mean_wanted) / std_wanted
+    return source_std / target_std, (source_mean - target_mean) / target_std

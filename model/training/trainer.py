@@ -137,7 +137,7 @@ class Trainer:
             return
         stop = False
         with logger.teacher_progress(epoch + 1) as show:
-            for fraction in self.teacher.prepare(self.data, epoch):
+            for fraction in self.teacher.precompute(self.data, epoch):
                 show(fraction)
                 stop = self.should_stop()
                 if stop:

@@ -209,8 +209,8 @@ def test_kept_answers_are_the_network_s(student: MakeStudent, runtime: Runtime) 
 def refused(student: MakeStudent, make_student: MakeStudent, runtime: Runtime, call: Call) -> tuple[Folder, Called]:
     """A run whose teacher's answers were put into one another's places by hand, and how it ended."""
     cached = cached_teacher(student("first"), runtime)
-    answers = cached.kept["logits"].answers
-    answers.write(cached.wanted, np.roll(answers.read(cached.wanted)[0], 1, axis=0))
+    file, rows = cached.parts["logits"].file, cached.needed_rows
+    file.write(rows, np.roll(file.read(rows)[0], 1, axis=0))
     folder = make_student("second")
     return folder, call(train.main, "--model_dir", folder.path, "--device", "cpu")
 
@@ -223,7 +223,7 @@ def test_answers_of_other_images_end_a_run_in_one_line(refused: tuple[Folder, Ca
 
 def test_run_goes_on_once_wrong_answers_are_removed_as_it_says(refused: tuple[Folder, Called], call: Call) -> None:
     folder, ended = refused
-    shutil.rmtree(ended.err.rstrip().rpartition("; remove ")[2].removesuffix(" to have all made anew"))
+    shutil.rmtree(ended.err.rstrip().rpartition("; remove ")[2].removesuffix(" to compute the cache again"))
     assert call(train.main, "--model_dir", folder.path, "--device", "cpu").status == 0
 
 

@@ -31,7 +31,7 @@ from model.data.memory import MemoryPipeline
 from model.errors import Stopped, UserError
 from model.files import read_json
 from model.registry import DATASETS
-from model.teachers.ensemble import EnsembleTeacher, mean_of_probabilities
+from model.teachers.ensemble import EnsembleTeacher
 from model.teachers.live import LiveTeacher
 from model.training.checkpoint import load_checkpoint, save_checkpoint
 from model.training.trainer import Trainer
@@ -571,7 +571,7 @@ def test_several_teachers_say_the_mean_of_their_probabilities_unless_params_say_
     folder = make_folder(tmp_path / "run", teacher=[str(teacher.path), str(distilled.path)], loss={"kd": {}})
     ensemble = trainer_of(folder, runtime).teacher
     assert isinstance(ensemble, EnsembleTeacher)
-    assert ensemble.mean is mean_of_probabilities
+    assert ensemble.combine == "probabilities"
 
 
 def test_waiting_for_another_s_training_of_the_teacher_can_be_stopped(

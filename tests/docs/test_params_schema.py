@@ -1,4 +1,4 @@
-"""docs/params.schema.json is what the code says, takes every shipped params.json, and refuses wrong ones."""
+"""docs/params.schema.json agrees with the code, accepts every shipped params.json, and rejects wrong ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from model.build.runtime import Runtime
 from model.commands.preflight import check_experiment
 from model.config.legacy import is_flat
 from model.config.params import Params, parse_params
-from model.docs.params_schema import SCHEMA_FILE, arguments, schema
+from model.docs.params_schema import PAGE, params_schema
 from model.home import ROOT
 from model.registry import DATASETS, LOSSES, NETS, OPTIMIZERS, SCHEDULES, Registry
 
@@ -38,17 +38,17 @@ GOOD: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def validator() -> Draft202012Validator:
-    return Draft202012Validator(schema())
+    return Draft202012Validator(params_schema())
 
 
-def test_the_schema_is_a_schema() -> None:
-    Draft202012Validator.check_schema(schema())
+def test_the_schema_is_valid_json_schema() -> None:
+    Draft202012Validator.check_schema(params_schema())
 
 
 def test_the_file_is_up_to_date() -> None:
-    written = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
+    written = json.loads(PAGE.path.read_text(encoding="utf-8"))
 
-    assert written == json.loads(json.dumps(schema())), "the code has changed: python -m model.docs.params_schema"
+    assert written == json.loads(json.dumps(params_schema())), "the code has changed: run make docs"
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -86,7 +86,7 @@ WRONG: dict[str, dict[str, Any]] = {
     "no loss": GOOD | {"loss": {}},
     "too few values": GOOD | {"optimizer": {"name": "adam", "betas": [0.9]}},
     "no teachers": GOOD | {"teacher": []},
-    "an unknown mean of teachers": GOOD | {"teacher": {"model_dir": ["../a", "../b"], "combine": "votes"}},
+    "an unknown way to combine teachers": GOOD | {"teacher": {"model_dir": ["../a", "../b"], "combine": "votes"}},
     "batch size 0": GOOD | {"batch_size": 0},
     "an unknown precision": GOOD | {"precision": "float16"},
 }
@@ -110,23 +110,25 @@ def test_a_wrong_file_is_not_valid(params: dict[str, Any], validator: Draft20201
     ("key", "registry"),
     [("dataset", DATASETS), ("student", NETS), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)],
 )
-def test_every_registered_name_is_offered(key: str, registry: Registry[Any]) -> None:
-    names = [choice["properties"]["name"] for choice in schema()["properties"][key]["oneOf"]]
+def test_every_registered_name_is_in_the_schema(key: str, registry: Registry[Any]) -> None:
+    names = [choice["properties"]["name"] for choice in params_schema()["properties"][key]["oneOf"]]
 
     assert [name["const"] for name in names if "const" in name] == registry.names()
-    assert [name["pattern"] for name in names if "pattern" in name] == [f"^{each}/." for each in registry.families()]
+    assert [name["pattern"] for name in names if "pattern" in name] == [
+        f"^{prefix}/." for prefix in registry.families()
+    ]
 
 
-def test_every_registered_loss_is_offered() -> None:
-    assert list(schema()["properties"]["loss"]["properties"]) == LOSSES.names()
+def test_every_registered_loss_is_in_the_schema() -> None:
+    assert list(params_schema()["properties"]["loss"]["properties"]) == LOSSES.names()
 
 
-@pytest.mark.parametrize("key", schema()["properties"])
-def test_every_key_is_explained(key: str) -> None:
-    assert schema()["properties"][key]["description"]
+@pytest.mark.parametrize("key", params_schema()["properties"])
+def test_every_key_has_a_description(key: str) -> None:
+    assert params_schema()["properties"][key]["description"]
 
 
-LEAST: dict[str, Any] = {"dataset": {"name": "cifar10"}, "student": {"name": "cnn"}}
+MINIMAL: dict[str, Any] = {"dataset": {"name": "cifar10"}, "student": {"name": "cnn"}}
 
 
 def resolved(params: dict[str, Any]) -> Params:
@@ -139,32 +141,16 @@ def resolved(params: dict[str, Any]) -> Params:
 
 
 def test_the_defaults_of_keys_are_those_of_the_code() -> None:
-    defaults = {key: made["default"] for key, made in schema()["properties"].items() if "default" in made}
+    defaults = {key: value["default"] for key, value in params_schema()["properties"].items() if "default" in value}
 
-    assert resolved(LEAST | defaults) == resolved(LEAST)
+    assert resolved(MINIMAL | defaults) == resolved(MINIMAL)
 
 
 @pytest.mark.parametrize(("key", "name"), [("schedule", "onecycle"), ("optimizer", "adam"), ("student", "cnn")])
 def test_the_defaults_of_options_are_those_of_the_code(key: str, name: str) -> None:
-    choices = {choice["properties"]["name"].get("const"): choice for choice in schema()["properties"][key]["oneOf"]}
-    defaults = {option: made["default"] for option, made in choices[name]["properties"].items() if option != "name"}
+    choices = {
+        choice["properties"]["name"].get("const"): choice for choice in params_schema()["properties"][key]["oneOf"]
+    }
+    defaults = {option: value["default"] for option, value in choices[name]["properties"].items() if option != "name"}
 
-    assert resolved(LEAST | {key: {"name": name, **defaults}}) == resolved(LEAST | {key: {"name": name}})
-
-
-def test_arguments_are_read_from_a_docstring() -> None:
-    def documented() -> None:
-        """One line.
-
-        More: than one.
-
-        Args:
-            alpha: Share, in [0, 1]: of the
-                soft part.
-            temperature: Divides.
-
-        Raises:
-            ValueError: Never.
-        """
-
-    assert arguments(documented) == {"alpha": "Share, in [0, 1]: of the soft part.", "temperature": "Divides."}
+    assert resolved(MINIMAL | {key: {"name": name, **defaults}}) == resolved(MINIMAL | {key: {"name": name}})

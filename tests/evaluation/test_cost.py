@@ -1,4 +1,4 @@
-"""What networks cost, against published counts."""
+"""The cost of networks, compared with published counts."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ CASES = [
 ]
 
 
-def empty_net(name: str, num_classes: int = 10, **options: object) -> nn.Module:
+def meta_net(name: str, num_classes: int = 10, **options: object) -> nn.Module:
     with torch.device("meta"):
         net: nn.Module = NETS.build(name, num_classes, **options)
     return net
@@ -74,20 +74,20 @@ def test_a_wide_resnet_costs_what_moonshine_counts(
     conv: str, size: tuple[int, float], counts: tuple[int, float]
 ) -> None:
     depth, width = size
-    found = cost(NETS.build("wrn", 10, depth=depth, width=width, conv=conv), (3, 32, 32))
-    assert (found.parameters, round(found.macs / 1e6, 1)) == counts
+    counted = cost(NETS.build("wrn", 10, depth=depth, width=width, conv=conv), (3, 32, 32))
+    assert (counted.parameters, round(counted.macs / 1e6, 1)) == counts
 
 
 @pytest.mark.parametrize("conv", [conv for conv, row in MOONSHINE.items() if row[-1] is not None])
 def test_a_wide_resnet_of_100_classes_has_the_parameters_that_moonshine_counts(conv: str) -> None:
-    assert parameters_of(empty_net("wrn", 100, depth=40, width=2.0, conv=conv)) == MOONSHINE[conv][-1]
+    assert parameters_of(meta_net("wrn", 100, depth=40, width=2.0, conv=conv)) == MOONSHINE[conv][-1]
 
 
 @pytest.mark.parametrize(("conv", "size", "counts"), [case for case in CASES if case.values[2] is None])
 def test_a_network_that_moonshine_cannot_build_is_refused(conv: str, size: tuple[int, float], counts: None) -> None:
     depth, width = size
     with pytest.raises(OptionError, match=f"conv {conv} cannot have 16 input and .*possible: "):
-        empty_net("wrn", depth=depth, width=width, conv=conv)
+        meta_net("wrn", depth=depth, width=width, conv=conv)
 
 
 @pytest.mark.parametrize(
@@ -95,11 +95,11 @@ def test_a_network_that_moonshine_cannot_build_is_refused(conv: str, size: tuple
     [("Bottle", "Conv", 1_079_642), ("Bottle", "G8B2", 189_914), ("Old", "Conv", 2_244_218), ("Old", "G8B2", 373_370)],
 )
 def test_other_blocks_have_the_parameters_that_moonshine_counts(block: str, conv: str, parameters: int) -> None:
-    assert parameters_of(empty_net("wrn", block=block, conv=conv)) == parameters
+    assert parameters_of(meta_net("wrn", block=block, conv=conv)) == parameters
 
 
 def test_macs_are_exact() -> None:
-    assert cost(empty_net("wrn_40_2"), (3, 32, 32)).macs == 327_599_360
+    assert cost(meta_net("wrn_40_2"), (3, 32, 32)).macs == 327_599_360
 
 
 @pytest.mark.parametrize(
@@ -132,16 +132,16 @@ def test_macs_are_exact() -> None:
     ],
 )
 def test_macs_of_the_zoo_are_the_published_ones(name: str, millions: float) -> None:
-    assert round(cost(empty_net(name, 100), (3, 32, 32)).macs / 1e6, 1) == millions
+    assert round(cost(meta_net(name, 100), (3, 32, 32)).macs / 1e6, 1) == millions
 
 
 @pytest.mark.parametrize(("name", "billions"), [("resnet18_imagenet", 1.814), ("resnet34_imagenet", 3.664)])
 def test_macs_of_imagenet_networks_are_torchvision_s(name: str, billions: float) -> None:
-    assert round(cost(empty_net(name, 1000), (3, 224, 224)).macs / 1e9, 3) == billions
+    assert round(cost(meta_net(name, 1000), (3, 224, 224)).macs / 1e9, 3) == billions
 
 
 class Layers(nn.Module):
-    """One of each kind of layer that is counted, and some that are not; the linear one is used twice."""
+    """One layer of each kind that is counted, and some that are not; the linear layer is used twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -188,5 +188,5 @@ def test_frozen_parameters_are_counted() -> None:
     assert cost(copy.deepcopy(net).requires_grad_(False), (3, 9, 10)) == cost(net, (3, 9, 10))
 
 
-def test_a_cost_is_told_in_words() -> None:
+def test_a_cost_is_written_in_words() -> None:
     assert str(Cost(2_243_546, 327_599_360)) == "2,243,546 parameters, 327,599,360 multiply-accumulates an image"

@@ -1,4 +1,4 @@
-"""Metrics against slow loops, whatever the batches."""
+"""Metrics, compared with slow loops, do not depend on how the samples are batched."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from model.evaluation.cost import Cost
-from model.evaluation.metrics import Predictions, confusion, metrics_of, predictions
+from model.evaluation.metrics import Predictions, confusion_matrix, metrics_of, predict
 from model.evaluation.summary import markdown, per_class
 from model.types import Batch, Output
 
@@ -21,7 +21,7 @@ LOGITS_NK = torch.randn(1000, 10, generator=GENERATOR)
 LABELS_N = torch.where(torch.rand(1000, generator=GENERATOR) < 0.4, LOGITS_NK.argmax(dim=1), torch.arange(1000) % 10)
 
 
-class SaysTheImage(nn.Module):
+class PixelsAsLogits(nn.Module):
     """Its logits are the image's pixels."""
 
     def forward(self, images: Tensor) -> Output:
@@ -36,7 +36,7 @@ def batches(batch_size: int) -> Iterator[Batch]:
 
 
 def metrics_in_batches_of(batch_size: int) -> dict[str, float]:
-    return metrics_of(predictions(SaysTheImage(), batches(batch_size), dtype=torch.float32, device=CPU))
+    return metrics_of(predict(PixelsAsLogits(), batches(batch_size), dtype=torch.float32, device=CPU))
 
 
 def test_metrics_are_counts_and_sums_over_samples() -> None:
@@ -46,8 +46,8 @@ def test_metrics_are_counts_and_sums_over_samples() -> None:
         correct += higher == 0
         among_five += higher < 5
         loss += np.log(np.exp(scores).sum()) - scores[label]
-    found = metrics_in_batches_of(100)
-    assert found == {
+    metrics = metrics_in_batches_of(100)
+    assert metrics == {
         "accuracy": correct / 1000,
         "top5_accuracy": among_five / 1000,
         "loss": pytest.approx(loss / 1000, rel=1e-12),
@@ -60,25 +60,25 @@ def test_metrics_do_not_depend_on_the_batch_size(batch_size: int) -> None:
     assert metrics_in_batches_of(batch_size) == metrics_in_batches_of(1000)
 
 
-@pytest.mark.parametrize(("num_classes", "told"), [(5, False), (6, True)])
-def test_top_5_is_told_where_it_says_something(num_classes: int, told: bool) -> None:
-    found = metrics_of(Predictions(LOGITS_NK[:, :num_classes], LABELS_N % num_classes, torch.arange(len(LABELS_N))))
-    assert ("top5_accuracy" in found) is told
+@pytest.mark.parametrize(("num_classes", "expected"), [(5, False), (6, True)])
+def test_top_5_accuracy_needs_six_classes(num_classes: int, expected: bool) -> None:
+    metrics = metrics_of(Predictions(LOGITS_NK[:, :num_classes], LABELS_N % num_classes, torch.arange(len(LABELS_N))))
+    assert ("top5_accuracy" in metrics) is expected
 
 
-def test_every_exit_is_counted_and_all_together_by_the_mean_of_their_probabilities() -> None:
+def test_every_exit_has_an_accuracy_and_all_together_that_of_their_mean_probabilities() -> None:
     labels = torch.tensor([0, 1, 2, 0])
     early = torch.tensor([[2.0, 0.0, 0.0], [0.0, 3.0, 0.0], [9.0, 0.0, 0.0], [0.0, 0.0, 1.0]])  # right, right, no, no
     last = torch.tensor([[0.0, 1.0, 0.0], [9.0, 0.0, 0.0], [0.0, 0.0, 3.0], [4.0, 0.0, 0.0]])  # no, no, right, right
-    found = metrics_of(Predictions(last, labels, labels, (early, early)))
-    assert (found["exit_1_accuracy"], found["exit_2_accuracy"], found["accuracy"]) == (0.5, 0.5, 0.5)
+    metrics = metrics_of(Predictions(last, labels, labels, (early, early)))
+    assert (metrics["exit_1_accuracy"], metrics["exit_2_accuracy"], metrics["accuracy"]) == (0.5, 0.5, 0.5)
     # Sums of probabilities: 1.79 of 3 for class 0, 1.82 for class 1, 2.05 for class 0, 1.39 for class 0. By the mean of
     # logits the second would be wrong: 9 outweighs 3 + 3.
-    assert found["ensemble_accuracy"] == 0.75
+    assert metrics["ensemble_accuracy"] == 0.75
 
 
-class Sensitive(nn.Module):
-    """Batch norm and dropout: what must not act, nor change, in an evaluation."""
+class BatchNormAndDropout(nn.Module):
+    """Batch norm and dropout: layers that train mode would change, or that would change the outputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,35 +91,35 @@ class Sensitive(nn.Module):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_evaluation_leaves_the_network_as_it_was(training: bool) -> None:
-    net = Sensitive().train(training)
+    net = BatchNormAndDropout().train(training)
     before = copy.deepcopy(net.state_dict())
-    predictions(net, batches(100), dtype=torch.float32, device=CPU)
+    predict(net, batches(100), dtype=torch.float32, device=CPU)
     assert net.training is training
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
 
 
-def test_evaluation_neither_drops_nor_tracks() -> None:
-    net = Sensitive()
-    first, labels, *_ = predictions(net, batches(100), dtype=torch.float32, device=CPU)
-    second, *_ = predictions(net, batches(7), dtype=torch.float32, device=CPU)
+def test_evaluation_applies_no_dropout_and_builds_no_graph() -> None:
+    net = BatchNormAndDropout()
+    first, labels, *_ = predict(net, batches(100), dtype=torch.float32, device=CPU)
+    second, *_ = predict(net, batches(7), dtype=torch.float32, device=CPU)
     torch.testing.assert_close(first, second)
     assert not first.requires_grad
     assert torch.equal(labels, LABELS_N)
 
 
-def test_predictions_come_in_float32_whatever_was_computed_in() -> None:
-    logits, *_ = predictions(Sensitive(), batches(100), dtype=torch.bfloat16, device=CPU)
+def test_predictions_are_float32_whatever_the_precision() -> None:
+    logits, *_ = predict(BatchNormAndDropout(), batches(100), dtype=torch.bfloat16, device=CPU)
     assert logits.dtype == torch.float32
 
 
-def test_confusion_counts_pairs_of_true_and_predicted_class() -> None:
+def test_confusion_matrix_counts_pairs_of_true_and_predicted_class() -> None:
     expected = np.zeros((10, 10), int)
     for scores, label in zip(LOGITS_NK.numpy(), LABELS_N.tolist(), strict=True):
         expected[label, scores.argmax()] += 1
-    assert confusion(LOGITS_NK, LABELS_N).tolist() == expected.tolist()
+    assert confusion_matrix(LOGITS_NK, LABELS_N).tolist() == expected.tolist()
 
 
-def test_class_table_says_what_each_class_is_taken_for() -> None:
+def test_class_rows_have_the_most_frequent_mistake() -> None:
     rows = per_class(torch.tensor([[5, 3, 2], [0, 4, 0], [1, 0, 9]]), ["cat", "dog", "ship"])
     assert rows == [
         {"class": "cat", "images": 10, "accuracy": 0.5, "precision": 5 / 6, "taken_for": "dog", "times": 3},
@@ -128,26 +128,26 @@ def test_class_table_says_what_each_class_is_taken_for() -> None:
     ]
 
 
-def test_class_without_a_sample_has_no_accuracy_and_one_never_named_no_precision() -> None:
+def test_class_without_a_sample_has_no_accuracy_and_one_never_predicted_no_precision() -> None:
     rows = per_class(torch.tensor([[0, 0], [3, 0]]), ["cat", "dog"])
     assert rows[0] == {"class": "cat", "images": 0, "accuracy": None, "precision": 0.0, "taken_for": None, "times": 0}
     assert rows[1] == {"class": "dog", "images": 3, "accuracy": 0.0, "precision": None, "taken_for": "cat", "times": 3}
 
 
-def test_page_shows_every_exit_and_all_together() -> None:
+def test_summary_has_the_accuracy_of_every_exit_and_their_ensemble() -> None:
     exits = {"exit_1_accuracy": 0.6657, "exit_2_accuracy": 0.7469, "ensemble_accuracy": 0.79}
     metrics = {"accuracy": 0.78, "loss": 0.5, "num_samples": 100} | exits
     page = markdown("title", metrics, Cost(1234, 5_600_000), per_class(torch.eye(2), ["cat", "dog"]))
     assert "\n\nexit 1 66.57 %, exit 2 74.69 %, ensemble 79.00 %\n\n" in page
 
 
-def test_page_of_a_network_without_early_exits_has_no_line_for_them() -> None:
+def test_summary_of_a_network_without_early_exits_has_no_line_for_them() -> None:
     metrics = {"accuracy": 0.78, "loss": 0.5, "num_samples": 100}
     page = markdown("title", metrics, Cost(1234, 5_600_000), per_class(torch.eye(2), ["cat", "dog"]))
     assert "accuracy 78.00 %, loss 0.5000, 100 images\n\n1,234 parameters" in page
 
 
-def test_page_shows_missing_values_as_dashes() -> None:
+def test_summary_has_dashes_for_missing_values() -> None:
     rows = per_class(torch.tensor([[0, 0], [1, 2]]), ["cat", "dog"])
     page = markdown("title", {"accuracy": 2 / 3, "loss": 0.5, "num_samples": 12345}, Cost(1234, 5_600_000), rows)
     assert "accuracy 66.67 %, loss 0.5000, 12,345 images" in page

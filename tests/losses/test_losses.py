@@ -421,7 +421,9 @@ class Linear(nn.Module):
 def test_student_and_loss_get_a_gradient_and_the_teacher_none(row: Row) -> None:
     same = Normalisation(mean=(0.5,) * 3, std=(0.2,) * 3)
     net = Linear(5, TEACHER)
-    teacher = LiveTeacher(net, trained_on=same, fed_with=same, dtype=torch.float32, device=torch.device("cpu"))
+    teacher = LiveTeacher(
+        net, normalisation=same, data_normalisation=same, dtype=torch.float32, device=torch.device("cpu")
+    )
     student = Linear(5, TEACHER if "widths" in row.unlike else STUDENT)
     seen = batch(4, 5)
     loss = prepared(row, student(seen.images), teacher(seen))

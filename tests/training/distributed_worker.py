@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from model.errors import UserError
-from model.evaluation.metrics import metrics_of, predictions
+from model.evaluation.metrics import metrics_of, predict
 from model.losses.base import DistillLoss
 from model.losses.objective import Objective
 from model.registry import LOSSES
@@ -85,7 +85,7 @@ def trainer_of(path: Path, world: World = SINGLE_PROCESS) -> Trainer:
         objective.prepare(LossContext(student=said, teacher=said, labels=labels, seed=0, views_shown=data.views_shown))
 
     def evaluate(net: nn.Module, split: Split) -> dict[str, float]:
-        said = predictions(net, data.eval_batches(split, 7, world.shard), dtype=torch.float32, device=CPU)
+        said = predict(net, data.eval_batches(split, 7, world.shard), dtype=torch.float32, device=CPU)
         return metrics_of(said.gather(lambda rows: world.all_gather(rows, data.size(split))))
 
     trained = [*student.parameters(), *objective.parameters()]

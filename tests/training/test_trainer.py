@@ -208,7 +208,7 @@ def test_student_that_is_its_teacher_has_nothing_to_learn(tmp_path: Path) -> Non
 class Prepares(LiveTeacher):
     """A teacher that does something four times ahead of an epoch."""
 
-    def prepare(self, data: Pipeline, epoch: int) -> Iterator[float]:
+    def precompute(self, data: Pipeline, epoch: int) -> Iterator[float]:
         self.shares = 0
         for share in (0.25, 0.5, 0.75, 1.0):
             self.shares += 1
@@ -217,7 +217,9 @@ class Prepares(LiveTeacher):
 
 def test_run_that_is_stopped_while_its_teacher_is_asked_takes_no_step(tmp_path: Path) -> None:
     net = seeded(SmallNet, 1)
-    teacher = Prepares(net, trained_on=NORMALISATION, fed_with=NORMALISATION, dtype=torch.float32, device=CPU)
+    teacher = Prepares(
+        net, normalisation=NORMALISATION, data_normalisation=NORMALISATION, dtype=torch.float32, device=CPU
+    )
     trainer = toy_trainer(tmp_path, teacher=teacher, objective=Objective(ONLY_TEACHER), should_stop=lambda: True)
     with pytest.raises(Stopped):
         trainer.fit()
@@ -234,7 +236,11 @@ class AnswersTheNeighbour(LiveTeacher):
 def test_answers_of_other_images_are_not_nothing_to_learn(tmp_path: Path) -> None:
     student = seeded(LinearNet, 1)
     teacher = AnswersTheNeighbour(
-        copy.deepcopy(student), trained_on=NORMALISATION, fed_with=NORMALISATION, dtype=torch.float32, device=CPU
+        copy.deepcopy(student),
+        normalisation=NORMALISATION,
+        data_normalisation=NORMALISATION,
+        dtype=torch.float32,
+        device=CPU,
     )
     trainer = toy_trainer(
         tmp_path,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from model.config.folder import Folder
 from model.data.memory import Arrays, Augmentation, MemoryPipeline, MemorySource
-from model.evaluation.metrics import metrics_of, predictions
+from model.evaluation.metrics import metrics_of, predict
 from model.losses.ce import CrossEntropy
 from model.losses.objective import Objective
 from model.teachers.live import LiveTeacher
@@ -81,7 +81,9 @@ def open_data(val_size: int = 20, *, strong_view: bool = False) -> MemoryPipelin
 
 
 def live_teacher(net: nn.Module) -> LiveTeacher:
-    return LiveTeacher(net, trained_on=NORMALISATION, fed_with=NORMALISATION, dtype=torch.float32, device=CPU)
+    return LiveTeacher(
+        net, normalisation=NORMALISATION, data_normalisation=NORMALISATION, dtype=torch.float32, device=CPU
+    )
 
 
 def toy_trainer(path: Path, **changes: Any) -> Trainer:
@@ -93,7 +95,7 @@ def toy_trainer(path: Path, **changes: Any) -> Trainer:
     trained = [*student.parameters(), *objective.parameters()]
 
     def evaluate(net: nn.Module, split: Split) -> dict[str, float]:
-        return metrics_of(predictions(net, data.eval_batches(split, 7), dtype=torch.float32, device=CPU))
+        return metrics_of(predict(net, data.eval_batches(split, 7), dtype=torch.float32, device=CPU))
 
     step: dict[str, Any] = {
         "student": student,

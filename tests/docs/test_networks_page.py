@@ -1,4 +1,4 @@
-"""docs/networks.md names every network, with the numbers that the code gives."""
+"""docs/networks.md lists every network, with its size as counted."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from model.docs.networks import PAGE, origin, page
+from model.docs.networks_page import PAGE, origin
 from model.registry import NETS
 
-TEXT = PAGE.read_text(encoding="utf-8")
+TEXT = PAGE.path.read_text(encoding="utf-8")
 ROWS = {
     cells[0].strip("`"): cells[1:]
     for line in TEXT.splitlines()
@@ -18,7 +18,7 @@ ROWS = {
 
 
 def test_the_table_is_up_to_date() -> None:
-    assert page(TEXT) == TEXT, "the code has changed: python -m model.docs.networks"
+    assert PAGE.is_up_to_date(), "the code has changed: run make docs"
 
 
 def test_every_network_is_in_the_table() -> None:
@@ -50,12 +50,12 @@ def test_numbers_are_the_published_ones(name: str, expected: list[str]) -> None:
         ),
     ],
 )
-def test_the_origin_is_that_of_the_head_comment(file: str, expected: str) -> None:
+def test_the_origin_is_read_from_the_module_s_docstring(file: str, expected: str) -> None:
     assert origin(f"model.nets.{file}") == expected
 
 
-def test_the_text_names_no_network_that_is_not_there() -> None:
+def test_the_text_names_registered_networks_only() -> None:
     families = tuple(f"{family}/" for family in NETS.families())
-    named = re.findall(r'"name": "([^"]+)"', TEXT)
-    assert named
-    assert all(name in NETS.names() or name.startswith(families) for name in named)
+    names = re.findall(r'"name": "([^"]+)"', TEXT)
+    assert names
+    assert all(name in NETS.names() or name.startswith(families) for name in names)

@@ -1,4 +1,4 @@
-"""The CIFAR-100 benchmark's folders are its networks by its recipe, and its page has what was published."""
+"""The CIFAR-100 benchmark's folders have its networks and its recipe, and its page the published accuracies."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from model.docs.cifar100 import FOLDER, PAGE, page
+from model.docs.cifar100_page import BENCHMARK, PAGE
 from model.files import read_json
 from model.home import ROOT
 from model.registry import LOSSES
 from model.report.published import PUBLISHED_FILE, first_published, read_published
 
-PARAMETERS = read_json(FOLDER / "search.json")["parameters"]
+PARAMETERS = read_json(BENCHMARK / "search.json")["parameters"]
 PAIRS, METHODS = PARAMETERS["pair"]["choices"], PARAMETERS["method"]["choices"]
 TWO_STAGES = {"ab", "fsp", "ft"}
-PUBLISHED = read_published(FOLDER)
+PUBLISHED = read_published(BENCHMARK)
 SLOW = {"mobilenetv2", "shufflev1", "shufflev2"}
 
 
-def test_there_are_thirteen_pairs_called_by_their_networks() -> None:
+def test_there_are_thirteen_pairs_named_by_their_networks() -> None:
     assert len(PAIRS) == 13
     for name, pair in PAIRS.items():
         teacher = read_json(ROOT / pair["teacher"] / "params.json")["student"]["name"]
@@ -31,7 +31,7 @@ def test_the_learning_rate_is_that_of_the_student() -> None:
     assert rates == {student: 0.01 if student in SLOW else 0.05 for student in rates}
 
 
-@pytest.mark.parametrize("folder", sorted({FOLDER, *(ROOT / pair["teacher"] for pair in PAIRS.values())}))
+@pytest.mark.parametrize("folder", sorted({BENCHMARK, *(ROOT / pair["teacher"] for pair in PAIRS.values())}))
 def test_teachers_and_students_have_one_recipe(folder: Path) -> None:
     params = read_json(folder / "params.json")
     assert params["optimizer"] == {
@@ -46,13 +46,13 @@ def test_teachers_and_students_have_one_recipe(folder: Path) -> None:
     assert params["dataset"] == {"name": "cifar100", "val_size": 0}
 
 
-def test_published_rows_are_of_methods_pairs_and_sources_that_there_are() -> None:
-    told = read_json(FOLDER / PUBLISHED_FILE)
+def test_published_rows_are_of_known_methods_pairs_and_sources() -> None:
+    published = read_json(BENCHMARK / PUBLISHED_FILE)
     assert {row.method for row in PUBLISHED} - TWO_STAGES <= set(METHODS)
     assert set(LOSSES.names()) >= TWO_STAGES
     assert {pair for row in PUBLISHED for pair in row.accuracies} == set(PAIRS)
-    assert {row.source for row in PUBLISHED} == set(told["sources"])
-    assert {pair.partition("-")[0] for pair in PAIRS} == set(told["teachers"])
+    assert {row.source for row in PUBLISHED} == set(published["sources"])
+    assert {pair.partition("-")[0] for pair in PAIRS} == set(published["teachers"])
 
 
 @pytest.mark.parametrize(
@@ -73,5 +73,4 @@ def test_numbers_are_the_published_ones(method: str, pair: str, percent: float) 
 
 
 def test_the_page_is_up_to_date() -> None:
-    text = PAGE.read_text(encoding="utf-8")
-    assert page(text) == text, "the file has changed: python -m model.docs.cifar100"
+    assert PAGE.is_up_to_date(), "published.json has changed: run make docs"
