@@ -93,7 +93,7 @@ class RayExecutor:
         ExecutorOption("jobs", positive_int, "runs at a time (default: as many as fit)", "N"),
         CPUS,
         ExecutorOption("gpus", number_of_gpus, "GPUs per run, such as 1 or 0.5 (default: 1 if there are any)", "N"),
-        ExecutorOption("address", str, "the cluster's (default: RAY_ADDRESS, or that of this machine's cluster)"),
+        ExecutorOption("address", str, "of the head node (default: RAY_ADDRESS, or this machine's cluster)"),
     )
 
     def __init__(self, ray: Any, resources: RayResources, *, search_dir: Path, max_jobs: int) -> None:
