@@ -33,7 +33,7 @@ MAX_RETRIES = 2  # of a task whose worker or node died
 POLL_SECONDS = 0.2
 CONNECT_SECONDS = 10.0
 CHECK_SECONDS = 30.0  # for all nodes to read a file
-KILL_SECONDS = 10.0  # for a node to obey the command to kill a job
+KILL_SECONDS = 10.0  # for a node to kill a job on command; then Ray kills it
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class SubmittedTask:
 
     Args:
         object_ref: Ray's reference to the task's result.
-        force_at: When Ray is to kill the task's worker, as it has not obeyed.
+        force_at: When Ray is to kill the task's worker, as it has not killed the job.
     """
 
     job: Job
@@ -186,7 +186,7 @@ class RayExecutor:
             self.ray.cancel(task.object_ref)
 
     def _update(self) -> None:
-        """See which tasks have ended, and have those killed by force that have not obeyed."""
+        """See which tasks have ended, and kill by force those that should have been killed by now."""
         if time.monotonic() < self._next_poll:
             return
         self._next_poll = time.monotonic() + POLL_SECONDS

@@ -45,7 +45,7 @@ DEFAULT_JOBS = 32
 SQUEUE_SECONDS = 3.0  # between two calls of squeue
 RESULT_SECONDS = 30.0  # after a job has left the queue, for its result to appear on a shared file system
 RESUBMIT_SECONDS = 60.0  # after sbatch rejected a job
-KILL_SECONDS = 10.0  # for a node to obey the command to kill a job
+KILL_SECONDS = 10.0  # for a node to kill a job on command; then SLURM kills it
 CHECK_MINUTES = 5
 COMPLETING = "COMPLETING"  # the state of a job that is ending
 SHARED = "the search's folder, this package and its Python must be on a file system that all nodes share"
@@ -221,11 +221,11 @@ class SlurmExecutor:
                 cancel(submitted.id)
 
     def _read_end(self, submitted: SubmittedJob) -> JobEnd | None:
-        obeyed = None  # how a job without a result has ended, if that is what the driver wanted
+        requested = None  # the end of a job that the driver has stopped or killed before it had a result
         if submitted.command is not None:
-            obeyed = JobEnd(-signal.SIGKILL if submitted.command == "kill" else -signal.SIGTERM)
+            requested = JobEnd(-signal.SIGKILL if submitted.command == "kill" else -signal.SIGTERM)
         if submitted.id is None:
-            return obeyed
+            return requested
         if (result := read_result(self.folder, submitted.id)) is not None:
             outcome, value = result
             if outcome == "success":
@@ -235,8 +235,8 @@ class SlurmExecutor:
             submitted.missing_since = None
             return None
         submitted.missing_since = submitted.missing_since or time.monotonic()
-        if obeyed or time.monotonic() < submitted.missing_since + RESULT_SECONDS:
-            return obeyed
+        if requested or time.monotonic() < submitted.missing_since + RESULT_SECONDS:
+            return requested
         return JobEnd(-signal.SIGKILL, lost_job(self.folder, submitted.id))
 
 

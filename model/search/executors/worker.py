@@ -1,4 +1,4 @@
-"""The worker of a cluster's job: runs the job's command on a node, and obeys the driver's commands.
+"""The worker of a cluster's job: runs it on a node, and stops or kills it when the driver commands so.
 
 The driver's commands are files in the run's folder. Signals are left to the cluster: what they mean differs from site
 to site, and some reach the job's process alone, others all that it has started.
@@ -22,7 +22,7 @@ from .process import POLL_SECONDS, Process
 
 PACKAGE_PARENT = Path(__file__).absolute().parents[3]  # holds this package: a checkout's root, or site-packages
 
-COMMAND_FILE = ".order"  # the driver's command to the job; jobs of earlier versions know it by this name
+COMMAND_FILE = ".order"  # the driver's command; jobs of earlier versions read the same name
 NODE_FILE = "node.json"  # the node that runs the job; exists only meanwhile
 COMMAND_POLL_SECONDS = 0.5
 
@@ -31,7 +31,7 @@ WorkerCommand = Literal["stop", "kill"]
 
 def send_command(job: Job, command: WorkerCommand) -> None:
     """Have a job stop or be killed, on whichever node it is, and also if it has yet to begin."""
-    with suppress(OSError):  # the disk is full; then the job is killed as one that does not obey
+    with suppress(OSError):  # the disk is full; then the executor ends the job by force
         write_text(job.folder / COMMAND_FILE, command)
 
 
@@ -57,7 +57,7 @@ def is_running(job: Job) -> bool:
 def run_job(
     job: Job, environment: Mapping[str, str], *, name: str, is_preempted: Callable[[], bool] = lambda: False
 ) -> JobEnd:
-    """Run a job to its end on this node, and obey the driver's commands meanwhile.
+    """Run a job to its end on this node, or as far as the driver's commands let it.
 
     Args:
         environment: Variables that the command gets beside those of this process.
@@ -76,7 +76,7 @@ def run_job(
                 next_poll = time.monotonic() + COMMAND_POLL_SECONDS
                 command = read_command(job)
                 if process is not None:
-                    obey(command, process)
+                    apply_command(command, process)
                 elif command or is_preempted():
                     return JobEnd(-signal.SIGTERM)
                 elif not folder.is_busy():  # an attempt that was killed may still be saving
@@ -90,7 +90,7 @@ def run_job(
         (job.folder / NODE_FILE).unlink(missing_ok=True)
 
 
-def obey(command: str | None, process: Process) -> None:
+def apply_command(command: str | None, process: Process) -> None:
     if command == "stop":
         process.stop()
     elif command == "kill":
