@@ -160,11 +160,9 @@ class SlurmExecutor:
         if self._queue is None:
             raise UserError("squeue failed, so it is unknown which runs are in SLURM's queue already")
         name = job_name(job)
-        ids = [
-            job_id
-            for job_id, (state, queued_name) in self._queue.items()
-            if queued_name == name and state != COMPLETING
-        ]
+        queued = [id_ for id_, (state, name_) in self._queue.items() if name_ == name and state != COMPLETING]
+        # SLURM lists a job for a moment after its result was written.
+        ids = [id_ for id_ in queued if read_result(self.folder, id_) is None]
         if not ids:
             return None
         (job.folder / worker.COMMAND_FILE).unlink(missing_ok=True)  # an earlier driver's

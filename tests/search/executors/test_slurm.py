@@ -15,7 +15,7 @@ import pytest
 from model.errors import UserError
 from model.search.executors.base import Job, JobEnd
 from model.search.executors.slurm import SlurmExecutor, job_name
-from model.search.executors.slurm_commands import SbatchError, SlurmOptions, cancel, sbatch
+from model.search.executors.slurm_commands import SbatchError, SlurmOptions, cancel, read_queue, sbatch
 from tests.search.executors.clusters import PATIENCE, SlurmCluster
 from tests.search.executors.test_executors import IGNORES_SIGTERM, SAVES_ON_SIGTERM, end_of, python, wait_for_log
 from tests.search.fake_search import FakeSearch, is_alive, wait_until
@@ -253,6 +253,19 @@ def test_the_next_driver_attaches_to_a_pending_job_too(tmp_path: Path, slurm: Sl
     slurm.start_now(next(iter(slurm.jobs())))
     assert end_of(second, handle) == JobEnd(0)
     assert (tmp_path / "run" / "stdout.log").read_text() == "done\n"
+
+
+def test_no_driver_attaches_to_a_job_that_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = python(tmp_path / "run", SAVES_ON_SIGTERM)
+    executor = executor_in(tmp_path)
+    handle = executor.submit(job)
+    wait_for_log(tmp_path / "run", "ready")
+    queue = read_queue()
+    executor.stop(handle)
+    assert end_of(executor, handle) == JobEnd(75)
+    monkeypatch.setattr("model.search.executors.slurm.read_queue", lambda: queue)  # SLURM lags behind the result
+    assert [name for _, name in (queue or {}).values()] == [handle]
+    assert executor_in(tmp_path).attach(job) is None
 
 
 def test_restart_is_refused_while_a_job_of_an_earlier_call_runs(
