@@ -297,7 +297,7 @@ def test_a_dry_run_checks_every_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_searching_does_not_import_torch() -> None:
     program = (
-        "import sys, model.search.driver, model.search.local, model.search.tied;"
+        "import sys, model.search.driver, model.search.executors.local, model.search.executors.die_with_parent;"
         "loaded = {name.partition('.')[0] for name in sys.modules};"
         "assert not loaded & {'torch', 'torchvision', 'numpy', 'optuna'}"
     )
