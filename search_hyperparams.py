@@ -21,7 +21,7 @@ from model.errors import EXIT_DONE, EXIT_STOPPED, UserError
 from model.home import ROOT
 from model.search.driver import Final, search
 from model.search.estimate import num_to_come, told_time
-from model.search.executors.options import add_options, engine_maker
+from model.search.executors.options import add_options, executor_factory
 from model.search.pareto import pareto_table
 from model.search.plan import listing, make_plan, summary
 from model.search.run_queue import FailurePolicy
@@ -45,7 +45,7 @@ def main() -> int:
         raise UserError("--top K and --final_seeds N go together")
     limits = FailurePolicy(args.retries, args.max_failures, args.time_limit)
     final = Final(args.top, args.final_seeds) if args.top is not None else None
-    make_engine = engine_maker(args)
+    make_engine = executor_factory(args)
 
     from model.build.experiment import Experiment  # after the options: --help need not wait for torch
     from model.build.runtime import Runtime, find_device
@@ -70,10 +70,10 @@ def main() -> int:
         runtime = Runtime(device=find_device(args.device), data_dir=data_dir)
 
         def measure(params: Params, path: Path) -> float | None:
-            return estimate_run_seconds(Experiment(path.parent, runtime, params=params), threads=engine.threads)
+            return estimate_run_seconds(Experiment(path.parent, runtime, params=params), threads=engine.threads_per_job)
 
         num_final = final.top * final.num_seeds if final else 0
-        print(told_time(plan, engine.at_once, measure, num_final=num_final))
+        print(told_time(plan, engine.max_jobs, measure, num_final=num_final))
         print(listing(plan))
         return EXIT_DONE
     status = search(

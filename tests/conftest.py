@@ -16,6 +16,7 @@ from model.build.runtime import Runtime
 from model.cli import run_script
 from model.config.folder import Folder
 from model.evaluation import latency
+from model.registry import EXECUTORS
 from tests.small_experiments import InThisProcess, Workshop, make_workshop
 
 NUM_CLASSES = 10
@@ -120,4 +121,4 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 
 @pytest.fixture
 def searches_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.search.executors.options.LocalExecutor", InThisProcess)
+    monkeypatch.setitem(EXECUTORS._functions, "local", InThisProcess)

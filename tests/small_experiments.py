@@ -110,17 +110,18 @@ class InThisProcess:
     def for_runs(cls, num_runs: int, **_: Any) -> InThisProcess:
         return cls()
 
-    at_once = threads = 1
+    OPTIONS = ()
+    max_jobs = threads_per_job = 1
 
     def describe(self) -> str:
         return "one at a time"
 
-    def has_room(self) -> bool:
+    def can_submit(self) -> bool:
         return not self._ended
 
     def submit(self, job: Job) -> JobHandle:
         with pytest.MonkeyPatch.context() as patched, job.log.open("a") as output:
-            patched.setattr(sys, "argv", [*job.whole_command()[1:]])
+            patched.setattr(sys, "argv", [*job.argv()[1:]])
             with redirect_stdout(output), redirect_stderr(output), pytest.raises(SystemExit) as ended:
                 run_script(train.main)
         handle = JobHandle(str(job.folder))

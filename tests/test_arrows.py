@@ -63,7 +63,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "model.losses": ("model.registry", *GROUND),
     "model.data": ("model.registry", *GROUND),
     # what looks at folders and JSON only
-    "model.search": ("model.config", *GROUND),
+    "model.search": ("model.config", "model.registry", *GROUND),
     "model.report": ("model.config", "model.search.space", *GROUND),
     "model.config": ("model.errors", "model.files", "model.home", "model.logs"),
     # the ground

@@ -153,7 +153,7 @@ class RunQueue:
     def _fill(self) -> bool:
         """Begin as many runs as there is room for, and say whether more may follow."""
         while self._may_begin() and (self._waiting or self.proposals):
-            if not self.engine.has_room():
+            if not self.engine.can_submit():
                 return True
             run = self._next()
             if run is None:

@@ -241,9 +241,9 @@ def test_a_run_that_takes_too_long_fails_and_the_rest_goes_on(
 ) -> None:
     fake = FakeSearch(tmp_path, {"seconds": [30, 0]}, student={"seconds": 0})
     assert fake.run(jobs=1, limits=FailurePolicy(time_limit=1)) == 1
-    assert "seconds_30: failed (it took longer than 1 s) after 1 s" in capsys.readouterr().err
+    assert "seconds_30: failed (time limit of 1 s exceeded) after 1 s" in capsys.readouterr().err
     assert [fake.state(run) for run in ("seconds_30", "seconds_0")] == ["failed", "finished"]
-    assert fake.read("seconds_30", "run.json")["error"] == "it took longer than 1 s"
+    assert fake.read("seconds_30", "run.json")["error"] == "time limit of 1 s exceeded"
     assert fake.run(limits=FailurePolicy(time_limit=1)) == 1
     assert fake.begun() == ["seconds_30", "seconds_0", "seconds_30"]
 
@@ -304,9 +304,9 @@ def test_a_place_that_has_no_room_yet_is_waited_for(tmp_path: Path, search: dict
     class NotYet(LocalExecutor):
         asked = 0
 
-        def has_room(self) -> bool:
+        def can_submit(self) -> bool:
             self.asked += 1
-            return self.asked > 5 and super().has_room()
+            return self.asked > 5 and super().can_submit()
 
     fake = FakeSearch(tmp_path, search["parameters"], search=search)
     assert fake.run(engine=NotYet.for_runs) == 0
@@ -317,7 +317,7 @@ def test_a_place_that_can_never_do_the_runs_is_told_before_any_begins(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Nowhere(LocalExecutor):
-        def has_room(self) -> bool:
+        def can_submit(self) -> bool:
             raise UserError("no node has 9 GPUs")
 
     fake = FakeSearch(tmp_path, ALPHAS)

@@ -251,7 +251,7 @@ def test_a_dry_run_prints_the_plan(
         f"to be trained first: {tmp_path}/experiments/one",
     ]
     assert re.fullmatch(
-        r"1 at once, \d+ threads? each: .*python.* .*/train\.py --device auto --data_dir .* --model_dir RUN", lines[2]
+        r"1 at a time, \d+ threads? each: .*python.* .*/train\.py --device auto --data_dir .* --model_dir RUN", lines[2]
     )
     assert lines[3] == "time: about 45 s, 1 to do of 45 s each (mean of 1 finished; beside what is trained first)"
     assert lines[4:] == ["  alpha_0.1  finished", "  alpha_0.5  new"]
@@ -297,7 +297,7 @@ def test_a_dry_run_checks_every_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_searching_does_not_import_torch() -> None:
     program = (
-        "import sys, model.search.driver, model.search.local, model.search.tied;"
+        "import sys, model.search.driver, model.search.executors.local, model.search.executors.die_with_parent;"
         "loaded = {name.partition('.')[0] for name in sys.modules};"
         "assert not loaded & {'torch', 'torchvision', 'numpy', 'optuna'}"
     )

@@ -1,1 +1,3 @@
-"""Where the runs of a search are done: on this machine, on Ray, on SLURM."""
+"""Executors of runs, one file each. Importing this package registers them: a new one is a file and a name here."""
+
+from . import local, ray, slurm

@@ -1,82 +1,81 @@
-"""What the driver asks of a place where runs are done: local.py, on_ray.py and slurm.py are some.
+"""The interface between the search's driver and an executor: local.py, ray.py and slurm.py implement it.
 
-The run's folder is the only channel between driver and run: an engine starts a command and says how it ended, and knows
-nothing of epochs or accuracies.
+The run's folder is the only channel between driver and run: an executor starts a command and reports how it ended. It
+knows nothing of epochs or accuracies.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, NewType, Protocol
 
 from ...config.folder import Folder
 
-JobHandle = NewType(
-    "JobHandle", str
-)  # a name that another driver can still make sense of: a process, a job of a cluster
+GRACE_SECONDS = 120.0  # for a run to finish its step and save after SIGTERM; then it is killed
 
-GRACE_SECONDS = 120.0  # for a run to end its step and save; then it is killed
+JobHandle = NewType("JobHandle", str)  # the job's key in its executor
 
 
 @dataclass(frozen=True)
 class Job:
-    """A command that brings the run of one folder to its end.
+    """A command that runs one folder's experiment to its end.
 
     Args:
-        when_new: Options that are added as long as no run has begun in the folder: an attempt that follows one that
-            was killed must not begin anew, whoever starts it.
-        time_limit: Seconds after which it is stopped and counts as failed; counted from where it begins or goes on.
-        grace: Seconds that it has to save before it is killed, once its time is over.
+        options_if_new: Added to the command as long as no run has begun in the folder. `--restart` is one: an attempt
+            that follows a killed one must not start over, whoever starts it.
+        time_limit: Seconds after which it is stopped and counts as failed; counted anew by each attempt.
+        grace_seconds: Time to save between SIGTERM and SIGKILL, once the time limit is exceeded.
     """
 
     folder: Path
     command: tuple[str, ...]
-    when_new: tuple[str, ...] = ()
+    options_if_new: tuple[str, ...] = ()
     time_limit: float | None = None
-    grace: float = GRACE_SECONDS
+    grace_seconds: float = GRACE_SECONDS
 
     @property
     def log(self) -> Path:
-        """Where everything that the command prints is appended."""
+        """The command's stdout and stderr are appended here."""
         return self.folder / "stdout.log"
 
-    def whole_command(self) -> tuple[str, ...]:
-        """What is to be started now."""
-        return self.command if Folder(self.folder).run.exists() else (*self.command, *self.when_new)
+    def argv(self) -> tuple[str, ...]:
+        """The command as it has to be started now."""
+        return self.command if Folder(self.folder).run.exists() else (*self.command, *self.options_if_new)
 
 
 class JobEnd(NamedTuple):
     """How a job ended.
 
     Args:
-        status: Its exit status; minus the signal's number where one killed it.
-        why: What the engine did to it, or what became of it, if that is why it ended: it failed, whatever its status.
+        status: The exit status, or minus the number of the signal that killed it, as in `Popen.returncode`.
+        error: Why the executor ended it, or how it was lost. The job then failed, whatever its status.
     """
 
     status: int
-    why: str | None = None
+    error: str | None = None
 
 
 class Executor(Protocol):
-    """Does jobs, so many at once."""
+    """Executes jobs, a limited number at a time."""
 
     @property
-    def at_once(self) -> int:
-        """How many jobs, at most."""
+    def max_jobs(self) -> int:
+        """The number of jobs at a time, at most."""
 
     @property
-    def threads(self) -> int:
-        """How many each job has."""
+    def threads_per_job(self) -> int:
+        """The number of CPU threads that each job has."""
 
     def describe(self) -> str:
-        """How many jobs at once, and with what: one line of the plan."""
+        """The number of jobs at a time and the resources of each: one line of the plan."""
 
-    def has_room(self) -> bool:
-        """Whether one more job would be taken now.
+    def can_submit(self) -> bool:
+        """Whether one more job can be submitted now.
 
         Raises:
-            UserError: None ever would be, as somebody asked for what this place does not have.
+            UserError: No job can ever run with the requested resources.
         """
 
     def submit(self, job: Job) -> JobHandle:
@@ -87,16 +86,19 @@ class Executor(Protocol):
         """
 
     def attach(self, job: Job) -> JobHandle | None:
-        """The job that an earlier driver submitted for this folder, where jobs outlive drivers and it has not ended."""
+        """The job that an earlier driver submitted for this folder, if jobs outlive drivers and it has not ended."""
 
     def poll(self, handle: JobHandle) -> JobEnd | None:
-        """How a job ended, or None as long as it has not.
+        """How a job ended, or None while it has not.
 
-        A job whose end was told is forgotten.
+        The handle is invalid once this has returned a JobEnd.
         """
 
     def stop(self, handle: JobHandle) -> None:
-        """Ask a job to save and end; returns at once."""
+        """Have a job save and exit; returns immediately."""
 
     def kill(self, handle: JobHandle) -> None:
-        """End a job at once, with all processes that it started."""
+        """Kill a job with all processes that it started."""
+
+
+ExecutorFactory = Callable[[int], Executor]  # the number of runs -> their executor

@@ -1,6 +1,6 @@
-"""Become a command that gets SIGTERM when the process that started it ends, even by SIGKILL. Linux only.
+"""Run a command that gets SIGTERM when its parent process ends, even if that was killed. Linux only.
 
-    python die_with_parent.py PROCESS COMMAND ...
+    python die_with_parent.py PARENT_PID COMMAND ...
 
 Not Popen's `preexec_fn`, which may deadlock in a program that has threads, as all have that import torch.
 """
@@ -12,14 +12,14 @@ import os
 import signal
 import sys
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h; it outlives exec, and it fires when the starting thread ends
+PR_SET_PDEATHSIG = 1  # linux/prctl.h; it survives exec, and it is sent when the parent's thread ends
 
 
 def main() -> None:
-    process, *command = sys.argv[1:]
+    parent_pid, *command = sys.argv[1:]
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != int(process):
-        sys.exit(f"process {process} ended before this one began")
+    if os.getppid() != int(parent_pid):
+        sys.exit(f"the parent process {parent_pid} has ended already")
     os.execvp(command[0], command)
 
 

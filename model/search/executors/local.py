@@ -1,4 +1,4 @@
-"""Runs as sub-processes of this machine, each with its share of the cores and one GPU where there are some."""
+"""Runs as subprocesses of this machine, each with its share of the cores and one GPU where there are some."""
 
 from __future__ import annotations
 
@@ -9,73 +9,90 @@ from contextlib import suppress
 from pathlib import Path
 
 from ...errors import UserError
+from ...registry import EXECUTORS
 from .base import Job, JobEnd, JobHandle
+from .options import ExecutorOption, positive_int
 from .process import Process
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
+@EXECUTORS.register("local")
 class LocalExecutor:
-    """Sub-processes in slots.
+    """Subprocesses, one per slot.
 
     Args:
-        slots: What each job that runs at the same time gets: variables of its environment.
+        slots: The environment variables of each job that runs at the same time.
     """
+
+    OPTIONS = (
+        ExecutorOption("jobs", positive_int, "runs at a time (default: one per GPU, else one per core)", "N"),
+        ExecutorOption("runs_per_gpu", positive_int, "runs that share a GPU", "N"),
+    )
 
     def __init__(self, slots: Sequence[dict[str, str]]) -> None:
         self.slots = tuple(slots)
-        self._free = list(slots)
+        self._free_slots = list(slots)
         self._running: dict[JobHandle, tuple[Process, dict[str, str]]] = {}
 
     @classmethod
     def for_runs(
-        cls, num_runs: int, *, jobs: int | None = None, device: str = "auto", runs_per_gpu: int | None = None
+        cls,
+        num_runs: int,
+        *,
+        search_dir: Path | None = None,
+        device: str = "auto",
+        jobs: int | None = None,
+        runs_per_gpu: int | None = None,
     ) -> LocalExecutor:
-        """Slots for so many runs, never more of them than runs.
+        """Slots for a number of runs, at most one per run.
 
         Args:
-            jobs: Runs at once; by default as many as share the GPUs, else one a core: two runs that share two cores by
-                threads are several times slower than the same runs with one core each.
-            device: As train.py's; "cpu" hides the GPUs from the runs.
-            runs_per_gpu: How many runs share a GPU, at most; by default one, or as many as `jobs` asks for.
+            search_dir: Not used.
+            device: As of train.py; "cpu" hides the GPUs from the runs.
+            jobs: Runs at a time; by default as many as share the GPUs, else one per core: two runs that share two
+                cores by threads are several times slower than the same runs with one core each.
+            runs_per_gpu: The number of runs that share a GPU, at most; by default one, or what `jobs` leads to.
         """
         gpus = [] if device == "cpu" else visible_gpus()
         if runs_per_gpu is not None and not gpus:
             raise UserError(f"--runs_per_gpu {runs_per_gpu}: no GPU is visible")
-        most = len(gpus) * (runs_per_gpu or 1)
-        at_once = jobs or most or (1 if device == "cuda" else num_cores())  # 1: a GPU, but we cannot count them
+        num_on_gpus = len(gpus) * (runs_per_gpu or 1)
+        # With "cuda", but without GPUs that we can count, there is at least one.
+        num_slots = jobs or num_on_gpus or (1 if device == "cuda" else num_cores())
         if runs_per_gpu is not None:
-            at_once = min(at_once, most)
-        num_slots = max(1, min(at_once, num_runs))
+            num_slots = min(num_slots, num_on_gpus)
+        num_slots = max(1, min(num_slots, num_runs))
         threads = str(max(1, num_cores() // num_slots))
         slots = [{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} for _ in range(num_slots)]
-        for number, slot in enumerate(slots):
+        for index, slot in enumerate(slots):
             if gpus:
-                slot["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
+                slot["CUDA_VISIBLE_DEVICES"] = gpus[index % len(gpus)]
             elif device == "cpu":
                 slot["CUDA_VISIBLE_DEVICES"] = ""
         return cls(slots)
 
     @property
-    def at_once(self) -> int:
+    def max_jobs(self) -> int:
         return len(self.slots)
 
     @property
-    def threads(self) -> int:
+    def threads_per_job(self) -> int:
         return int(self.slots[0]["OMP_NUM_THREADS"])
 
     def describe(self) -> str:
         gpus = {slot["CUDA_VISIBLE_DEVICES"] for slot in self.slots if slot.get("CUDA_VISIBLE_DEVICES")}
         on_gpus = f" on {len(gpus)} GPU{'s' * (len(gpus) > 1)}" if gpus else ""
-        return f"{self.at_once} at once{on_gpus}, {self.threads} thread{'s' * (self.threads != 1)} each"
+        threads = f"{self.threads_per_job} thread{'s' * (self.threads_per_job != 1)}"
+        return f"{self.max_jobs} at a time{on_gpus}, {threads} each"
 
-    def has_room(self) -> bool:
-        return bool(self._free)
+    def can_submit(self) -> bool:
+        return bool(self._free_slots)
 
     def submit(self, job: Job) -> JobHandle:
-        process = Process(job, self._free[0])
-        handle = JobHandle(str(process.number))
-        self._running[handle] = process, self._free.pop(0)
+        process = Process(job, self._free_slots[0])
+        handle = JobHandle(str(process.pid))
+        self._running[handle] = process, self._free_slots.pop(0)
         return handle
 
     def attach(self, job: Job) -> JobHandle | None:
@@ -86,7 +103,7 @@ class LocalExecutor:
         end = process.poll()
         if end is not None:
             del self._running[handle]
-            self._free.append(slot)
+            self._free_slots.append(slot)
         return end
 
     def stop(self, handle: JobHandle) -> None:
@@ -97,7 +114,7 @@ class LocalExecutor:
 
 
 def num_cores() -> int:
-    """Cores that this process may use: its affinity's, or a container's quota where that is less."""
+    """Cores that this process may use: those of its affinity, or a container's quota where that is less."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with suppress(OSError, ValueError):  # no such file, or the quota is "max"
         quota, period = CPU_QUOTA.read_text().split()
@@ -106,12 +123,12 @@ def num_cores() -> int:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs as CUDA_VISIBLE_DEVICES names them, found without loading CUDA."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        return [gpu.strip() for gpu in chosen.split(",") if gpu.strip() not in ("", "-1")]
+    """The GPUs as CUDA_VISIBLE_DEVICES names them, listed without loading CUDA."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [gpu.strip() for gpu in visible.split(",") if gpu.strip() not in ("", "-1")]
     try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout
+        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return []
-    return [str(number) for number in range(sum(line.startswith("GPU ") for line in listed.splitlines()))]
+    return [str(index) for index in range(sum(line.startswith("GPU ") for line in listing.splitlines()))]

@@ -1,106 +1,157 @@
-"""Which engine does the runs: the options of the command line, and the engine that they ask for."""
+"""The command-line options of all executors, and the executor that a command line selects.
+
+An executor is a class registered in EXECUTORS. It declares its options, and its constructor takes their values:
+
+    @EXECUTORS.register("slurm")
+    class SlurmExecutor:
+        OPTIONS = (CPUS, ExecutorOption("partition", str, "partition of the jobs"))
+
+        @classmethod
+        def for_runs(cls, num_runs, *, search_dir, device, cpus=1, partition=None): ...
+
+An option of several executors is one option of the command line; the selected executor parses its text.
+"""
 
 from __future__ import annotations
 
 import re
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, cast
 
 from ...errors import UserError
-from .base import Executor
-from .local import LocalExecutor
+from ...registry import EXECUTORS
+from .base import Executor, ExecutorFactory
 
-MakeEngine = Callable[[int], Executor]  # of the number of runs
+
+@dataclass(frozen=True)
+class ExecutorOption:
+    """A command-line option of an executor.
+
+    Args:
+        name: Without dashes; the keyword argument of `for_runs`.
+        parse: Converts the text; raises ArgumentTypeError.
+        is_required: Whether the executor needs it.
+        is_repeatable: Whether it may be given several times; its value is then a tuple.
+    """
+
+    name: str
+    parse: Callable[[str], Any]
+    help: str
+    metavar: str | None = None
+    is_required: bool = False
+    is_repeatable: bool = False
+
+
+class ExecutorClass(Protocol):
+    """What a file of this package registers."""
+
+    OPTIONS: Sequence[ExecutorOption]
+
+    def for_runs(self, num_runs: int, *, search_dir: Path, device: str, **options: Any) -> Executor:
+        """Create an executor for a number of runs.
+
+        Args:
+            search_dir: The search's folder.
+            device: As of train.py: "auto", "cpu" or "cuda".
+            options: Values of those of its OPTIONS that the command line has.
+
+        Raises:
+            UserError: A package or a cluster is missing, or the cluster lacks the requested resources.
+        """
 
 
 def add_options(parser: ArgumentParser) -> None:
-    """The options that say where runs are done, and with what."""
-    add = parser.add_argument_group("where runs are done").add_argument
-    add("--engine", choices=ENGINES, default="local", help="this machine (default), or a cluster")
-    add("--jobs", type=int, help="runs at once (default: one a GPU, else one a core; ray: what fits; slurm: 32)")
-    add("--time_limit", type=seconds, metavar="TIME", help="a run that takes longer has failed: minutes, or H:MM:SS")
-    add("--runs_per_gpu", type=int, metavar="N", help="local: how many runs share a GPU")
-    add("--cpus", type=int, metavar="N", help="ray, slurm: cores of a run (default: 1)")
-    add("--gpus", metavar="N", help="ray, slurm: GPUs of a run, such as 1, with ray also 0.5, with slurm also a100:1")
-    add("--address", help="ray: the cluster's (default: RAY_ADDRESS, or the one that this machine is part of)")
-    add("--partition", help="slurm: where jobs go")
-    add("--time", type=seconds, help="slurm: of a job, in minutes, or as D-HH:MM:SS; what takes longer is requeued")
-    add("--sbatch", action="append", metavar="KEY[=VALUE]", help="slurm: one more option of sbatch, such as mem=16G")
+    """Add `--engine` and the options of all executors."""
+    group = parser.add_argument_group("where runs are executed")
+    group.add_argument(
+        "--engine", choices=EXECUTORS.names(), default="local", help="this machine (default), or a cluster"
+    )
+    group.add_argument(
+        "--time_limit", type=duration, metavar="TIME", help="a run that takes longer fails: minutes, or H:MM:SS"
+    )
+    for name, by_executor in options_by_name().items():
+        option = next(iter(by_executor.values()))
+        action = "append" if option.is_repeatable else "store"
+        group.add_argument(f"--{name}", action=action, metavar=option.metavar, help=help_text(by_executor))
 
 
-def engine_maker(args: Namespace) -> MakeEngine:
-    """What makes the engine that a command line asks for.
+def executor_factory(args: Namespace) -> ExecutorFactory:
+    """The constructor of the executor that a command line selects, with its options; takes the number of runs.
 
     Raises:
-        UserError: An option that this engine does not have, or a wrong value.
+        UserError: An option that this executor does not have, a missing one, or a wrong value.
     """
-    for engines, names in OPTIONS.items():
-        for name in names:
-            if getattr(args, name) is not None and args.engine not in engines:
-                raise UserError(f"--{name} belongs to --engine {' and '.join(engines)}, not to {args.engine}")
-    for name in ("jobs", "cpus", "runs_per_gpu"):
-        if (number := getattr(args, name)) is not None and number < 1:
-            raise UserError(f"--{name} must be 1 or more, got {number}")
-    return ENGINES[args.engine](args)
+    executor_class = get_executor_class(args.engine)
+    options: dict[str, Any] = {}
+    for name, by_executor in options_by_name().items():
+        text = getattr(args, name)
+        if args.engine in by_executor:
+            options |= parse_option(by_executor[args.engine], text, args.engine)
+        elif text is not None:
+            raise UserError(f"--{name} belongs to --engine {' and '.join(by_executor)}, not to {args.engine}")
+    return partial(executor_class.for_runs, search_dir=args.parent_dir, device=args.device, **options)
 
 
-def local(args: Namespace) -> MakeEngine:
-    return partial(LocalExecutor.for_runs, jobs=args.jobs, device=args.device, runs_per_gpu=args.runs_per_gpu)
+def options_by_name() -> dict[str, dict[str, ExecutorOption]]:
+    """Name of an option -> executors that have it -> their declarations of it."""
+    options: dict[str, dict[str, ExecutorOption]] = {}
+    for executor in EXECUTORS.names():
+        for option in get_executor_class(executor).OPTIONS:
+            options.setdefault(option.name, {})[executor] = option
+    return options
 
 
-def ray(args: Namespace) -> MakeEngine:
-    from .ray import RayExecutor
+def get_executor_class(name: str) -> ExecutorClass:
+    return cast(ExecutorClass, EXECUTORS[name])
 
+
+def help_text(by_executor: dict[str, ExecutorOption]) -> str:
+    """The help of an option, after the names of the executors that it is for."""
+    executors: dict[str, list[str]] = {}
+    for executor, option in by_executor.items():
+        executors.setdefault(option.help, []).append(executor)
+    return "; ".join(f"{', '.join(names)}: {text}" for text, names in executors.items())
+
+
+def parse_option(option: ExecutorOption, text: str | Sequence[str] | None, executor: str) -> dict[str, Any]:
+    """The option's name with its value, or nothing where the command line does not have it.
+
+    Raises:
+        UserError: It is required, or its value is wrong.
+    """
+    if text is None:
+        if option.is_required:
+            raise UserError(f"--engine {executor} needs --{option.name}: {option.help}")
+        return {}
     try:
-        gpus = None if args.gpus is None else float(args.gpus)
+        value = option.parse(text) if isinstance(text, str) else tuple(option.parse(each) for each in text)
+    except ArgumentTypeError as error:
+        raise UserError(f"--{option.name} {error}") from None
+    return {option.name: value}
+
+
+def positive_int(text: str) -> int:
+    try:
+        number = int(text)
     except ValueError:
-        raise UserError(f"--gpus of --engine ray must be a number, got {args.gpus}") from None
-    return partial(
-        RayExecutor.for_runs,
-        folder=args.parent_dir,
-        address=args.address,
-        jobs=args.jobs,
-        cpus=args.cpus or 1,
-        gpus=gpus,
-        device=args.device,
-    )
+        number = 0
+    if number < 1:
+        raise ArgumentTypeError(f"must be a whole number, 1 or more, got {text}")
+    return number
 
 
-def slurm(args: Namespace) -> MakeEngine:
-    from .slurm import SlurmExecutor
-    from .slurm_commands import SlurmOptions
-
-    if args.time is None:
-        raise UserError("--engine slurm needs --time, of one job; a run that takes longer is requeued and goes on")
-    gpus = args.gpus or ("0" if args.device == "cpu" else "1")
-    if not re.fullmatch(r"([\w.-]+:)?\d+", gpus):
-        raise UserError(f"--gpus of --engine slurm must be a whole number, or as in a100:1, got {gpus}")
-    flags = [flag.lstrip("-").partition("=") for flag in args.sbatch or ()]
-    asked = SlurmOptions(
-        minutes=int(args.time // 60),
-        cpus=args.cpus or 1,
-        gpus=gpus,
-        partition=args.partition,
-        flags={name: value if equals else True for name, equals, value in flags},
-    )
-    return partial(SlurmExecutor.for_runs, folder=args.parent_dir / ".slurm", asked=asked, jobs=args.jobs)
-
-
-ENGINES: dict[str, Callable[[Namespace], MakeEngine]] = {"local": local, "ray": ray, "slurm": slurm}
-OPTIONS = {  # which engines have an option; all others belong to every engine
-    ("local",): ("runs_per_gpu",),
-    ("ray", "slurm"): ("cpus", "gpus"),
-    ("ray",): ("address",),
-    ("slurm",): ("partition", "time", "sbatch"),
-}
-
-
-def seconds(text: str) -> float:
-    """A time as SLURM writes it: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]]."""
+def duration(text: str) -> float:
+    """Seconds of a time in SLURM's notation: minutes, M:SS, H:MM:SS, D-H, D-H:MM or D-H:MM:SS."""
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
     if match is None or not re.search("[1-9]", text):
         raise ArgumentTypeError(f"must be minutes, or H:MM:SS, or D-HH:MM:SS, got {text}")
-    days, first, second, third = (int(each or 0) for each in match.groups())
-    counts_hours = match[1] is not None or match[4] is not None
-    return 86400.0 * days + (3600 * first + 60 * second + third if counts_hours else 60 * first + second)
+    days, first, second, third = (int(number or 0) for number in match.groups())
+    begins_with_hours = match[1] is not None or match[4] is not None
+    return 86400.0 * days + (3600 * first + 60 * second + third if begins_with_hours else 60 * first + second)
+
+
+CPUS = ExecutorOption("cpus", positive_int, "CPU cores per run (default: 1)", "N")

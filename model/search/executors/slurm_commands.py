@@ -1,14 +1,16 @@
-"""SLURM's commands, as far as a search needs them, and what submitit leaves of a job.
+"""SLURM's commands as the search uses them, and the files that submitit keeps of a job.
 
-`sacct` is not asked, as many sites have none.
+`sacct` is not used, as many sites have no accounting.
 """
 
 from __future__ import annotations
 
 import os
 import pickle
+import re
 import shlex
 import subprocess
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -16,19 +18,21 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError, last_line
-from ...home import ROOT
 from ...logs import format_duration
+from .options import duration
+from .worker import PACKAGE_PARENT
 
 INSTALL = 'pip install "submitit>=1.5.3,<2"'
-SHORTEST_MINUTES = 3  # submitit takes any signal in a shorter job for the end of its time
-MOST_TIMEOUTS = 1000
-NOTICE_SECONDS = 120  # before the end of its time a job is told; less in a short one
-COMMAND_SECONDS = 60.0
+MIN_MINUTES = 3  # submitit takes any signal in a shorter job for its time limit
+MAX_TIMEOUTS = 1000
+SIGNAL_DELAY_SECONDS = 120  # of sbatch's --signal: before the time limit of a job; less in a short one
+COMMAND_SECONDS = 60.0  # for a command to return
 
-# What sbatch is told by us, and so not by --sbatch. Without signal and requeue a run would end with its first job.
-OPTIONS = {"partition": "--partition", "time": "--time", "gpus-per-node": "--gpus", "cpus-per-task": "--cpus"}
+# Options of sbatch that have an option of their own here.
+OWN_OPTIONS = {"partition": "--partition", "time": "--time", "gpus-per-node": "--gpus", "cpus-per-task": "--cpus"}
 
-OURS = (
+# Options of sbatch that the search sets. Without signal and requeue a run would end with its first job.
+RESERVED = (
     "job-name",
     "signal",
     "requeue",
@@ -45,12 +49,12 @@ OURS = (
 
 @dataclass(frozen=True)
 class SlurmOptions:
-    """What sbatch is asked for.
+    """The resources of a job, and further options of sbatch.
 
     Args:
-        minutes: After which SLURM ends a job, which is then requeued and goes on.
+        minutes: Time limit of a job, which is then requeued and resumes its run.
         gpus: As in sbatch's --gpus-per-node: "1", "a100:2"; "0" for none.
-        flags: Further options of sbatch, without dashes in front; True for one without a value.
+        flags: Further options of sbatch, without leading dashes; True for one without a value.
     """
 
     minutes: int
@@ -59,77 +63,91 @@ class SlurmOptions:
     partition: str | None = None
     flags: Mapping[str, str | bool] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        if self.minutes < SHORTEST_MINUTES:
-            raise UserError(f"--time must be {SHORTEST_MINUTES} minutes or more, got {self.minutes}")
-        for name in self.flags:
-            if name in OPTIONS:
-                raise UserError(f"--sbatch {name}: say {OPTIONS[name]} instead")
-            if name in OURS:
-                raise UserError(f"--sbatch {name} is set by the search itself")
-
     @property
-    def notice(self) -> int:
-        """Seconds before the end of its time at which a job is told."""
-        return min(NOTICE_SECONDS, self.minutes * 60 // 3)
+    def signal_delay(self) -> int:
+        """Seconds before the time limit at which a job gets a signal."""
+        return min(SIGNAL_DELAY_SECONDS, self.minutes * 60 // 3)
 
-    def parameters(self) -> dict[str, Any]:
-        """The same for submitit."""
-        more: dict[str, Any] = {"requeue": True} | dict(self.flags)
+    def submitit_parameters(self) -> dict[str, Any]:
+        """The arguments of submitit's `update_parameters`."""
+        flags: dict[str, Any] = {"requeue": True} | dict(self.flags)
         if self.gpus != "0":
-            more["gpus-per-node"] = self.gpus
-        # The environment comes from the driver. `srun` no longer takes the cores of `sbatch` for its own by itself.
+            flags["gpus-per-node"] = self.gpus
+        # The environment is the driver's. `srun` does not by itself use as many cores as `sbatch` was given.
         setup = [
-            f"export PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}",
+            f"export PYTHONPATH={shlex.quote(str(PACKAGE_PARENT))}${{PYTHONPATH:+:$PYTHONPATH}}",
             "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",
         ]
         return {
             "time": self.minutes,
             "cpus_per_task": self.cpus,
-            "signal_delay_s": self.notice,
-            "additional_parameters": more,
+            "signal_delay_s": self.signal_delay,
+            "additional_parameters": flags,
             "setup": setup,
         } | ({"partition": self.partition} if self.partition else {})
 
     def __str__(self) -> str:
         gpus = "" if self.gpus == "0" else f", {self.gpus} GPU{'s' * (self.gpus != '1')}"
         cores = f"{self.cpus} core{'s' * (self.cpus > 1)}"
-        where = f" in partition {self.partition}" if self.partition else ""
-        return f"{cores}{gpus} each{where}, requeued after {format_duration(60 * self.minutes)}"
+        partition = f" in partition {self.partition}" if self.partition else ""
+        return f"{cores}{gpus} each{partition}, requeued after {format_duration(60 * self.minutes)}"
 
 
-class Refused(Exception):
-    """sbatch took no job; the message says why."""
+def job_minutes(text: str) -> int:
+    minutes = int(duration(text) // 60)
+    if minutes < MIN_MINUTES:
+        raise ArgumentTypeError(f"must be {MIN_MINUTES} minutes or more, got {minutes}")
+    return minutes
 
 
-def sbatch(folder: Path, asked: SlurmOptions, name: str, function: Callable[..., Any], *arguments: Any) -> str:
-    """Put a function into the queue; returns the job's number.
+def gpus_per_node(text: str) -> str:
+    if not re.fullmatch(r"([\w.-]+:)?\d+", text):
+        raise ArgumentTypeError(f"of --engine slurm must be a whole number, or as in a100:1, got {text}")
+    return text
+
+
+def sbatch_flag(text: str) -> tuple[str, str | bool]:
+    """An option of sbatch without leading dashes, and its value."""
+    name, equals, value = text.lstrip("-").partition("=")
+    if name in OWN_OPTIONS:
+        raise ArgumentTypeError(f"{name}: use {OWN_OPTIONS[name]} instead")
+    if name in RESERVED:
+        raise ArgumentTypeError(f"{name} is set by the search itself")
+    return name, value if equals else True
+
+
+class SbatchError(Exception):
+    """sbatch rejected a job; the message is its own."""
+
+
+def sbatch(folder: Path, options: SlurmOptions, name: str, function: Callable[..., Any], *arguments: Any) -> str:
+    """Submit a function as a job; returns the job's ID.
 
     Raises:
-        Refused: It is not in the queue.
+        SbatchError: It is not in the queue.
     """
     submitit = import_submitit()
-    executor = submitit.SlurmExecutor(folder=folder / "%j", max_num_timeout=MOST_TIMEOUTS)
-    executor.update_parameters(job_name=name, **asked.parameters())
+    executor = submitit.SlurmExecutor(folder=folder / "%j", max_num_timeout=MAX_TIMEOUTS)
+    executor.update_parameters(job_name=name, **options.submitit_parameters())
     try:
-        with _not_a_job():
+        with _without_slurm_variables():
             return str(executor.submit(function, *arguments).job_id)
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError, OSError) as error:
-        raise Refused(last_line(str(error))) from None
+        raise SbatchError(last_line(str(error))) from None
 
 
-Queue = dict[str, tuple[str, str]]  # number of each of the user's jobs that wait or run -> state and name
+Queue = dict[str, tuple[str, str]]  # ID of each of the user's jobs that are pending or running -> its state and name
 
 
 def read_queue() -> Queue | None:
-    """All of the user's jobs in one question; None where squeue does not answer."""
+    """All of the user's jobs with one call; None if squeue fails."""
     command = ["squeue", "--me", "--noheader", "--array", "--format=%i|%T|%j"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=COMMAND_SECONDS).stdout
+        output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=COMMAND_SECONDS).stdout
     except (subprocess.SubprocessError, OSError):
         return None
-    rows = [line.split("|", 2) for line in told.splitlines()]
-    return {number: (state, name) for number, state, name in rows}
+    rows = [line.split("|", 2) for line in output.splitlines()]
+    return {job_id: (state, name) for job_id, state, name in rows}
 
 
 def cancel(*arguments: str) -> None:
@@ -137,36 +155,38 @@ def cancel(*arguments: str) -> None:
         subprocess.run(["scancel", *arguments], capture_output=True, check=False, timeout=COMMAND_SECONDS)
 
 
-def result_of(folder: Path, number: str) -> tuple[str, Any] | None:
-    """What submitit left of a job: "success" and a value, or "error" and a traceback; None as long as there is none."""
-    path = import_submitit().core.utils.JobPaths(folder / "%j", job_id=number).result_pickle
+def read_result(folder: Path, job_id: str) -> tuple[str, Any] | None:
+    """The result that submitit wrote: "success" and a value, or "error" and a traceback; None while there is none."""
+    path: Path = import_submitit().core.utils.JobPaths(folder / "%j", job_id=job_id).result_pickle
     try:
-        if path not in path.parent.iterdir():  # a listing is newer than what a shared file system remembers of a name
+        if path not in path.parent.iterdir():  # a listing is newer than a shared file system's cache of single names
             return None
         outcome, value = pickle.loads(path.read_bytes())
     except FileNotFoundError:
         return None
+    except (AttributeError, ImportError) as error:  # an object of another version of this package
+        return "error", f"its result cannot be read ({error})"
     return outcome, value
 
 
-def last_words(folder: Path, number: str) -> str:
-    """What SLURM wrote into the log of a job that is gone; its own announcements stand between stars."""
-    path = import_submitit().core.utils.JobPaths(folder / "%j", job_id=number).stderr
+def last_message(folder: Path, job_id: str) -> str:
+    """What SLURM wrote last into a job's log, where its own messages are between asterisks, or else the last line."""
+    path: Path = import_submitit().core.utils.JobPaths(folder / "%j", job_id=job_id).stderr
     lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
     if not lines:
-        return f" without a word; {path} is not there or empty"
-    return f": {next((line for line in reversed(lines) if '***' in line), lines[-1])}"
+        return f"{path} is missing or empty"
+    return next((line for line in reversed(lines) if "***" in line), lines[-1])
 
 
 @contextmanager
-def _not_a_job() -> Iterator[None]:
-    """A block in which sbatch does not take what SLURM gave the driver, where that is a job, for what we ask."""
-    inherited = {name for name in os.environ if name.startswith(("SLURM_", "SRUN_")) and name != "SLURM_CONF"}
-    taken = {name: os.environ.pop(name) for name in inherited if "SLURM_JOB_ID" in inherited}
+def _without_slurm_variables() -> Iterator[None]:
+    """A block in which sbatch does not take its options from the driver's own job, where the driver runs in one."""
+    slurm_variables = {name for name in os.environ if name.startswith(("SLURM_", "SRUN_")) and name != "SLURM_CONF"}
+    removed = {name: os.environ.pop(name) for name in slurm_variables if "SLURM_JOB_ID" in slurm_variables}
     try:
         yield
     finally:
-        os.environ.update(taken)
+        os.environ.update(removed)
 
 
 def import_submitit() -> Any:

@@ -1,7 +1,7 @@
-"""What a node of a cluster does with a job, and how the driver reaches it there: by files in the run's folder.
+"""The worker of a cluster's job: runs it on a node, and stops or kills it when the driver commands so.
 
-The cluster's own signals are for the cluster: what they mean differs from site to site, and some reach the job's
-process alone, others all that it has started.
+The driver's commands are files in the run's folder. Signals are left to the cluster: what they mean differs from site
+to site, and some reach the job's process alone, others all that it has started.
 """
 
 from __future__ import annotations
@@ -20,21 +20,23 @@ from ...files import write_json, write_text
 from .base import Job, JobEnd
 from .process import POLL_SECONDS, Process
 
-COMMAND_FILE = ".order"  # what the driver wants of the job
-NODE_FILE = "node.json"  # where the job is being done; there only while it is
-LOOK_SECONDS = 0.5
+PACKAGE_PARENT = Path(__file__).absolute().parents[3]  # holds this package: a checkout's root, or site-packages
+
+COMMAND_FILE = ".order"  # the driver's command; jobs of earlier versions read the same name
+NODE_FILE = "node.json"  # the node that runs the job; exists only meanwhile
+COMMAND_POLL_SECONDS = 0.5
 
 WorkerCommand = Literal["stop", "kill"]
 
 
-def send_command(job: Job, what: WorkerCommand) -> None:
-    """Have a job stop or be killed, wherever it is, and also if it has yet to begin."""
-    with suppress(OSError):  # the disk is full; then it ends as one that does not follow
-        write_text(job.folder / COMMAND_FILE, what)
+def send_command(job: Job, command: WorkerCommand) -> None:
+    """Have a job stop or be killed, on whichever node it is, and also if it has yet to begin."""
+    with suppress(OSError):  # the disk is full; then the executor ends the job by force
+        write_text(job.folder / COMMAND_FILE, command)
 
 
 def read_command(job: Job) -> str | None:
-    """What the driver wants of a job."""
+    """The driver's last command to a job."""
     try:
         return (job.folder / COMMAND_FILE).read_text()
     except FileNotFoundError:
@@ -42,59 +44,59 @@ def read_command(job: Job) -> str | None:
 
 
 def clear_commands(job: Job) -> None:
-    """Remove what an earlier job of this folder left behind."""
+    """Remove the files of an earlier job of the same folder."""
     (job.folder / COMMAND_FILE).unlink(missing_ok=True)
     (job.folder / NODE_FILE).unlink(missing_ok=True)
 
 
 def is_running(job: Job) -> bool:
-    """Whether a node works on a job."""
+    """Whether a node runs a job."""
     return (job.folder / NODE_FILE).exists()
 
 
 def run_job(
-    job: Job, environment: Mapping[str, str], *, name: str, is_wanted_back: Callable[[], bool] = lambda: False
+    job: Job, environment: Mapping[str, str], *, name: str, is_preempted: Callable[[], bool] = lambda: False
 ) -> JobEnd:
-    """Bring a job to its end on this machine, and follow orders meanwhile.
+    """Run a job to its end on this node, or as far as the driver's commands let it.
 
     Args:
-        name: The cluster's for it.
-        environment: Variables that the command gets beside ours.
-        is_wanted_back: Whether the cluster wants this node back; then the job has to save and end.
+        environment: Variables that the command gets beside those of this process.
+        name: What the cluster calls the job.
+        is_preempted: Whether the cluster takes the node away; the job then has to save and exit.
     """
     folder = Folder(job.folder)
     process: Process | None = None
-    next_look = 0.0
+    next_poll = 0.0
     try:
         write_json(job.folder / NODE_FILE, {"job": name, "host": socket.gethostname(), "process": os.getpid()})
         while True:
             if process is not None and (end := process.poll()) is not None:
                 return end
-            if time.monotonic() >= next_look:
-                next_look = time.monotonic() + LOOK_SECONDS
-                wanted = read_command(job)
+            if time.monotonic() >= next_poll:
+                next_poll = time.monotonic() + COMMAND_POLL_SECONDS
+                command = read_command(job)
                 if process is not None:
-                    _follow(wanted, process)
-                elif wanted or is_wanted_back():
+                    apply_command(command, process)
+                elif command or is_preempted():
                     return JobEnd(-signal.SIGTERM)
-                elif not folder.is_busy():  # an attempt that was killed may be saving still
+                elif not folder.is_busy():  # an attempt that was killed may still be saving
                     process = Process(job, environment)
-            if process is not None and is_wanted_back():
-                process.stop(within=job.grace)
+            if process is not None and is_preempted():
+                process.stop(kill_after=job.grace_seconds)
             time.sleep(POLL_SECONDS)
     finally:
         if process is not None:
-            process.end()  # only where this is interrupted itself
+            process.close()  # still running only where this worker is interrupted itself
         (job.folder / NODE_FILE).unlink(missing_ok=True)
 
 
-def _follow(wanted: str | None, process: Process) -> None:
-    if wanted == "stop":
+def apply_command(command: str | None, process: Process) -> None:
+    if command == "stop":
         process.stop()
-    elif wanted == "kill":
+    elif command == "kill":
         process.kill()
 
 
-def check_token(path: Path) -> str:
-    """What a file holds, read by a node that may not see it."""
+def read_token(path: Path) -> str:
+    """The content of a file, read on a node that may not see it."""
     return path.read_text()

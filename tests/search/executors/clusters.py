@@ -17,7 +17,7 @@ import pytest
 from tests.search.fake_search import wait_until
 
 PATIENCE = 60.0  # seconds, for a machine that is busy
-CPUS = GPUS = 2  # of a node; they need not be there
+CPUS = GPUS = 2  # of a node; they need not exist
 
 SLURM_CONF = """
 ClusterName=retort
@@ -70,8 +70,8 @@ class SlurmCluster:
             (self.folder / f"spool-{name}").mkdir()
             text += SLURM_NODE.format(name=name, host=host, port=port, cpus=CPUS, gpus=GPUS)
         self.conf.write_text(text)
-        for number in range(GPUS):  # SLURM wants devices of characters; these are as good as /dev/null
-            os.mknod(self.folder / f"gpu{number}", 0o20666, os.makedev(1, 3))
+        for index in range(GPUS):  # SLURM requires character devices; these are like /dev/null
+            os.mknod(self.folder / f"gpu{index}", 0o20666, os.makedev(1, 3))
         (self.folder / "gres.conf").write_text(f"NodeName=n[1-2] Name=gpu File={self.folder}/gpu[0-{GPUS - 1}]\n")
         os.environ["SLURM_CONF"] = str(self.conf)
         if subprocess.run(["munge", "-n"], capture_output=True, check=False).returncode != 0:
@@ -80,7 +80,7 @@ class SlurmCluster:
         for name in self.NODES:
             self.start_node(name)
         wait_until(
-            lambda: self.asked("sinfo", "-h", "-N", "-p", "debug", "-t", "idle").count("\n") == len(self.NODES),
+            lambda: self.output("sinfo", "-h", "-N", "-p", "debug", "-t", "idle").count("\n") == len(self.NODES),
             PATIENCE,
         )
 
@@ -88,28 +88,28 @@ class SlurmCluster:
         self._start(name, "slurmd", "-D", "-N", name)
 
     def kill_node(self, name: str) -> None:
-        """End a node's slurmd by SIGKILL; what it started goes on."""
+        """Kill a node's slurmd; the processes that it started go on."""
         process = self._processes.pop(name)
         process.kill()
         process.wait()
 
     def jobs(self) -> dict[str, str]:
-        """Number of each job that waits or runs -> its state."""
-        return dict(line.split() for line in self.asked("squeue", "-h", "-o", "%i %T").splitlines())
+        """ID of each job that is pending or running -> its state."""
+        return dict(line.split() for line in self.output("squeue", "-h", "-o", "%i %T").splitlines())
 
-    def begin_at_once(self, number: str) -> None:
-        """Spare a job that was requeued the two minutes that it has to wait."""
-        wait_until(lambda: self.jobs().get(number) == "PENDING", PATIENCE)
+    def start_now(self, job_id: str) -> None:
+        """Start a requeued job without the delay of two minutes."""
+        wait_until(lambda: self.jobs().get(job_id) == "PENDING", PATIENCE)
         time.sleep(1.1)  # SLURM counts in seconds, and refuses a node to a job that was taken off it in the same one
-        self.asked("scontrol", "update", f"JobId={number}", "StartTime=now")
+        self.output("scontrol", "update", f"JobId={job_id}", "StartTime=now")
 
-    def asked(self, *command: str) -> str:
+    def output(self, *command: str) -> str:
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
     def clear(self) -> None:
         """Leave no job in the queue."""
         if jobs := self.jobs():
-            self.asked("scancel", *jobs)
+            self.output("scancel", *jobs)
             wait_until(lambda: not self.jobs(), PATIENCE)
 
     def stop(self) -> None:
@@ -144,7 +144,7 @@ class SlurmCluster:
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 
-def why_no_slurm() -> str | None:
+def missing_for_slurm() -> str | None:
     """What this machine lacks for a SLURM of its own."""
     missing = [name for name in ("slurmctld", "slurmd", "munged", "setpriv") if shutil.which(name, path=PATH) is None]
     if missing:
@@ -156,11 +156,11 @@ def why_no_slurm() -> str | None:
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
     """A SLURM of two nodes."""
     pytest.importorskip("submitit", reason="no submitit: pip install -r requirements-engines.txt")
-    if (why := why_no_slurm()) is not None:
-        pytest.skip(why)
+    if (missing := missing_for_slurm()) is not None:
+        pytest.skip(missing)
     cluster = SlurmCluster(tmp_path_factory.mktemp("slurm"))
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("SLURM_CONF", "")  # it is as before in the end
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("SLURM_CONF", "")  # restored at the end
         try:
             cluster.start()
             yield cluster
@@ -170,12 +170,12 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[Any]:
-    """A Ray of two nodes, each with two cores and two GPUs that are not there."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("RAY_AUTH_MODE", "disabled")
-        patched.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patched.setenv("RAY_health_check_initial_delay_ms", "0")  # a node that was killed is found dead in a second
-        patched.setenv("RAY_health_check_period_ms", "300")
+    """A Ray of two nodes, each with two cores and two GPUs that do not exist."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+        monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        monkeypatch.setenv("RAY_health_check_initial_delay_ms", "0")  # a killed node is noticed within a second
+        monkeypatch.setenv("RAY_health_check_period_ms", "300")
         pytest.importorskip("ray", reason="no Ray: pip install -r requirements-engines.txt")
         from ray.cluster_utils import Cluster
 
@@ -194,16 +194,16 @@ def ray_cluster() -> Iterator[Any]:
 
 def free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [int(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
+    for socket_ in sockets:
+        socket_.bind(("127.0.0.1", 0))
+    ports = [int(socket_.getsockname()[1]) for socket_ in sockets]
+    for socket_ in sockets:
+        socket_.close()
     return ports
 
 
-def kill_9(process: int) -> None:
-    os.kill(process, signal.SIGKILL)
+def kill_and_wait(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
     end = time.monotonic() + PATIENCE
-    while Path(f"/proc/{process}").exists() and time.monotonic() < end:
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < end:
         time.sleep(0.01)

@@ -24,7 +24,7 @@ def parent(make_folder: MakeFolder, tmp_path: Path) -> Folder:
 
 
 def call(parent: Folder, *options: str) -> "subprocess.CompletedProcess[str]":
-    """The script from another directory, where no module of ours is found by chance."""
+    """Run the script in a directory from which this package cannot be imported."""
     command = [sys.executable, str(ROOT / "search_hyperparams.py"), "--parent_dir", str(parent.path), *options]
     return subprocess.run(command, cwd="/", capture_output=True, text=True, check=False, timeout=300)
 
@@ -39,17 +39,17 @@ def assert_done(parent: Folder, done: "subprocess.CompletedProcess[str]") -> Non
 
 def test_a_search_on_slurm(slurm: SlurmCluster, parent: Folder) -> None:
     options = ("--engine", "slurm", "--time", "10", "--gpus", "0", "--sbatch", "comment=kd")
-    planned = call(parent, *options, "--dry_run")
-    assert "at most 2 jobs of SLURM at once, 1 core each, requeued after 10 min: " in planned.stdout
+    plan = call(parent, *options, "--dry_run")
+    assert "at most 2 SLURM jobs at a time, 1 core each, requeued after 10 min: " in plan.stdout
     assert not (parent.path / ".slurm").exists()
     assert_done(parent, call(parent, *options))
 
 
 def test_a_search_on_ray(ray_cluster: Any, parent: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ("--engine", "ray", "--gpus", "0")
-    with monkeypatch.context() as patched:
-        patched.setenv("RAY_ADDRESS", ray_cluster.address)
-        planned = call(parent, *options, "--dry_run")
-    assert "2 at once on 2 nodes of Ray, 1 core each: " in planned.stdout
+    with monkeypatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", ray_cluster.address)
+        plan = call(parent, *options, "--dry_run")
+    assert "2 at a time on 2 Ray nodes, 1 core each: " in plan.stdout
     assert not (parent.path / ".token").exists()
     assert_done(parent, call(parent, *options, "--address", ray_cluster.address))
