@@ -1,4 +1,4 @@
-"""From params.json to objects: the one place that knows both the file's form and the parts it names.
+"""From params.json to objects: the one package that knows both the file's form and the parts it names.
 
 Importing this package registers every network, loss, data set, optimizer and schedule.
 """

@@ -1,4 +1,4 @@
-"""An experiment folder as an object: what its params.json says, and all that follows from it, each computed once."""
+"""An experiment folder as an object: its params, and everything that follows from them, each computed once."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Experiment:
     Args:
         path: The folder.
         runtime: Where it is trained or evaluated; by default on a GPU where there is one.
-        params: In the place of what params.json says, as for the trials of a search before they have folders. Other
+        params: Replaces the content of params.json, as for the trials of a search before they have folders. Other
             folders are named relative to `path`.
         run_plugins: Whether the plug-ins that params.json names are imported.
     """
@@ -64,12 +64,12 @@ class Experiment:
 
     @cached_property
     def written_params(self) -> Params:
-        """What params.json says, without the defaults of components."""
+        """The content of params.json, without the defaults of components."""
         return self._params or load_params(self.folder.path)
 
     @cached_property
     def params(self) -> Params:
-        """What params.json says, with every default filled in."""
+        """The content of params.json, with every default filled in."""
         _ = self.plugins  # may register what params.json names
         with self.naming_params():
             try:
@@ -104,7 +104,7 @@ class Experiment:
 
     @property
     def teacher_options(self) -> config.Teacher:
-        """What params.json says of its teachers; only for an experiment that has some."""
+        """The options of `teacher` in params.json; only for an experiment that has one."""
         assert self.params.teacher is not None
         return self.params.teacher
 
@@ -180,7 +180,7 @@ class Experiment:
     # Networks -------------------------------------------------------------------------------------------------------
 
     def student(self) -> nn.Module:
-        """A network to be trained: fresh weights, drawn by torch's generator, or published ones where params say so."""
+        """A network to be trained: fresh weights, drawn by torch's generator, or published ones with `pretrained`."""
         return self._build_network(self.params.student)
 
     def network(self) -> nn.Module:
@@ -278,7 +278,7 @@ class Experiment:
         Raises:
             UserError: Something in the folder or its params.json is wrong; nothing was changed.
             Stopped: A signal came; all is saved.
-            RunFailed: The run failed; run.json says why.
+            RunFailed: The run failed; run.json has the reason.
         """
         from ..commands.train import train  # the only call upwards: commands build on this class
 

@@ -19,7 +19,7 @@ ImageShape = tuple[int, int, int]  # C, H, W
 
 
 def build_network(student: Component, num_classes: int, image_shape: ImageShape) -> nn.Module:
-    """A network with fresh weights, drawn by torch's generator, or with published ones where its options say so.
+    """A network with fresh weights, drawn by torch's generator, or with published ones with the option `pretrained`.
 
     Raises:
         OptionError: An option is wrong, or published weights cannot be fetched.

@@ -38,7 +38,7 @@ def dry_run(experiment: Experiment) -> str:
     if not generations:
         return _describe(experiment)
     first = Experiment(folder.path, experiment.runtime, params=first_generation(experiment.written_params))
-    heading = f"{folder.name}: {folder.state()}, {generations} generations, each taught by the one before"
+    heading = f"{folder.name}: {folder.state()}, {generations} generations, each learns from the one before"
     return f"{heading}\n\n{_describe(first)}"
 
 
@@ -170,7 +170,7 @@ def _sizes(data: Pipeline) -> str:
 
 
 def random_data(experiment: Experiment) -> MemoryPipeline:
-    """Random images in the place of a data set that is not here yet."""
+    """Random images instead of a data set that has not been fetched yet."""
     source, num_images = experiment.source, experiment.params.batch_size
     channels, height, width = source.image_shape
     images = np.random.default_rng(0).integers(0, 256, (num_images, height, width, channels), np.uint8)

@@ -44,7 +44,7 @@ def train(experiment: Experiment, *, restart: bool = False, train_teachers: bool
     Raises:
         UserError: Something in the folder or its params.json is wrong; nothing was changed.
         Stopped: A signal came; all is saved.
-        RunFailed: The run failed; run.json says why.
+        RunFailed: The run failed; run.json has the reason.
     """
     keep_freed_memory()
     world = experiment.runtime.world

@@ -127,7 +127,7 @@ class RunLogger:
 
 
 class SilentRunLogger:
-    """In the place of RunLogger in all processes but rank zero."""
+    """Replaces RunLogger in all processes but rank zero."""
 
     def progress(self, epoch: int, step: int) -> AbstractContextManager[None]:
         return nullcontext()

@@ -1,6 +1,6 @@
 """Learning-rate schedules as functions of the step: the factor that the optimizer's learning rate is multiplied by.
 
-A function has no state to save: a resumed run asks for the factor of its step. Lengths are in epochs, which may be
+A function has no state to save: a resumed run evaluates it at its step. Lengths are in epochs, which may be
 part epochs. Every schedule also has `warmup_epochs`, a linear rise that multiplies the factor (`warmed_up`).
 """
 
