@@ -40,15 +40,28 @@ class Registry(Generic[Common]):
         self._common_options = {} if dataclass is None else _settable(dataclass)
         self._functions: dict[str, Callable[..., Any]] = {}
         self._families: dict[str, Callable[..., Any]] = {}
+        self._default_terms: dict[str, Common] = {}
+        self._examples: dict[str, Mapping[str, Any]] = {}
 
-    def register(self, name: str | F) -> Any:
-        """Use as `@NETS.register` (the function's own name) or `@LOSSES.register("kd")`."""
+    def register(
+        self, name: str | F, *, default_term: Common | None = None, example: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Use as `@NETS.register` (the function's own name) or `@LOSSES.register("kd")`.
+
+        Args:
+            default_term: Defaults of the common options under this name; those of their dataclass if not given.
+            example: Values of params.json that it is used with, where the name alone is not enough.
+        """
         if not isinstance(name, str):
             return self.register(name.__name__)(name)
 
         def add(function: F) -> F:
             assert name not in self._functions, f"two {self.kind}s named {name}"
             self._functions[name] = function
+            if default_term is not None:
+                self._default_terms[name] = default_term
+            if example is not None:
+                self._examples[name] = example
             return function
 
         return add
@@ -86,9 +99,13 @@ class Registry(Generic[Common]):
         own = _settable(self[name])
         if self.common is None:
             return own
-        defaults = getattr(self[name], "published", self.common())
+        defaults = self._default_terms.get(name, self.common())
         common = {key: each.replace(default=getattr(defaults, key)) for key, each in self._common_options.items()}
         return own | common
+
+    def example(self, name: str) -> dict[str, Any]:
+        """Values of params.json that the function is used with; empty where its name alone is enough."""
+        return dict(self._examples.get(name, {}))
 
     def resolve(self, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         """Validate options against the signature and fill in all defaults.

@@ -40,7 +40,7 @@ def build_trainer(
     objective = experiment.new_objective()
     with experiment.naming_params():
         objective.prepare(context)
-        objective.begin(student)
+        objective.initialize_student(student)
     objective.to(device)
     for loss in objective.per_shard_terms():
         world.convert_sync_batchnorm(loss)

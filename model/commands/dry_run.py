@@ -134,7 +134,7 @@ def _term_lines(experiment: Experiment) -> list[str]:
     objective, context = experiment.new_objective(), experiment.loss_context
     objective.prepare(context)
     lines = []
-    for name, pairs in objective.pairs(context).items():
+    for name, pairs in objective.feature_pairs(context).items():
         shapes = ", ".join(f"{_shape(student)} with {_shape(teacher)}" for student, teacher in pairs)
         lines.append(f"compared  {name}: {shapes}")
     for name, parts in objective.num_parameters().items():

@@ -1,4 +1,4 @@
-"""Loss terms, one file a method. Importing this package registers them: a new one is a file and a name here."""
+"""Loss terms, one file per method. Importing this package registers them: a new one is a file and a name below."""
 
 from . import (
     ab,

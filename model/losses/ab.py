@@ -2,12 +2,12 @@
 
 Heo, Lee, Yun and Choi, "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons",
 AAAI 2019, sec. 3, the alternative loss. https://arxiv.org/abs/1811.03233
-    mean over batch of the sum over stages of 2^-(stages behind it) * sum over channels and positions of
+    mean over the batch of the sum over stages of 2^-(number of deeper stages) * sum over channels and positions of
     max(0, margin - s)^2 where the teacher's unit is active, max(0, margin + s)^2 where it is not
-s is what the student's map before its ReLU becomes in a connector, a convolution with batch norm; a map that has the
-teacher's shape is taken as it is. The weight is that of the authors' code. A loss for a first stage: a folder with
-{"ab": {}} and nothing else, 30 epochs in the collections that compare methods; then one that begins with its weights
-and learns from labels.
+s is the student's map before its ReLU, passed through a connector, a convolution with batch norm; a map that already
+has the teacher's shape is compared as it is. The weight is that of the authors' code. A loss for the first of two
+stages: a folder with {"ab": {}} alone, trained for 30 epochs in the repositories that compare methods; then a folder
+that starts from its weights and learns from labels.
 """
 
 from __future__ import annotations
@@ -23,19 +23,18 @@ from .fitnet import regressor
 from .maps import Layers, Pair, before_relu, select_pairs
 
 
-@LOSSES.register("ab")
+@LOSSES.register("ab", default_term=TermOptions(weight=3e-3), example={"loss": {"ab": {}}})
 class ActivationBoundaries(DistillLoss):
-    """Squared distance from the right side of the teacher's activation boundaries, deep stages first in weight.
+    """Squared distance to the teacher's side of each activation boundary, deep stages weighted most.
 
-    Uses no labels; leaves the student's classifier as it is.
+    Uses no labels and gives the student's classifier no gradient.
 
     Args:
-        layers: Numbers of the stages that are compared, from 1, or pairs of them (student's, teacher's); shallow first.
-        margin: How far on the right side of 0 a unit costs nothing.
+        layers: Numbers of the compared stages, from 1, or pairs (student's, teacher's); shallow to deep.
+        margin: Distance from 0, on the teacher's side, from which on a unit costs nothing.
     """
 
     needs = frozenset({"preacts"})
-    published = TermOptions(weight=3e-3)
 
     def __init__(self, *, layers: Layers | None = None, margin: float = 1.0) -> None:
         super().__init__()
@@ -44,21 +43,23 @@ class ActivationBoundaries(DistillLoss):
         self.layers, self.margin = layers, margin
         self.connectors = nn.ModuleList()
 
-    def prepare(self, setting: LossContext) -> None:
-        assert setting.teacher is not None
-        self.connectors.extend(connector(*pair) for pair in self.pairs(setting.student, setting.teacher))
+    def prepare(self, context: LossContext) -> None:
+        assert context.teacher is not None
+        self.connectors.extend(connector(*pair) for pair in self.feature_pairs(context.student, context.teacher))
 
-    def pairs(self, student: Output, teacher: Output) -> list[Pair]:
+    def feature_pairs(self, student: Output, teacher: Output) -> list[Pair]:
         return select_pairs(before_relu(student, "student"), before_relu(teacher, "teacher"), self.layers)
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        stages = zip(self.connectors, self.pairs(student, teacher), strict=True)
-        distances = [self._distance(connect(one), other) for connect, (one, other) in stages]
-        return torch.stack([each / 2**behind for behind, each in enumerate(reversed(distances))]).sum()
+        stages = zip(self.connectors, self.feature_pairs(student, teacher), strict=True)
+        distances = [
+            self._distance(connect(student_NCHW), teacher_NCHW) for connect, (student_NCHW, teacher_NCHW) in stages
+        ]
+        return torch.stack([distance / 2**deeper for deeper, distance in enumerate(reversed(distances))]).sum()
 
     def _distance(self, student_NCHW: Tensor, teacher_NCHW: Tensor) -> Tensor:
-        towards_NCHW = torch.where(teacher_NCHW > 0, student_NCHW, -student_NCHW)
-        return F.relu(self.margin - towards_NCHW).square().sum(dim=(1, 2, 3)).mean()
+        signed_NCHW = torch.where(teacher_NCHW > 0, student_NCHW, -student_NCHW)  # positive on the teacher's side
+        return F.relu(self.margin - signed_NCHW).square().sum(dim=(1, 2, 3)).mean()
 
 
 def connector(student_NCHW: Tensor, teacher_NCHW: Tensor) -> nn.Module:

@@ -2,12 +2,12 @@
 
 Zagoruyko and Komodakis, "Paying More Attention to Attention", ICLR 2017, eq. 2. https://arxiv.org/abs/1612.03928
 Follows the authors' code: the mean over positions of the squared difference, where eq. 2 has its norm. The weight is
-the one that they published for it, which pytorch-moonshine and RepDistiller took over, beside {"ce": {}}.
+the one that they published for it, with {"ce": {}}; pytorch-moonshine and RepDistiller use it, too.
 
-The attention of an image has length 1, so its mean falls with the number of positions: at one angle between two of
-them, a map of 8x8 counts 16 times as much as one of 32x32. Stages are added up. So networks with s splits a stage want
-a weight of 1000 / s (pytorch-moonshine divides by itself), and code that takes the mean of three stages has 1000 where
-333 stands here.
+The attention of an image has length 1, so the mean of its squares falls with the number of positions: at the same angle
+between two attentions, a map of 8x8 counts 16 times as much as one of 32x32. Stages are summed. So a network that
+returns s maps a stage needs a weight of 1000 / s (pytorch-moonshine divides by s itself), and a weight of 1000 in code
+that averages three stages is 333 here.
 """
 
 from __future__ import annotations
@@ -22,26 +22,25 @@ from .base import DistillLoss
 from .maps import Layers, Pair, paired
 
 
-@LOSSES.register("at")
+@LOSSES.register("at", default_term=TermOptions(weight=1000.0))
 class AttentionTransfer(DistillLoss):
     """Mean squared distance between normalised activation maps, summed over stages; uses no labels.
 
     Args:
-        layers: Numbers of the stages that are compared, from 1, or pairs of them (student's, teacher's).
+        layers: Numbers of the compared stages, from 1, or pairs (student's, teacher's).
     """
 
     needs = frozenset({"maps"})
-    published = TermOptions(weight=1000.0)
 
     def __init__(self, *, layers: Layers | None = None) -> None:
         super().__init__()
         self.layers = layers
 
-    def pairs(self, student: Output, teacher: Output) -> list[Pair]:
+    def feature_pairs(self, student: Output, teacher: Output) -> list[Pair]:
         return paired(student.maps, teacher.maps, self.layers)
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        return torch.stack([distance(*pair) for pair in self.pairs(student, teacher)]).sum()
+        return torch.stack([distance(*pair) for pair in self.feature_pairs(student, teacher)]).sum()
 
 
 def distance(student_NCHW: Tensor, teacher_NCHW: Tensor) -> Tensor:
@@ -49,5 +48,5 @@ def distance(student_NCHW: Tensor, teacher_NCHW: Tensor) -> Tensor:
 
 
 def attention(map_NCHW: Tensor) -> Tensor:
-    """Energy per position, of unit length per image: (N, C, H, W) to (N, P)."""
+    """Energy at each position, at unit length for each image: (N, C, H, W) to (N, P)."""
     return F.normalize(map_NCHW.square().mean(dim=1).flatten(1))

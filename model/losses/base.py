@@ -1,4 +1,4 @@
-"""What every loss term is."""
+"""The interface of a loss term."""
 
 from __future__ import annotations
 
@@ -6,47 +6,45 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-from ..types import Batch, LossContext, Need, Output, Part, TermOptions
+from ..types import Batch, LossContext, Need, Output, Part
 
 
 class DistillLoss(nn.Module, ABC):
     """A term of the objective: `loss(student, teacher, batch)`, a scalar.
 
-    Logits and embeddings come in float32 and autocast is off, so a term need not think of precision; maps come as the
-    network computed them (`maps.paired` casts them). What it returns is a mean over the batch. A term may own
-    parameters, made when it is built or, where their sizes follow from the networks, in `prepare`; they are trained,
-    saved and resumed with the run.
+    Logits and embeddings come in float32 and autocast is off, so a loss need not handle precision; maps come as the
+    network computed them (`maps.paired` casts them). The value is a mean over the batch. A loss may own parameters,
+    created in its constructor or, where their sizes depend on the networks, in `prepare`; they are trained, saved and
+    resumed with the run.
 
     Attributes:
-        needs: What it reads of the teacher; where empty, no teacher is asked.
-        whole_batch: Where it is no mean over images, for instance as it compares them with one another: what it reads
-            of both networks. In a run of several processes it is given that, labels and indices of the whole batch,
-            and all else is a process's share.
-        published: Weight and warm-up that the paper has, or else the collections that compare methods on CIFAR-100.
-        epoch: Epochs done, part epochs included; set before each call.
+        needs: What it reads of the teacher; if it is empty, no teacher is run.
+        global_batch: The parts of both outputs that it reads, for a loss that is not a mean over images, for instance
+            because it compares them with one another. In a run of several processes it gets these parts, the labels
+            and the indices of the global batch; a loss that names none gets its rank's shard of everything.
+        epoch: Epochs done, fractions included; set before each call.
     """
 
     needs: frozenset[Need] = frozenset({"logits"})
     global_batch: frozenset[Part] = frozenset()
-    published: TermOptions = TermOptions()
     epoch: float = 0.0
 
-    def prepare(self, setting: LossContext) -> None:
-        """Make what depends on the networks and the data; called once, before the first step.
+    def prepare(self, context: LossContext) -> None:
+        """Create what depends on the networks and the data; called once, before the first step.
 
         Raises:
             ValueError: The two networks cannot be compared.
         """
 
-    def begin(self, student: nn.Module) -> None:
-        """Change what the student begins with; called once, after `prepare`.
+    def initialize_student(self, student: nn.Module) -> None:
+        """Change the student's initial weights; called once, after `prepare`.
 
         Raises:
-            ValueError: It is not a network that this term can be used for.
+            ValueError: The loss cannot be used with this network.
         """
 
-    def pairs(self, student: Output, teacher: Output) -> list[tuple[Tensor, Tensor]]:
-        """The features that it compares, the student's and the teacher's; empty where it compares whole answers.
+    def feature_pairs(self, student: Output, teacher: Output) -> list[tuple[Tensor, Tensor]]:
+        """The pairs of features (student's, teacher's) that it compares; empty where it does not pair features.
 
         Raises:
             ValueError: They cannot be compared.

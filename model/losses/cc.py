@@ -1,12 +1,13 @@
-"""Correlation congruence: images correlate with one another as they do for the teacher, by a Gaussian kernel.
+"""Correlation congruence: match the correlations between images, by a Gaussian kernel.
 
 Peng et al., "Correlation Congruence for Knowledge Distillation", ICCV 2019.
 https://arxiv.org/abs/1904.01802
     mean over i, j of (k(t_i, t_j) - k(s_i, s_j))^2, with k(x, y) = sum over p up to P of
     exp(-2 gamma) * (2 gamma)^p / p! * cos(x, y)^p,
-the kernel exp(-gamma |x - y|^2) of embeddings at unit length, as its Taylor series. The kernel takes embeddings of any
-two widths, so there is no projection. The weight is Knowledge-Distillation-Zoo's, beside {"ce": {}}; the paper's
-"instance congruence" is `kd`. What RepDistiller compares under this name is `cc_linear`.
+the Taylor series of the kernel exp(-gamma |x - y|^2) of embeddings at unit length. Student's and teacher's embeddings
+may have different widths, as the kernel has none, so there is no projection. The weight is that of
+Knowledge-Distillation-Zoo, with {"ce": {}}; the paper's "instance congruence" is `kd`. RepDistiller's loss of this
+name is `cc_linear`.
 """
 
 from __future__ import annotations
@@ -22,18 +23,17 @@ from .base import DistillLoss
 from .relations import l2_normalize, require_batch
 
 
-@LOSSES.register("cc")
+@LOSSES.register("cc", default_term=TermOptions(weight=100.0))
 class CorrelationCongruence(DistillLoss):
     """Mean squared difference of the kernels between the batch's images, by embeddings; uses no labels.
 
     Args:
-        gamma: The Gaussian's sharpness; above 0.
+        gamma: The kernel's inverse width; above 0.
         order: Highest power of the series; 1 or more.
     """
 
     needs = frozenset({"embedding"})
     global_batch: frozenset[Part] = frozenset({"embedding"})
-    published = TermOptions(weight=100.0)
 
     def __init__(self, *, gamma: float = 0.4, order: int = 2) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class CorrelationCongruence(DistillLoss):
         return F.mse_loss(self.kernel(student.embedding), self.kernel(teacher.embedding))
 
     def kernel(self, embedding_ND: Tensor) -> Tensor:
-        """Of each two images: (N, D) to (N, N)."""
+        """The kernel of every two images: (N, D) to (N, N)."""
         direction_ND = l2_normalize(require_batch(embedding_ND))
         cosine_NN = direction_ND @ direction_ND.T
         kernel_NN = cosine_NN.new_zeros(cosine_NN.shape)

@@ -1,10 +1,10 @@
-"""Correlation congruence as RepDistiller compares it: what is wrong with an image, times the same of the next one.
+"""Correlation congruence as RepDistiller has it: the products of consecutive images' distances from the teacher.
 
 Under the name of Peng et al., ICCV 2019 (https://arxiv.org/abs/1904.01802), whose own objective is `cc`.
     mean over consecutive images of sum over dimensions of delta_i * delta_(i+1), with
     delta_i = |linear(student_i) - linear'(teacher_i)|,
-two trained projections of the embeddings. As both are trained, they can agree by saying nothing of the image. The batch
-is taken in the order that it comes in. The weight is RepDistiller's beside {"ce": {}}, whose published tables have this
+with two trained projections of the embeddings. As both are trained, they can agree by ignoring the image. Images are
+consecutive in the order of the batch. The weight is RepDistiller's with {"ce": {}}; its published tables list this
 loss as "CC".
 """
 
@@ -19,17 +19,16 @@ from .base import DistillLoss
 from .relations import require_batch
 
 
-@LOSSES.register("cc_linear")
+@LOSSES.register("cc_linear", default_term=TermOptions(weight=0.02))
 class LinearCorrelationCongruence(DistillLoss):
     """Products of consecutive images' distances, by trained projections of both embeddings; uses no labels.
 
     Args:
-        embedding_size: Dimensions that both embeddings are projected to; 1 or more.
+        embedding_size: Dimensions of both projections; 1 or more.
     """
 
     needs = frozenset({"embedding"})
     global_batch: frozenset[Part] = frozenset({"embedding"})
-    published = TermOptions(weight=0.02)
 
     def __init__(self, *, embedding_size: int = 128) -> None:
         super().__init__()
@@ -37,10 +36,10 @@ class LinearCorrelationCongruence(DistillLoss):
             raise ValueError(f"embedding_size must be 1 or more, got {embedding_size}")
         self.embedding_size = embedding_size
 
-    def prepare(self, setting: LossContext) -> None:
-        assert setting.teacher is not None
-        self.project_student = nn.Linear(setting.student.embedding.shape[1], self.embedding_size)
-        self.project_teacher = nn.Linear(setting.teacher.embedding.shape[1], self.embedding_size)
+    def prepare(self, context: LossContext) -> None:
+        assert context.teacher is not None
+        self.project_student = nn.Linear(context.student.embedding.shape[1], self.embedding_size)
+        self.project_teacher = nn.Linear(context.teacher.embedding.shape[1], self.embedding_size)
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         student_NE = self.project_student(require_batch(student.embedding))

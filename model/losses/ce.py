@@ -14,7 +14,7 @@ from ..types import Batch, Output
 from .base import DistillLoss
 
 
-@LOSSES.register("ce")
+@LOSSES.register("ce", example={"loss": {"ce": {}}})
 class CrossEntropy(DistillLoss):
     """Mean cross-entropy over the batch.
 

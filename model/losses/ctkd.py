@@ -1,12 +1,12 @@
-"""Curriculum temperature: a learned temperature works against the student, the more so the longer it trains.
+"""Curriculum temperature: a temperature is learned adversarially against the student, ever more strongly.
 
 Li et al., "Curriculum Temperature for Knowledge Distillation", AAAI 2023. https://arxiv.org/abs/2211.16231
     (1 - alpha) * CE(student, labels) + alpha * T^2 * KL(teacher_T || student_T), means over the batch, with
     T = 1 + 20 * sigmoid(theta),
-theta one number for all images, 1 at first, trained with the student, weight decay included. Its gradient is turned
-round: it is multiplied by a factor that falls from 0 to -1 along half a cosine over the first epochs and stays there.
-The factor follows part epochs; in the authors' code it moves once an epoch. Their variant with a temperature for each
-image, made by a small network, is left out. Stands alone, as `kd` does.
+theta one number for all images, 1 at first, trained with the student, weight decay included. Its gradient is reversed:
+it is multiplied by a factor that falls from 0 to -1 along half a cosine over the first epochs and then stays at -1.
+The factor changes every step; in the authors' code it changes once an epoch. Their variant with a temperature for each
+image, predicted by a small network, is left out. Includes the labels, as `kd` does, so it is used without `ce`.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from .base import DistillLoss
 from .probabilities import kl
 
 
-@LOSSES.register("ctkd")
+@LOSSES.register("ctkd", example={"loss": {"ctkd": {}}})
 class CurriculumTemperature(DistillLoss):
     """Hinton's objective, labels included, at a temperature that is learned against the student.
 
     Args:
         alpha: Share of the soft part, above 0 and at most 1.
         lowest: The temperature's lower bound; above 0.
-        span: From there to its upper bound; above 0.
-        curriculum_epochs: Epochs until the temperature's gradient is turned round fully; above 0.
+        span: Difference between its upper and lower bound; above 0.
+        curriculum_epochs: Epochs until the temperature's gradient is fully reversed; above 0.
     """
 
     needs = frozenset({"probabilities"})
@@ -50,18 +50,18 @@ class CurriculumTemperature(DistillLoss):
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         hard = F.cross_entropy(student.logits, batch.labels)
-        temperature = scaled_gradient(self.lowest + self.span * self.theta.sigmoid(), self.reversal())
+        temperature = scaled_gradient(self.lowest + self.span * self.theta.sigmoid(), self.gradient_factor())
         soft_N = kl(
             F.log_softmax(teacher.logits / temperature, dim=1), F.log_softmax(student.logits / temperature, dim=1)
         )
         return (1 - self.alpha) * hard + self.alpha * temperature**2 * soft_N.mean()
 
-    def reversal(self) -> float:
-        """What the temperature's gradient is multiplied by."""
-        share = min(1.0, self.epoch / self.curriculum_epochs)
-        return (math.cos(math.pi * share) - 1) / 2
+    def gradient_factor(self) -> float:
+        """Multiplies the temperature's gradient: 0 at first, -1 at the end of the curriculum."""
+        progress = min(1.0, self.epoch / self.curriculum_epochs)
+        return (math.cos(math.pi * progress) - 1) / 2
 
 
 def scaled_gradient(value: Tensor, factor: float) -> Tensor:
-    """The value itself, whose gradient is `factor` times as large."""
+    """The same value, with its gradient multiplied by `factor`."""
     return value.detach() + factor * (value - value.detach())

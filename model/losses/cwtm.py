@@ -1,7 +1,8 @@
-"""Confidence weighted by teacher max: the teacher says how much each label counts, and nothing else.
+"""Confidence weighted by teacher max: the teacher's confidence weights the labels, and is all that is used of it.
 
 Furlanello et al., "Born-Again Neural Networks", ICML 2018, sec. 3.3. https://arxiv.org/abs/1805.04770
-A control that has the importance weights which the teacher's largest probability gives, but no dark knowledge.
+A control experiment: it has the importance weights of distillation, the teacher's largest probabilities, but no dark
+knowledge. Includes the labels, so it is used without `ce`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from ..types import Batch, Output, Part
 from .base import DistillLoss
 
 
-@LOSSES.register("cwtm")
+@LOSSES.register("cwtm", example={"loss": {"cwtm": {}}})
 class ConfidenceWeightedByTeacherMax(DistillLoss):
     """Cross-entropy with the labels, weighted by the teacher's largest probability; a batch's weights sum to 1."""
 

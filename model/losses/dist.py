@@ -1,11 +1,11 @@
-"""DIST: correlate with the teacher's probabilities, instead of reaching their values.
+"""DIST: correlate with the teacher's probabilities instead of matching their values.
 
 Huang et al., "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022. https://arxiv.org/abs/2205.10536
     T^2 * (beta * (1 - mean over images of r(row)) + gamma * (1 - mean over classes of r(column))),
-with r Pearson's correlation of what student and teacher say: of an image over the classes, of a class over the images
-of the batch. The second depends on which images a batch has; of a single image it is 0, without a gradient.
-As in the authors' code 1e-8 is added to the product of the two lengths. Beside {"ce": {}}; temperature 4 is theirs for
-CIFAR-100, 1 for ImageNet.
+with r Pearson's correlation of the student's and the teacher's probabilities: of an image over the classes, of a class
+over the images of the batch. The second depends on which images a batch has; for a single image r is 0, without a
+gradient. As in the authors' code 1e-8 is added to the product of the two lengths. Used with {"ce": {}}; the authors
+have temperature 4 for CIFAR-100, the default, and 1 for ImageNet.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class DistillationFromAStrongerTeacher(DistillLoss):
 
 
 def correlation(one_RM: Tensor, other_RM: Tensor) -> Tensor:
-    """Pearson's, of each row: (R, M) twice to (R,)."""
+    """Pearson's correlation of each row: (R, M) twice to (R,)."""
     one_RM = one_RM - one_RM.mean(dim=1, keepdim=True)
     other_RM = other_RM - other_RM.mean(dim=1, keepdim=True)
     lengths_R = torch.linalg.vector_norm(one_RM, dim=1) * torch.linalg.vector_norm(other_RM, dim=1)

@@ -2,13 +2,13 @@
 
 Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022, eq. 7. https://arxiv.org/abs/2203.08679
     alpha * T^2 * KL(b_teacher || b_student) + beta * T^2 * KL(q_teacher || q_student), means over the batch,
-with b the two probabilities of the label's class and of all the others together, and q those of the others among
-themselves. Both are exact here, where common code takes logarithms of probabilities, which ends at log(0) where a
-network is sure, and hides the label's class with -1000. With two classes the second part is 0.
+with b the two probabilities of the label's class and of all others together, and q the distribution over the other
+classes alone. Both are exact here; common code takes logarithms of probabilities, which is log(0) where a network is
+certain, and masks the label's class with -1000. With two classes the second part is 0.
 
-Beside {"ce": {}}. The authors chose beta for each pair on CIFAR-100: 8 for resnet32x4 and ResNet50 as teachers and for
-wrn_40_2 with ShuffleV1, 6 for the other pairs of wrn_40_2 and those of vgg13, 2 for resnet56 and resnet110. With
-`standardize`, Sun et al. (https://arxiv.org/abs/2403.01427) have temperature 2, and alpha and beta 9 times as large.
+Used with {"ce": {}}. The authors chose beta for each pair on CIFAR-100: 8 for resnet32x4 and ResNet50 as teachers and
+for wrn_40_2 with ShuffleV1, 6 for the other pairs of wrn_40_2 and those of vgg13, 2 for resnet56 and resnet110.
+With `standardize`, Sun et al. (https://arxiv.org/abs/2403.01427) use temperature 2 and 9 times this alpha and beta.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from .base import DistillLoss
 from .probabilities import kl, non_target_logits, standardized, target_against_rest
 
 
-@LOSSES.register("dkd")
+@LOSSES.register("dkd", default_term=TermOptions(warmup_epochs=20.0))
 class DecoupledKnowledgeDistillation(DistillLoss):
-    """Divergence of the label's class from the rest, and that of the other classes, each with a weight of its own.
+    """Divergences of the label's class against the rest and of the other classes, each with its own weight.
 
     Args:
         alpha: Factor of the label's class against the rest; 0 or more.
@@ -32,8 +32,6 @@ class DecoupledKnowledgeDistillation(DistillLoss):
         temperature: Divides the logits of both networks; above 0.
         standardize: Whether each image's logits are first brought to mean 0 and standard deviation 1.
     """
-
-    published = TermOptions(warmup_epochs=20.0)
 
     def __init__(
         self, *, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0, standardize: bool = False
@@ -45,7 +43,7 @@ class DecoupledKnowledgeDistillation(DistillLoss):
         if temperature <= 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
         self.alpha, self.beta, self.temperature, self.standardize = alpha, beta, temperature, standardize
-        # Mean and spread are of all logits: the largest probabilities alone do not tell them.
+        # Mean and deviation are of all logits: they cannot be computed from the largest probabilities alone.
         self.needs = frozenset({"logits" if standardize else "probabilities"})
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:

@@ -1,8 +1,8 @@
-"""Dark knowledge with permuted predictions: the teacher's probabilities, all but the largest one mixed up.
+"""Dark knowledge with permuted predictions: the teacher's probabilities, all but the largest one permuted.
 
 Furlanello et al., "Born-Again Neural Networks", ICML 2018, sec. 3.3. https://arxiv.org/abs/1805.04770
-A control that keeps the teacher's confidence and the higher moments of its probabilities, but not which classes it
-takes for similar.
+A control experiment: it keeps the teacher's confidence and the higher moments of its probabilities, but not which
+classes it considers similar. Uses no labels, and is used alone.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from ..types import Batch, Output
 from .base import DistillLoss
 
 
-@LOSSES.register("dkpp")
+@LOSSES.register("dkpp", example={"loss": {"dkpp": {}}})
 class DarkKnowledgeWithPermutedPredictions(DistillLoss):
-    """Cross-entropy with the permuted probabilities of the teacher; each sample has a new permutation at each step."""
+    """Cross-entropy with the teacher's permuted probabilities; every image gets a new permutation at every step."""
 
     needs = frozenset({"probabilities"})
 
@@ -31,9 +31,9 @@ class DarkKnowledgeWithPermutedPredictions(DistillLoss):
 
 
 def permuted(p_NK: Tensor) -> Tensor:
-    """Each row's largest value stays where it is, the others change places at random: (N, K) to (N, K)."""
+    """Each row with its largest value in place and the others permuted at random: (N, K) to (N, K)."""
     largest_N1 = p_NK.argmax(dim=1, keepdim=True)
     random_NK = torch.rand_like(p_NK).scatter(1, largest_N1, -1.0)
-    from_NK = random_NK.argsort(dim=1)  # the largest first, then the others in random order
-    to_NK = torch.ones_like(p_NK).scatter(1, largest_N1, 0.0).argsort(dim=1, stable=True)  # the others in their order
-    return torch.zeros_like(p_NK).scatter(1, to_NK, p_NK.gather(1, from_NK))
+    source_NK = random_NK.argsort(dim=1)  # the largest first, then the others in random order
+    target_NK = torch.ones_like(p_NK).scatter(1, largest_N1, 0.0).argsort(dim=1, stable=True)  # the others in order
+    return torch.zeros_like(p_NK).scatter(1, target_NK, p_NK.gather(1, source_NK))

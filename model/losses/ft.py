@@ -4,11 +4,11 @@ Kim, Park and Kwak, "Paraphrasing Complex Network: Network Compression via Facto
 https://arxiv.org/abs/1802.04977
     mean of (decoder(factors of teacher) - teacher)^2, the paraphraser's own
     + factor_weight * mean of |normalised factors of student - normalised factors of teacher|
-Neither part moves what the other one trains. The paper trains the paraphraser first and keeps it fixed while the
-student learns. That is two folders: one with {"ft": {"trains": "paraphraser"}}, and one that begins with its weights,
-with {"ce": {}, "ft": {"trains": "translator"}}. By itself the term trains both at once.
-As in the collections that compare methods, what is normalised is the mean over channels of the factors' squares, for
-which their weight of 200 is; the paper normalises the factors themselves.
+Neither part has a gradient to what the other one trains. The paper trains the paraphraser first and freezes it while
+the student learns. That is two folders: one with {"ft": {"trains": "paraphraser"}}, and one that starts from its
+weights, with {"ce": {}, "ft": {"trains": "translator"}}. By default both are trained at once.
+As in the repositories that compare methods, the mean over channels of the factors' squares is normalised, for which
+their weight of 200 is made; the paper normalises the factors themselves.
 """
 
 from __future__ import annotations
@@ -27,15 +27,14 @@ from .maps import Layers, Pair, match_size, select_pairs
 
 @LOSSES.register("ft")
 class FactorTransfer(DistillLoss):
-    """Distance of the networks' factors, and what the paraphraser fails to restore; uses no labels.
+    """Distance of the two networks' factors, and the paraphraser's reconstruction error; uses no labels.
 
     Args:
-        layers: Numbers of the stages that are compared, from 1, or pairs of them (student's, teacher's); the last stage
-            of both where not given.
-        trains: "both", or the first stage's "paraphraser" alone, or "translator": the student, towards a paraphraser
-            that stays as it is and should come from a folder that has trained it.
-        factor_weight: Factor of the student's part; the paraphraser's has 1.
-        paraphrase_rate: Channels of the factors for each channel of the teacher's map.
+        layers: Numbers of the compared stages, from 1, or pairs (student's, teacher's); by default the last stages.
+        trains: "both"; "paraphraser" alone, the first of two stages; or "translator": the student, towards a frozen
+            paraphraser, which should come from a folder that has trained it.
+        factor_weight: Factor of the student's part; that of the paraphraser is 1.
+        paraphrase_rate: Channels of the factors, relative to those of the teacher's map.
         normalised: The factors' "energy" at each position, or the paper's "factors", all of an image together.
     """
 
@@ -59,23 +58,24 @@ class FactorTransfer(DistillLoss):
         self.paraphrase_rate, self.normalised = paraphrase_rate, NORMALISED[normalised]
         self.paraphrasers, self.decoders, self.translators = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
 
-    def prepare(self, setting: LossContext) -> None:
-        assert setting.teacher is not None
-        for student_NCHW, teacher_NCHW in self.pairs(setting.student, setting.teacher):
-            width, teachers = student_NCHW.shape[1], teacher_NCHW.shape[1]
-            factors = int(self.paraphrase_rate * teachers)
-            if factors < 1:
+    def prepare(self, context: LossContext) -> None:
+        assert context.teacher is not None
+        for student_NCHW, teacher_NCHW in self.feature_pairs(context.student, context.teacher):
+            channels, teacher_channels = student_NCHW.shape[1], teacher_NCHW.shape[1]
+            num_factors = int(self.paraphrase_rate * teacher_channels)
+            if num_factors < 1:
                 raise ValueError(
-                    f"paraphrase_rate must leave a factor of {teachers} channels at least, got {self.paraphrase_rate}"
+                    f"paraphrase_rate must leave at least one factor of {teacher_channels} channels, "
+                    f"got {self.paraphrase_rate}"
                 )
-            self.paraphrasers.append(encoder(teachers, factors))
-            self.decoders.append(decoder(factors, teachers))
-            self.translators.append(encoder(width, factors, batch_norm=True))
+            self.paraphrasers.append(encoder(teacher_channels, num_factors))
+            self.decoders.append(decoder(num_factors, teacher_channels))
+            self.translators.append(encoder(channels, num_factors, batch_norm=True))
         if self.trains == "translator":
             self.paraphrasers.requires_grad_(False)
             self.decoders.requires_grad_(False)
 
-    def pairs(self, student: Output, teacher: Output) -> list[Pair]:
+    def feature_pairs(self, student: Output, teacher: Output) -> list[Pair]:
         if self.layers is None:
             return select_pairs(student.maps[-1:], teacher.maps[-1:])
         return select_pairs(student.maps, teacher.maps, self.layers)
@@ -83,12 +83,13 @@ class FactorTransfer(DistillLoss):
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         parts = []
         modules = zip(self.paraphrasers, self.decoders, self.translators, strict=True)
-        for (paraphrase, restore, translate), (one, other) in zip(modules, self.pairs(student, teacher), strict=True):
-            factors_NFHW = paraphrase(other)
+        stages = zip(modules, self.feature_pairs(student, teacher), strict=True)
+        for (paraphrase, reconstruct, translate), (student_NCHW, teacher_NCHW) in stages:
+            factors_NFHW = paraphrase(teacher_NCHW)
             if self.trains != "translator":
-                parts.append(F.mse_loss(restore(factors_NFHW), other))
+                parts.append(F.mse_loss(reconstruct(factors_NFHW), teacher_NCHW))
             if self.trains != "paraphraser":
-                parts.append(self.factor_weight * self._distance(translate(one), factors_NFHW.detach()))
+                parts.append(self.factor_weight * self._distance(translate(student_NCHW), factors_NFHW.detach()))
         return torch.stack(parts).sum()
 
     def _distance(self, student_NFHW: Tensor, teacher_NFHW: Tensor) -> Tensor:
@@ -97,32 +98,32 @@ class FactorTransfer(DistillLoss):
 
 
 def energy(factors_NFHW: Tensor) -> Tensor:
-    """Per position, of unit length per image: (N, F, H, W) to (N, P)."""
+    """Energy at each position, at unit length for each image: (N, F, H, W) to (N, P)."""
     return F.normalize(factors_NFHW.square().mean(dim=1).flatten(1))
 
 
-def whole(factors_NFHW: Tensor) -> Tensor:
-    """Of unit length per image: (N, F, H, W) to (N, F * P)."""
+def flattened(factors_NFHW: Tensor) -> Tensor:
+    """All factors, at unit length for each image: (N, F, H, W) to (N, F * P)."""
     return F.normalize(factors_NFHW.flatten(1))
 
 
-NORMALISED = {"energy": energy, "factors": whole}
+NORMALISED = {"energy": energy, "factors": flattened}
 
 
-def encoder(in_channels: int, factors: int, *, batch_norm: bool = False) -> nn.Sequential:
-    """Three convolutions, each with a leaky ReLU, between them as many channels as before until the second."""
+def encoder(in_channels: int, num_factors: int, *, batch_norm: bool = False) -> nn.Sequential:
+    """Three convolutions, each with a leaky ReLU; the second one changes the number of channels."""
     layers: list[nn.Module] = []
-    for width, out in ((in_channels, in_channels), (in_channels, factors), (factors, factors)):
-        layers.append(nn.Conv2d(width, out, kernel_size=3, padding=1))
+    for inputs, outputs in ((in_channels, in_channels), (in_channels, num_factors), (num_factors, num_factors)):
+        layers.append(nn.Conv2d(inputs, outputs, kernel_size=3, padding=1))
         if batch_norm:
-            layers.append(nn.BatchNorm2d(out))
+            layers.append(nn.BatchNorm2d(outputs))
         layers.append(nn.LeakyReLU(0.1))
     return nn.Sequential(*layers)
 
 
-def decoder(factors: int, out_channels: int) -> nn.Sequential:
-    """The paraphraser's encoder the other way round."""
+def decoder(num_factors: int, out_channels: int) -> nn.Sequential:
+    """The reverse of the paraphraser's encoder, with transposed convolutions."""
     layers: list[nn.Module] = []
-    for width, out in ((factors, factors), (factors, out_channels), (out_channels, out_channels)):
-        layers += [nn.ConvTranspose2d(width, out, kernel_size=3, padding=1), nn.LeakyReLU(0.1)]
+    for inputs, outputs in ((num_factors, num_factors), (num_factors, out_channels), (out_channels, out_channels)):
+        layers += [nn.ConvTranspose2d(inputs, outputs, kernel_size=3, padding=1), nn.LeakyReLU(0.1)]
     return nn.Sequential(*layers)

@@ -4,7 +4,7 @@ Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015, 
 https://arxiv.org/abs/1503.02531
     (1 - alpha) * CE(student, labels) + alpha * T^2 * KL(teacher_T || student_T), both means over the batch.
 
-Published code weights the two parts in other ways under the same names; the options below give each of them.
+Published code weights the two parts differently under the same names; the options below cover each convention.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from .base import DistillLoss
 from .probabilities import standardized
 
 
-@LOSSES.register("kd")
+@LOSSES.register("kd", example={"loss": {"kd": {}}})
 class KnowledgeDistillation(DistillLoss):
     """Hinton's objective, labels included.
 
     Args:
         alpha: Share of the soft part, in [0, 1]. At 1 no labels are used, at 0 no teacher.
         temperature: Divides the logits of both networks in the soft part; above 0.
-        hard_weight: Factor of the cross-entropy with the labels; 1 - alpha where not given.
-        soft_scale: A further factor of the soft part; some code has 2.
-        reduction: "batchmean" sums the divergence over classes; "mean" averages over them, so that alpha weighs
-            the number of classes times less (PyTorch's KLDivLoss() as many projects called it).
-        t_squared: Whether the soft part carries T^2, which keeps its gradient's size independent of T.
+        hard_weight: Factor of the cross-entropy with the labels; 1 - alpha if not given.
+        soft_scale: A further factor of the soft part; 2 in some code.
+        reduction: "batchmean" sums the divergence over classes; "mean" averages over them, which divides the soft part
+            by the number of classes (the default of PyTorch's KLDivLoss, which many projects used).
+        t_squared: Whether the soft part has the factor T^2, which keeps its gradient's size independent of T.
         divergence: "kl", or "cross_entropy": the same gradients, the value larger by the teacher's entropy.
         standardize: Whether each image's logits are first brought to mean 0 and standard deviation 1 in the soft part
             (Sun et al., https://arxiv.org/abs/2403.01427; theirs for CIFAR-100: temperature 2, soft_scale 10).
@@ -64,7 +64,7 @@ class KnowledgeDistillation(DistillLoss):
         if not self.soft_weight and not self.hard_weight:
             raise ValueError("alpha and hard_weight are both 0: there is nothing to learn from")
         self.reduction, self.divergence, self.standardize = reduction, divergence, standardize
-        # Mean and spread are of all logits: the largest probabilities alone do not tell them.
+        # Mean and deviation are of all logits: they cannot be computed from the largest probabilities alone.
         self.needs = frozenset({"logits" if standardize else "probabilities"}) if self.soft_weight else frozenset()
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
@@ -82,7 +82,7 @@ class KnowledgeDistillation(DistillLoss):
         log_p_student_NK = F.log_softmax(student_NK / self.temperature, dim=1)
         log_p_teacher_NK = F.log_softmax(teacher_NK / self.temperature, dim=1)
         if self.divergence == "kl":
-            each_NK = F.kl_div(log_p_student_NK, log_p_teacher_NK, log_target=True, reduction="none")
+            divergence_NK = F.kl_div(log_p_student_NK, log_p_teacher_NK, log_target=True, reduction="none")
         else:
-            each_NK = -log_p_teacher_NK.exp() * log_p_student_NK
-        return each_NK.sum(dim=1).mean() if self.reduction == "batchmean" else each_NK.mean()
+            divergence_NK = -log_p_teacher_NK.exp() * log_p_student_NK
+        return divergence_NK.sum(dim=1).mean() if self.reduction == "batchmean" else divergence_NK.mean()

@@ -1,8 +1,8 @@
 """Regression of logits: match the teacher's scores before the softmax.
 
 Ba and Caruana, "Do Deep Nets Really Need to be Deep?", NeurIPS 2014, eq. 1. https://arxiv.org/abs/1312.6184
-The paper sums over classes and halves; here the squared error is a mean over classes too, so that its size does not
-depend on their number. Give `weight` K / 2 for the paper's scale.
+The paper halves the sum over classes; here the squared error is a mean over classes, too, so that its size does not
+depend on their number. A `weight` of K / 2 gives the paper's scale.
 """
 
 from __future__ import annotations

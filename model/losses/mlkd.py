@@ -1,4 +1,4 @@
-"""Multi-level logit distillation: what is said of an image, how images relate and how classes do, softened five times.
+"""Multi-level logit distillation: predictions, relations of images and relations of classes, at five temperatures.
 
 Jin, Wang and Lin, "Multi-Level Logit Distillation", CVPR 2023.
 https://openaccess.thecvf.com/content/CVPR2023/html/Jin_Multi-Level_Logit_Distillation_CVPR_2023_paper.html
@@ -6,15 +6,16 @@ https://openaccess.thecvf.com/content/CVPR2023/html/Jin_Multi-Level_Logit_Distil
     T^2 * mean of KL(teacher_T || student_T) + |G - G'|^2 / N + |M - M'|^2 / K
 with P the probabilities (N, K) at T, G = P P^T (N, N) of the student and G' of the teacher, M = P^T P (K, K) likewise.
 
-As published it learns from two views of each image: `"dataset": {..., "strong_view": true}`. The strong views add their
+As published it uses two views of each image: `"dataset": {..., "strong_view": true}`. The strong views add their
 cross-entropy and divergence, with the same factors; the relations are those of the weak views.
 
-The authors' code means the teacher's surer half to be left out: images whose largest probability is above the batch's
-median count neither in the divergence nor as rows of G, classes whose sum of probabilities is above the median not as
-rows of M. There the sums are taken before the masks, which so only halve the terms; here the masks do what they say,
-and `unsure_half` false takes every image and class. Strong views all count. At two of the temperatures the code takes
-the weak views' logits for the strong ones'; here they are their own. Both views go through the networks in one batch,
-there in one each, which for batch norm is not the same. The relations grow with the batch. Stands alone, as `kd` does.
+The authors' code is meant to mask the half that the teacher is more confident of: images whose largest probability is
+above the batch's median, in the divergence and as rows of G, and classes whose sum of probabilities is above the
+median, as rows of M. But it sums before it masks, which merely halves the terms; here the masks work as meant, and with
+`unsure_half` false every image and class counts. Strong views are never masked. At two of the temperatures the code
+uses the weak views' logits in place of the strong ones'; here each view has its own. Here both views pass the networks
+in one batch, there in one each, which differs for batch norm. The relations grow with the batch. Includes the labels,
+as `kd` does, so it is used without `ce`.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ from .base import DistillLoss
 from .probabilities import kl
 
 
-@LOSSES.register("mlkd")
+@LOSSES.register("mlkd", example={"loss": {"mlkd": {}}, "dataset.strong_view": True})
 class MultiLevelLogitDistillation(DistillLoss):
     """Divergence and the relations of images and of classes, at several temperatures, and the labels.
 
     Args:
         alpha: Share of the soft part, above 0 and at most 1.
-        temperatures: Each divides the logits of both networks in a soft part of its own; above 0.
-        unsure_half: Whether images and classes that the teacher is surer of than of most are left out.
+        temperatures: Each divides the logits of both networks in its own soft part; above 0.
+        unsure_half: Whether images and classes above the median of the teacher's confidence are masked.
     """
 
     needs = frozenset({"probabilities"})
@@ -53,52 +54,53 @@ class MultiLevelLogitDistillation(DistillLoss):
         if not 0 < alpha <= 1:
             raise ValueError(f"alpha must be above 0 and at most 1, got {alpha}")
         if not temperatures or min(temperatures) <= 0:
-            raise ValueError(f"temperatures must be one or more that are positive, got {temperatures}")
+            raise ValueError(f"temperatures must be one or more positive numbers, got {temperatures}")
         self.alpha, self.temperatures, self.unsure_half = alpha, temperatures, unsure_half
         self.views_shown = 1
 
-    def prepare(self, setting: LossContext) -> None:
-        self.views_shown = setting.views_shown
+    def prepare(self, context: LossContext) -> None:
+        self.views_shown = context.views_shown
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         student_VNK, teacher_VNK, labels_VN = (
             rows.chunk(self.views_shown) for rows in (student.logits, teacher.logits, batch.labels)
         )
-        loss = self._of_weak(student_VNK[0], teacher_VNK[0], labels_VN[0])
+        loss = self._weak_loss(student_VNK[0], teacher_VNK[0], labels_VN[0])
         if self.views_shown == 2:
-            loss = loss + self._of_strong(student_VNK[1], teacher_VNK[1], labels_VN[1])
+            loss = loss + self._strong_loss(student_VNK[1], teacher_VNK[1], labels_VN[1])
         return loss
 
-    def _of_weak(self, student_NK: Tensor, teacher_NK: Tensor, labels_N: Tensor) -> Tensor:
+    def _weak_loss(self, student_NK: Tensor, teacher_NK: Tensor, labels_N: Tensor) -> Tensor:
         p_NK = teacher_NK.softmax(dim=1)
-        image_N, class_K = self._counts(p_NK.amax(dim=1)), self._counts(p_NK.sum(dim=0))
+        mask_N, mask_K = self._mask(p_NK.amax(dim=1)), self._mask(p_NK.sum(dim=0))
         soft = []
         for T in self.temperatures:
             p_NK, t_NK = (student_NK / T).softmax(dim=1), (teacher_NK / T).softmax(dim=1)
             relations_N = squared_rows(p_NK @ p_NK.T - t_NK @ t_NK.T)
             relations_K = squared_rows(p_NK.T @ p_NK - t_NK.T @ t_NK)
-            soft.append((image_N * (divergence(student_NK, teacher_NK, T) + relations_N)).mean())
-            soft.append((class_K * relations_K).mean())
+            soft.append((mask_N * (divergence(student_NK, teacher_NK, T) + relations_N)).mean())
+            soft.append((mask_K * relations_K).mean())
         return self._total(student_NK, labels_N, soft)
 
-    def _of_strong(self, student_NK: Tensor, teacher_NK: Tensor, labels_N: Tensor) -> Tensor:
+    def _strong_loss(self, student_NK: Tensor, teacher_NK: Tensor, labels_N: Tensor) -> Tensor:
         soft = [divergence(student_NK, teacher_NK, T).mean() for T in self.temperatures]
         return self._total(student_NK, labels_N, soft)
 
     def _total(self, student_NK: Tensor, labels_N: Tensor, soft: list[Tensor]) -> Tensor:
         return (1 - self.alpha) * F.cross_entropy(student_NK, labels_N) + self.alpha * torch.stack(soft).sum()
 
-    def _counts(self, sureness: Tensor) -> Tensor:
-        """1 for what counts, 0 for what is left out."""
-        below = sureness <= sureness.quantile(0.5)
-        return below.to(sureness.dtype) if self.unsure_half else torch.ones_like(sureness)
+    def _mask(self, confidence: Tensor) -> Tensor:
+        """1 up to the median, 0 above it."""
+        below = confidence <= confidence.quantile(0.5)
+        return below.to(confidence.dtype) if self.unsure_half else torch.ones_like(confidence)
 
 
 def divergence(student_NK: Tensor, teacher_NK: Tensor, temperature: float) -> Tensor:
-    """Of every image, (N,)."""
+    """T^2 times the divergence of each image: (N, K) twice to (N,)."""
     log_t_NK = F.log_softmax(teacher_NK / temperature, dim=1)
     return temperature**2 * kl(log_t_NK, F.log_softmax(student_NK / temperature, dim=1))
 
 
 def squared_rows(matrix: Tensor) -> Tensor:
+    """Sum of squares of each row."""
     return matrix.square().sum(dim=1)

@@ -1,10 +1,10 @@
-"""Deep mutual learning: networks that begin together teach one another, without a teacher before them.
+"""Deep mutual learning: networks are trained together and teach one another, without a pretrained teacher.
 
 Zhang, Xiang, Hospedales and Lu, "Deep Mutual Learning", CVPR 2018, sec. 3. https://arxiv.org/abs/1706.00384
     sum over networks k of CE(k, labels) + weight of others * mean over the others j of T^2 * KL(j_T || k_T),
-with what the others say detached. The networks are those of a student "peers", whose exits are the others here, none of
-them early. The paper updates one network after another, each towards what the others say after their update; here, as
-in common code, all see the same answers and take their step together. T is 1 in the paper.
+with the others' outputs detached. The networks are those of the student "peers", whose exits are the other networks'
+outputs. The paper updates one network after another, each towards the others' outputs after their update; here, as in
+common code, all networks use the same outputs and are updated together. T is 1 in the paper.
 """
 
 from __future__ import annotations
@@ -21,12 +21,18 @@ from .base import DistillLoss
 from .probabilities import kl
 
 
-@LOSSES.register("mutual")
+@LOSSES.register(
+    "mutual",
+    example={
+        "loss": {"mutual": {}},
+        "student": {"name": "peers", "networks": [{"name": "cnn", "num_channels": 8}] * 2},
+    },
+)
 class MutualLearning(DistillLoss):
-    """Labels and one another's probabilities, for networks that learn together; no teacher is asked.
+    """Labels and one another's probabilities, for networks that are trained together; uses no teacher.
 
     Args:
-        others_weight: Factor of what a network learns from the others; at 0 each learns alone.
+        others_weight: Factor of the divergence from the others; at 0 each network learns from the labels alone.
         temperature: Divides the logits of both networks in the soft part; above 0.
     """
 
@@ -42,7 +48,7 @@ class MutualLearning(DistillLoss):
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         if not student.exits:
-            raise ValueError('the loss mutual needs several networks, as the student "peers"')
+            raise ValueError('the loss mutual needs several networks: use the student "peers"')
         logits = [peer.logits for peer in (student, *student.exits)]
         hard = torch.stack([F.cross_entropy(logits_NK, batch.labels) for logits_NK in logits]).sum()
         log_ps = [F.log_softmax(logits_NK / self.temperature, dim=1) for logits_NK in logits]

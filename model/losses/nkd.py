@@ -1,12 +1,12 @@
-"""Normalised knowledge distillation: the label's class as cross-entropy, the others as a distribution of their own.
+"""Normalised knowledge distillation: cross-entropy of the label's class, and of the other classes' own distribution.
 
 Yang et al., "From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with Normalized Loss and
 Customized Soft Labels", ICCV 2023. https://arxiv.org/abs/2303.13005
     -p_teacher(y) * log p_student(y) - gamma * T^2 * sum over the other classes of q_teacher * log q_student,
 the mean over the batch, with p at temperature 1, y the label and q the distribution over the other classes alone, at
-temperature T. Both are cross-entropies: the value is not 0 for a student that says what the teacher says. With two
-classes the second part is 0. Beside {"ce": {}}; defaults are the authors' for CIFAR-100 (ImageNet: temperature 1,
-gamma 1.5).
+temperature T. Both are cross-entropies: the value is not 0 for a student with the teacher's outputs. With two classes
+the second part is 0. Used with {"ce": {}}; defaults are the authors' for CIFAR-100 (temperature 1, gamma 1.5 for
+ImageNet).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .probabilities import non_target_logits, target_values
 
 @LOSSES.register("nkd")
 class NormalizedKnowledgeDistillation(DistillLoss):
-    """Cross-entropy of the label's class, weighted by the teacher, and of the other classes among themselves.
+    """Cross-entropy of the label's class, weighted by the teacher's probability, and of the other classes.
 
     Args:
         gamma: Factor of the other classes; 0 or more.

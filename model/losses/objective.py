@@ -1,4 +1,4 @@
-"""The objective: a weighted sum of terms."""
+"""The objective: a weighted sum of loss terms."""
 
 from __future__ import annotations
 
@@ -26,72 +26,70 @@ class Objective(nn.Module):
 
     def __init__(self, terms: Mapping[str, tuple[DistillLoss, TermOptions]]) -> None:
         super().__init__()
-        active = {name: term for name, term in terms.items() if term[1].weight > 0}
-        if not active:
+        self.terms = {name: (loss, options) for name, (loss, options) in terms.items() if options.weight > 0}
+        if not self.terms:
             raise ValueError("every term has weight 0: there is nothing to learn from")
-        self.losses = nn.ModuleDict({name: loss for name, (loss, _) in active.items()})
-        self.options = {name: options for name, (_, options) in active.items()}
+        # The same losses as submodules: checkpoints hold their states as `losses.NAME`.
+        self.losses = nn.ModuleDict({name: loss for name, (loss, _) in self.terms.items()})
 
     @property
     def names(self) -> list[str]:
-        return list(self.options)
+        return list(self.terms)
 
     @property
     def needs_of(self) -> dict[str, frozenset[Need]]:
         """What each term reads of the teacher."""
-        return {name: cast(DistillLoss, loss).needs for name, loss in self.losses.items()}
+        return {name: loss.needs for name, (loss, _) in self.terms.items()}
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What the terms read of the teacher together; where empty, no teacher is asked."""
+        """What the terms together read of the teacher; if it is empty, no teacher is run."""
         return frozenset().union(*self.needs_of.values())
 
     @property
     def global_batch(self) -> frozenset[Part]:
-        """The parts of outputs that terms need of a whole batch, as they compare its images."""
-        return frozenset().union(*(cast(DistillLoss, loss).global_batch for loss in self.losses.values()))
+        """The parts of both outputs that some term reads of the global batch."""
+        return frozenset().union(*(loss.global_batch for loss, _ in self.terms.values()))
 
-    def per_shard_terms(self) -> list[nn.Module]:
-        """The terms that are given a share of the batch where there are several processes."""
-        return [loss for loss in self.losses.values() if not cast(DistillLoss, loss).global_batch]
+    def per_shard_terms(self) -> list[DistillLoss]:
+        """The terms that are computed on a rank's shard of the batch alone."""
+        return [loss for loss, _ in self.terms.values() if not loss.global_batch]
 
-    def prepare(self, setting: LossContext) -> None:
-        """Let every term make what depends on the networks and the data; once, before the first step.
+    def prepare(self, context: LossContext) -> None:
+        """Create what the terms need that depends on the networks and the data; once, before the first step.
 
         Raises:
             OptionError: A term cannot compare the two networks.
         """
-        for name, loss in self.losses.items():
-            with _told_of(name):
-                cast(DistillLoss, loss).prepare(setting)
+        for name, (loss, _) in self.terms.items():
+            with _errors_of_term(name):
+                loss.prepare(context)
 
-    def begin(self, student: nn.Module) -> None:
-        """Let every term change what the student begins with.
+    def initialize_student(self, student: nn.Module) -> None:
+        """Let every term change the student's initial weights; once, after `prepare`.
 
         Raises:
-            OptionError: A term cannot be used for this network.
+            OptionError: A term cannot be used with this network.
         """
-        for name, loss in self.losses.items():
-            with _told_of(name):
-                cast(DistillLoss, loss).begin(student)
+        for name, (loss, _) in self.terms.items():
+            with _errors_of_term(name):
+                loss.initialize_student(student)
 
-    def pairs(self, setting: LossContext) -> dict[str, list[tuple[Tensor, Tensor]]]:
-        """The features that each term compares, the student's and the teacher's; terms without such are left out."""
-        if setting.teacher is None:
+    def feature_pairs(self, context: LossContext) -> dict[str, list[tuple[Tensor, Tensor]]]:
+        """The pairs of features (student's, teacher's) by term; terms that pair no features are left out."""
+        if context.teacher is None:
             return {}
-        pairs = {
-            name: cast(DistillLoss, loss).pairs(setting.student, setting.teacher) for name, loss in self.losses.items()
-        }
-        return {name: each for name, each in pairs.items() if each}
+        pairs = {name: loss.feature_pairs(context.student, context.teacher) for name, (loss, _) in self.terms.items()}
+        return {name: pairs_of_term for name, pairs_of_term in pairs.items() if pairs_of_term}
 
     def num_parameters(self) -> dict[str, dict[str, int]]:
-        """How many parameters each term owns, by the name of its part; terms without any are left out."""
-        numbers: dict[str, dict[str, int]] = {}
-        for name, loss in self.losses.items():
+        """How many parameters each term owns, by submodule; terms without any are left out."""
+        counts: dict[str, dict[str, int]] = {}
+        for name, (loss, _) in self.terms.items():
             for path, parameter in loss.named_parameters():
-                parts, part = numbers.setdefault(name, {}), path.partition(".")[0]
-                parts[part] = parts.get(part, 0) + parameter.numel()
-        return numbers
+                by_submodule, submodule = counts.setdefault(name, {}), path.partition(".")[0]
+                by_submodule[submodule] = by_submodule.get(submodule, 0) + parameter.numel()
+        return counts
 
     def forward(
         self,
@@ -99,22 +97,22 @@ class Objective(nn.Module):
         teacher: Output | None,
         batch: Batch,
         epoch: float,
-        whole: tuple[Output, Output | None, Batch] | None = None,
+        gathered: tuple[Output, Output | None, Batch] | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The total to minimise, and every term before its weight.
 
         Args:
-            epoch: Whole and part epochs done, from 0.
-            whole: Student, teacher and batch for terms that compare images, where the others are a share of a batch.
+            epoch: Epochs done, fractions included, from 0.
+            gathered: Student's and teacher's output and the batch, gathered from all ranks, for the terms that read
+                the global batch; None where `student`, `teacher` and `batch` are all of it.
         """
         with torch.autocast(student.logits.device.type, enabled=False):
-            here = _seen(student, teacher, batch)
-            everywhere = here if whole is None else _seen(*whole)
+            shard = _loss_inputs(student, teacher, batch)
+            global_batch = shard if gathered is None else _loss_inputs(*gathered)
             values = {}
-            for name, loss in self.losses.items():
-                term = cast(DistillLoss, loss)
-                term.epoch = epoch
-                values[name] = term(*(everywhere if term.global_batch else here))
+            for name, (loss, _) in self.terms.items():
+                loss.epoch = epoch
+                values[name] = loss(*(global_batch if loss.global_batch else shard))
             factors = {name: self._factor(name, epoch) for name in values}
             total = sum(
                 (factors[name] * value for name, value in values.items()), torch.zeros(()).to(batch.labels.device)
@@ -122,13 +120,14 @@ class Objective(nn.Module):
         return total, values
 
     def _factor(self, name: str, epoch: float) -> float:
-        options = self.options[name]
+        """The term's weight, after its warm-up so far."""
+        _, options = self.terms[name]
         return options.weight * (min(1.0, epoch / options.warmup_epochs) if options.warmup_epochs else 1.0)
 
 
 @contextmanager
-def _told_of(name: str) -> Iterator[None]:
-    """Name the term in what it refuses."""
+def _errors_of_term(name: str) -> Iterator[None]:
+    """Turn a term's ValueError into an OptionError that names the term."""
     with option_scope(f"loss.{name}"):
         try:
             yield
@@ -136,11 +135,11 @@ def _told_of(name: str) -> Iterator[None]:
             raise OptionError("", str(error)) from None
 
 
-def _seen(student: Output, teacher: Output | None, batch: Batch) -> tuple[Output, Output, Batch]:
-    """What a term is called with."""
-    # A teacher is None only where `needs` is empty, and then no term looks at it.
-    guide = cast(Output, None if teacher is None else _in_float32(teacher))
-    return _in_float32(student), guide, batch
+def _loss_inputs(student: Output, teacher: Output | None, batch: Batch) -> tuple[Output, Output, Batch]:
+    """The arguments of a loss: logits and embeddings in float32."""
+    # The teacher's output is None only where `needs` is empty, and then no term reads it.
+    teacher = cast(Output, None if teacher is None else _in_float32(teacher))
+    return _in_float32(student), teacher, batch
 
 
 def _in_float32(output: Output) -> Output:

@@ -1,13 +1,13 @@
-"""A comprehensive overhaul: match what comes before the ReLU, but not how far below 0 the teacher's silent units are.
+"""A comprehensive overhaul: match the maps before the ReLU, but not how negative the teacher's inactive units are.
 
 Heo et al., "A Comprehensive Overhaul of Feature Distillation", ICCV 2019, sec. 3. https://arxiv.org/abs/1904.01866
-    mean over batch of the sum over stages of 2^-(stages behind it) * sum over channels and positions of
+    mean over the batch of the sum over stages of 2^-(number of deeper stages) * sum over channels and positions of
     (max(teacher, m_c) - connector(student))^2, but 0 where connector(student) <= max(teacher, m_c) <= 0
 The margin m_c is the mean of a channel's negative responses. The paper measures it in training, or computes it from the
 batch norm before the ReLU, if there is one, as though responses were Gaussian; the authors' code does the latter. Here
-it is measured, over all batches so far, so that any network can teach. The authors' teacher normalises with the batch's
-statistics; here, as always, with its own. The weight is that of the authors and of mdistiller for CIFAR-100, beside
-{"ce": {}}; on ImageNet it is 1e-4.
+it is measured, over all batches so far, so that any network can be the teacher. The authors' teacher normalises with
+the batch's statistics, here it is in eval mode, as always. The weight is that of the authors and of mdistiller for
+CIFAR-100, with {"ce": {}}; on ImageNet it is 1e-4.
 """
 
 from __future__ import annotations
@@ -23,17 +23,16 @@ from .base import DistillLoss
 from .maps import Layers, Pair, before_relu, paired
 
 
-@LOSSES.register("ofd")
+@LOSSES.register("ofd", default_term=TermOptions(weight=1e-3))
 class OverhaulOfFeatureDistillation(DistillLoss):
-    """Partial squared distance of the maps before their ReLU, deep stages first in weight; uses no labels.
+    """Partial squared distance of the maps before their ReLU, deep stages weighted most; uses no labels.
 
     Args:
-        layers: Numbers of the stages that are compared, from 1, or pairs of them (student's, teacher's); shallow first.
+        layers: Numbers of the compared stages, from 1, or pairs (student's, teacher's); shallow to deep.
     """
 
     needs = frozenset({"preacts"})
-    global_batch: frozenset[Part] = frozenset({"preacts"})  # margins are of all images so far
-    published = TermOptions(weight=1e-3)
+    global_batch: frozenset[Part] = frozenset({"preacts"})  # margins are means over all images so far
 
     def __init__(self, *, layers: Layers | None = None) -> None:
         super().__init__()
@@ -41,25 +40,28 @@ class OverhaulOfFeatureDistillation(DistillLoss):
         self.connectors = nn.ModuleList()
         self.margins = nn.ModuleList()
 
-    def prepare(self, setting: LossContext) -> None:
-        assert setting.teacher is not None
-        for student_NCHW, teacher_NCHW in self.pairs(setting.student, setting.teacher):
+    def prepare(self, context: LossContext) -> None:
+        assert context.teacher is not None
+        for student_NCHW, teacher_NCHW in self.feature_pairs(context.student, context.teacher):
             self.connectors.append(connector(student_NCHW.shape[1], teacher_NCHW.shape[1]))
             self.margins.append(MarginReLU(teacher_NCHW.shape[1]))
 
-    def pairs(self, student: Output, teacher: Output) -> list[Pair]:
+    def feature_pairs(self, student: Output, teacher: Output) -> list[Pair]:
         return paired(before_relu(student, "student"), before_relu(teacher, "teacher"), self.layers)
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        stages = zip(self.connectors, self.margins, self.pairs(student, teacher), strict=True)
-        distances = [partial_distance(connect(one), margin(other)) for connect, margin, (one, other) in stages]
-        return torch.stack([each / 2**behind for behind, each in enumerate(reversed(distances))]).sum()
+        stages = zip(self.connectors, self.margins, self.feature_pairs(student, teacher), strict=True)
+        distances = [
+            partial_distance(connect(student_NCHW), margin_relu(teacher_NCHW))
+            for connect, margin_relu, (student_NCHW, teacher_NCHW) in stages
+        ]
+        return torch.stack([distance / 2**deeper for deeper, distance in enumerate(reversed(distances))]).sum()
 
 
 class MarginReLU(nn.Module):
-    """max(response, m_c), m_c being the mean of a channel's negative responses in all calls so far, this one included.
+    """max(response, m_c), with m_c the mean of a channel's negative responses in all calls so far, this one included.
 
-    Where a channel had none, m_c is 0, and no response is below it.
+    For a channel without negative responses, m_c is 0.
     """
 
     margin: Tensor  # (C,)
@@ -85,8 +87,8 @@ def connector(in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels))
 
 
-def partial_distance(guess_NCHW: Tensor, target_NCHW: Tensor) -> Tensor:
-    """Squared distance per image, the mean over the batch; nothing where a silent unit is guessed to be more silent."""
-    silent_NCHW = (guess_NCHW <= target_NCHW) & (target_NCHW <= 0)
-    squares_NCHW = (guess_NCHW - target_NCHW).square().masked_fill(silent_NCHW, 0)
+def partial_distance(predicted_NCHW: Tensor, target_NCHW: Tensor) -> Tensor:
+    """Squared distance per image, the mean over the batch; 0 where an inactive unit is predicted below its target."""
+    inactive_NCHW = (predicted_NCHW <= target_NCHW) & (target_NCHW <= 0)
+    squares_NCHW = (predicted_NCHW - target_NCHW).square().masked_fill(inactive_NCHW, 0)
     return squares_NCHW.sum(dim=(1, 2, 3)).mean()

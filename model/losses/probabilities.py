@@ -1,4 +1,4 @@
-"""What several losses make of logits: distributions over classes, always as logarithms."""
+"""Distributions over classes, as several losses compute them from logits: always log-probabilities."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ def kl(log_p_teacher_NK: Tensor, log_p_student_NK: Tensor) -> Tensor:
     return F.kl_div(log_p_student_NK, log_p_teacher_NK, log_target=True, reduction="none").sum(dim=1)
 
 
-def target_values(log_p_NK: Tensor, class_N: Tensor) -> Tensor:
-    """Each image's value of its class: (N, K) to (N,)."""
-    return log_p_NK.gather(1, class_N[:, None]).squeeze(1)
+def target_values(value_NK: Tensor, class_N: Tensor) -> Tensor:
+    """The value at each image's class: (N, K) to (N,)."""
+    return value_NK.gather(1, class_N[:, None]).squeeze(1)
 
 
 def non_target_logits(logits_NK: Tensor, class_N: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ def non_target_logits(logits_NK: Tensor, class_N: Tensor) -> Tensor:
 
 def target_against_rest(logits_NK: Tensor, class_N: Tensor) -> Tensor:
     """Log-probabilities of each image's class and of all others together: (N, K) to (N, 2)."""
-    # Not 1 - p, which is 0 where the network is sure.
+    # Not 1 - p, which is 0 in float32 where the network is certain.
     rest_N = non_target_logits(logits_NK, class_N).logsumexp(dim=1)
     return F.log_softmax(torch.stack([target_values(logits_NK, class_N), rest_N], dim=1), dim=1)
 

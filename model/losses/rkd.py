@@ -1,12 +1,12 @@
-"""Relational knowledge distillation: the distances between images, and the angles of each three, are the teacher's.
+"""Relational knowledge distillation: match the distances between images, and the angles between three of them.
 
 Park et al., "Relational Knowledge Distillation", CVPR 2019, sec. 3.2. https://arxiv.org/abs/1904.05068
     25 * mean of huber(d_ij / mean d, the same of the teacher)
     + 50 * mean of huber(cos of the angle at i between j and k, the same of the teacher),
 of embeddings, over all N^2 pairs and N^3 triples, the degenerate ones included.
-Distances come from differences, as scalar products lose what is close together. Two images of equal embedding have the
-distance 1e-6, no direction and no gradient. The two factors are RepDistiller's beside {"ce": {}}; the paper has 1 and 2
-for metric learning. It takes N^2 D + N^3 numbers.
+Distances are computed from differences, as scalar products are inexact for close embeddings. Two images with equal
+embeddings have the distance 1e-6, no direction and no gradient. The two factors are RepDistiller's with {"ce": {}};
+the paper has 1 and 2 for metric learning. Memory: N^2 D + N^3 numbers.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ class RelationalKnowledgeDistillation(DistillLoss):
 
 
 def differences(embedding_ND: Tensor) -> Tensor:
-    """From each image to each other: (N, D) to (N, N, D)."""
+    """The vectors from each image to every other: (N, D) to (N, N, D)."""
     return require_batch(embedding_ND)[None] - embedding_ND[:, None]
 
 
-def relative_distances(apart_NND: Tensor) -> Tensor:
-    """Lengths, over their mean; 0 from an image to itself."""
-    N = len(apart_NND)
-    to_others_NN = 1 - torch.eye(N, dtype=apart_NND.dtype, device=apart_NND.device)
-    distance_NN = apart_NND.square().sum(dim=2).clamp(min=1e-12).sqrt() * to_others_NN
+def relative_distances(difference_NND: Tensor) -> Tensor:
+    """Distances divided by their mean; 0 on the diagonal: (N, N, D) to (N, N)."""
+    N = len(difference_NND)
+    off_diagonal_NN = 1 - torch.eye(N, dtype=difference_NND.dtype, device=difference_NND.device)
+    distance_NN = difference_NND.square().sum(dim=2).clamp(min=1e-12).sqrt() * off_diagonal_NN
     return distance_NN * (N * (N - 1) / distance_NN.sum())
 
 
-def cosines(apart_NND: Tensor) -> Tensor:
-    """Of the angle at each image between each two others: (N, N, N)."""
-    direction_NND = l2_normalize(apart_NND)
+def cosines(difference_NND: Tensor) -> Tensor:
+    """The cosine of the angle at each image between every two others: (N, N, D) to (N, N, N)."""
+    direction_NND = l2_normalize(difference_NND)
     return direction_NND @ direction_NND.transpose(1, 2)

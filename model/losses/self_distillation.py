@@ -19,15 +19,21 @@ from ..types import Batch, Output
 from .base import DistillLoss
 
 
-@LOSSES.register("self_distillation")
+@LOSSES.register(
+    "self_distillation",
+    example={
+        "loss": {"self_distillation": {}},
+        "student": {"name": "peers", "networks": [{"name": "cnn", "num_channels": 8}] * 2},
+    },
+)
 class SelfDistillation(DistillLoss):
-    """Labels, the last exit's probabilities and its features, for networks with early exits; no teacher is asked.
+    """Labels, the last exit's probabilities and its features, for networks with early exits; uses no teacher.
 
     Args:
         alpha: Share of the soft part, in [0, 1]. At 0 every exit learns from the labels alone (deep supervision).
         temperature: Divides the logits in the soft part; above 0.
         beta: Factor of the feature part; 0 leaves it out.
-        feature_reduction: "mean" over batch and features, or the original's "sum", whose weight grows with both.
+        feature_reduction: "mean" over batch and features, or the original's "sum", which grows with both.
         divergence: "kl", or the original's "cross_entropy": the same gradients, the value larger by an entropy.
     """
 
@@ -56,7 +62,7 @@ class SelfDistillation(DistillLoss):
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         if not student.exits:
-            raise ValueError("the loss self_distillation needs a network with early exits, as multi_exit_resnet18")
+            raise ValueError("the loss self_distillation needs a network with early exits, such as multi_exit_resnet18")
         last_NK, last_ND = student.logits.detach(), student.embedding.detach()
         loss = (1 - self.alpha) * F.cross_entropy(student.logits, batch.labels)
         for early in student.exits:

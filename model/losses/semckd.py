@@ -1,15 +1,17 @@
-"""Semantic calibration: attention tells which stages of the teacher a stage of the student learns from.
+"""Semantic calibration: attention selects the stages of the teacher that each stage of the student learns from.
 
 Chen et al., "Cross-Layer Distillation with Semantic Calibration", AAAI 2021. https://arxiv.org/abs/2012.03236
     mean over batch and student's stages of the sum over teacher's stages of attention * distance, with
     attention = softmax over teacher's stages of query . key and distance = mean of (projector(student) - teacher)^2
-An image's query is made from its inner products with the images of the batch in the student's map, its keys likewise
-in the teacher's maps, each by two linear layers, and all are of length 1. So a term belongs to a batch size, and the
-order of a batch counts. Batches that are smaller, which the authors leave out, are filled up with zeros.
-The weight of 400 is the authors', beside {"ce": {}, "kd": {"alpha": 1.0}}.
+An image's query is computed from its inner products with the images of the batch in the student's map, its keys
+likewise in the teacher's maps, each by two linear layers, and all have unit length. So the loss is made for one batch
+size, and depends on the order of the batch. Smaller batches, which the authors drop, are padded with zeros.
+The weight of 400 is the authors', with {"ce": {}, "kd": {"alpha": 1.0}}.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -21,52 +23,58 @@ from .base import DistillLoss
 from .maps import Pair, all_pairs, in_float32, match_size
 
 
-@LOSSES.register("semckd")
+@LOSSES.register(
+    "semckd",
+    default_term=TermOptions(weight=400.0),
+    example={"loss": {"ce": {}, "kd": {"alpha": 1.0}, "semckd": {}}},
+)
 class SemanticCalibration(DistillLoss):
-    """Squared distances of each map of the student and all of the teacher, weighed by attention; uses no labels."""
+    """Squared distances of each map of the student to all of the teacher's, weighted by attention; uses no labels."""
 
     needs = frozenset({"maps"})
     global_batch: frozenset[Part] = frozenset({"maps"})
-    published = TermOptions(weight=400.0)
 
     def __init__(self) -> None:
         super().__init__()
         self.batch_size = 0
         self.queries, self.keys, self.projectors = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
 
-    def prepare(self, setting: LossContext) -> None:
-        assert setting.teacher is not None
-        self.batch_size = len(setting.student.logits)
-        self.queries.extend(embedder(self.batch_size) for _ in setting.student.maps)
-        self.keys.extend(embedder(self.batch_size) for _ in setting.teacher.maps)
-        for student_NCHW, teacher_NCHW in self.pairs(setting.student, setting.teacher):
+    def prepare(self, context: LossContext) -> None:
+        assert context.teacher is not None
+        self.batch_size = len(context.student.logits)
+        self.queries.extend(embedder(self.batch_size) for _ in context.student.maps)
+        self.keys.extend(embedder(self.batch_size) for _ in context.teacher.maps)
+        for student_NCHW, teacher_NCHW in self.feature_pairs(context.student, context.teacher):
             self.projectors.append(projector(student_NCHW.shape[1], teacher_NCHW.shape[1]))
 
-    def pairs(self, student: Output, teacher: Output) -> list[Pair]:
+    def feature_pairs(self, student: Output, teacher: Output) -> list[Pair]:
         return [match_size(*pair) for pair in all_pairs(student.maps, teacher.maps)]
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        pairs = zip(self.projectors, self.pairs(student, teacher), strict=True)
-        distances = [(project(one) - other).square().mean(dim=(1, 2, 3)) for project, (one, other) in pairs]
+        pairs = zip(self.projectors, self.feature_pairs(student, teacher), strict=True)
+        distances = [
+            (project(student_NCHW) - teacher_NCHW).square().mean(dim=(1, 2, 3))
+            for project, (student_NCHW, teacher_NCHW) in pairs
+        ]
         attention_NST = self.attention(student, teacher)
         distance_NST = torch.stack(distances, dim=1).view_as(attention_NST)
         return (attention_NST * distance_NST).sum(dim=2).mean()
 
     def attention(self, student: Output, teacher: Output) -> Tensor:
-        """Of each stage of the student to those of the teacher: (N, S, T), the last of which sums to 1."""
-        query_NSE, key_NTE = (
-            torch.stack(
-                [F.normalize(embed(self.similarity(each))) for embed, each in zip(embedders, maps, strict=True)], dim=1
-            )
-            for embedders, maps in ((self.queries, student.maps), (self.keys, teacher.maps))
-        )
+        """Weights of the teacher's stages for each stage of the student: (N, S, T), which sum to 1 over T."""
+        query_NSE, key_NTE = self._embedded(self.queries, student.maps), self._embedded(self.keys, teacher.maps)
         return (query_NSE @ key_NTE.transpose(1, 2)).softmax(dim=2)
+
+    def _embedded(self, embedders: nn.ModuleList, maps: Sequence[Tensor]) -> Tensor:
+        """Queries or keys of all stages, at unit length: (N, S, E)."""
+        stages = zip(embedders, maps, strict=True)
+        return torch.stack([F.normalize(embed(self.similarity(map_NCHW))) for embed, map_NCHW in stages], dim=1)
 
     def similarity(self, map_NCHW: Tensor) -> Tensor:
         """Inner products of the images of a batch: (N, C, H, W) to (N, batch size)."""
-        rows_NV = in_float32(map_NCHW).flatten(1)
-        # A negative number of zeros cuts off: the last batch may have one image more than the others.
-        return F.pad(rows_NV @ rows_NV.T, (0, self.batch_size - len(rows_NV)))
+        flat_NV = in_float32(map_NCHW).flatten(1)
+        # Negative padding crops: the last batch may have one image more than the others.
+        return F.pad(flat_NV @ flat_NV.T, (0, self.batch_size - len(flat_NV)))
 
 
 def embedder(batch_size: int) -> nn.Sequential:

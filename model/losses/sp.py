@@ -1,9 +1,9 @@
-"""Similarity-preserving distillation: images that are alike to the teacher shall be alike to the student.
+"""Similarity-preserving distillation: images that are similar for the teacher should be similar for the student.
 
 Tung and Mori, "Similarity-Preserving Knowledge Distillation", ICCV 2019. https://arxiv.org/abs/1907.09682
     |G_teacher - G_student|^2 / N^2, with G the scalar products of the last maps of each two images, (N, N),
-each of its rows at unit length. Neither widths nor sizes of the maps matter. A row's length depends on the other
-images, so larger batches give smaller values. The weight is the one that RepDistiller has beside {"ce": {}}.
+each of its rows at unit length. Maps may differ in channels, height and width. A row's length depends on the other
+images, so larger batches give smaller values. The weight is RepDistiller's with {"ce": {}}.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from .maps import deepest
 from .relations import l2_normalize, require_batch
 
 
-@LOSSES.register("sp")
+@LOSSES.register("sp", default_term=TermOptions(weight=3000.0))
 class SimilarityPreserving(DistillLoss):
     """Mean squared distance between the similarities of the batch's images, by the last maps; uses no labels."""
 
     needs = frozenset({"maps"})
     global_batch: frozenset[Part] = frozenset({"maps"})
-    published = TermOptions(weight=3000.0)
 
     def __init__(self) -> None:
         super().__init__()

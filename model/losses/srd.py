@@ -3,8 +3,8 @@
 Miles and Mikolajczyk, "Understanding the Role of the Projector in Knowledge Distillation", AAAI 2024.
 https://arxiv.org/abs/2303.11098
     log of the sum over images and dimensions of |norm(linear(student)) - norm(teacher)|^4, of embeddings,
-norm being batch norm with the batch's statistics and nothing trained, 1e-4 added to the variance. It is the logarithm
-of a sum, so the value grows with the batch. Follows the authors' code for ImageNet, which has it with weight 2 beside
+norm being batch norm with the batch's statistics and without parameters, 1e-4 added to the variance. It is the log of a
+sum, so the value grows with the batch. Follows the authors' code for ImageNet, which has weight 2 with
 {"ce": {}, "kd": {"alpha": 1.0, "temperature": 1.0}}.
 """
 
@@ -19,9 +19,13 @@ from .base import DistillLoss
 from .relations import require_batch
 
 
-@LOSSES.register("srd")
+@LOSSES.register(
+    "srd",
+    default_term=TermOptions(weight=2.0),
+    example={"loss": {"ce": {}, "kd": {"alpha": 1.0, "temperature": 1.0}, "srd": {}}},
+)
 class SimpleRecipeDistillation(DistillLoss):
-    """Soft maximum of the distances between normalised embeddings, the student's behind a projector; uses no labels.
+    """Soft maximum of the distances between normalised embeddings, the student's projected; uses no labels.
 
     Args:
         exponent: Power of the distances; 1 or more.
@@ -29,7 +33,6 @@ class SimpleRecipeDistillation(DistillLoss):
 
     needs = frozenset({"embedding"})
     global_batch: frozenset[Part] = frozenset({"embedding"})
-    published = TermOptions(weight=2.0)
 
     def __init__(self, *, exponent: float = 4.0) -> None:
         super().__init__()
@@ -37,9 +40,9 @@ class SimpleRecipeDistillation(DistillLoss):
             raise ValueError(f"exponent must be 1 or more, got {exponent}")
         self.exponent = exponent
 
-    def prepare(self, setting: LossContext) -> None:
-        assert setting.teacher is not None
-        self.projector = nn.Linear(setting.student.embedding.shape[1], setting.teacher.embedding.shape[1])
+    def prepare(self, context: LossContext) -> None:
+        assert context.teacher is not None
+        self.projector = nn.Linear(context.student.embedding.shape[1], context.teacher.embedding.shape[1])
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         distance_ND = normalised(self.projector(student.embedding)) - normalised(teacher.embedding)

@@ -3,8 +3,8 @@
 Zheng and Yang, "Knowledge Distillation Based on Transformed Teacher Matching", ICLR 2024.
 https://arxiv.org/abs/2402.11148
     mean over the batch of KL(q || p_student), with q = p_teacher^gamma over its sum,
-which is the teacher at temperature 1 / gamma; the student is at 1. Beside {"ce": {}}. The authors chose gamma and the
-weight for each pair; the defaults are theirs for vgg8 from vgg13 on CIFAR-100.
+which is the teacher at temperature 1 / gamma; the student is at 1. Used with {"ce": {}}. The authors chose gamma and
+the weight for each pair of networks; the defaults are theirs for vgg13 to vgg8 on CIFAR-100.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .base import DistillLoss
 from .probabilities import kl
 
 
-@LOSSES.register("ttm")
+@LOSSES.register("ttm", default_term=TermOptions(weight=45.0))
 class TransformedTeacherMatching(DistillLoss):
     """Divergence of the student's probabilities from a power of the teacher's; uses no labels.
 
@@ -27,7 +27,6 @@ class TransformedTeacherMatching(DistillLoss):
     """
 
     needs = frozenset({"probabilities"})
-    published = TermOptions(weight=45.0)
 
     def __init__(self, *, gamma: float = 0.1) -> None:
         super().__init__()
@@ -39,5 +38,5 @@ class TransformedTeacherMatching(DistillLoss):
         return self.divergence(student, teacher).mean()
 
     def divergence(self, student: Output, teacher: Output) -> Tensor:
-        """Of each image: (N,)."""
+        """The divergence of each image: (N,)."""
         return kl(F.log_softmax(self.gamma * teacher.logits, dim=1), F.log_softmax(student.logits, dim=1))

@@ -1,12 +1,12 @@
-"""Variational information distillation: guess the teacher's maps, and how sure the guess is, from the student's.
+"""Variational information distillation: predict the teacher's maps, with a variance, from the student's.
 
 Ahn et al., "Variational Information Distillation for Knowledge Transfer", CVPR 2019, eq. 5.
 https://arxiv.org/abs/1904.05835
     sum over stages of the mean over batch, channels and positions of
-    ((teacher - guess)^2 / variance_c + log variance_c) / 2, with variance_c = log(1 + exp(a_c)) + a constant
-The guess comes from three 1x1 convolutions, whose weights are trained with the a_c, one for each channel. The paper
-sums over channels and positions; the mean, and the weight of 1, are those of the collections that compare methods. The
-value falls below 0 where guesses are good, as that of a likelihood does.
+    ((teacher - prediction)^2 / variance_c + log variance_c) / 2, with variance_c = log(1 + exp(a_c)) + a constant
+The prediction comes from three 1x1 convolutions, trained together with the a_c, one for each channel. The paper sums
+over channels and positions; the mean, and the weight of 1, are those of the repositories that compare methods. The
+value is negative where predictions are good, as a negative log-likelihood may be.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from .maps import Layers, Pair, paired
 
 @LOSSES.register("vid")
 class VariationalInformationDistillation(DistillLoss):
-    """Negative log-likelihood of the teacher's maps under a Gaussian that follows from the student's; uses no labels.
+    """Negative log-likelihood of the teacher's maps under a Gaussian predicted from the student's; uses no labels.
 
     Args:
-        layers: Numbers of the stages that are compared, from 1, or pairs of them (student's, teacher's).
+        layers: Numbers of the compared stages, from 1, or pairs (student's, teacher's).
         initial_variance: Variance of every channel before the first step.
-        least_variance: What no variance falls below; the constant of the formula.
+        least_variance: Lower bound of the variances; the constant of the formula.
     """
 
     needs = frozenset({"maps"})
@@ -48,24 +48,29 @@ class VariationalInformationDistillation(DistillLoss):
         self.regressors = nn.ModuleList()
         self.raw_variances = nn.ParameterList()  # a_c of the formula
 
-    def prepare(self, setting: LossContext) -> None:
-        assert setting.teacher is not None
+    def prepare(self, context: LossContext) -> None:
+        assert context.teacher is not None
         raw = inverse_softplus(self.initial_variance - self.least_variance)
-        for student_NCHW, teacher_NCHW in self.pairs(setting.student, setting.teacher):
-            width, out = student_NCHW.shape[1], teacher_NCHW.shape[1]
-            self.regressors.append(regressor(width, out))
-            self.raw_variances.append(nn.Parameter(torch.full((out,), raw)))
+        for student_NCHW, teacher_NCHW in self.feature_pairs(context.student, context.teacher):
+            out_channels = teacher_NCHW.shape[1]
+            self.regressors.append(regressor(student_NCHW.shape[1], out_channels))
+            self.raw_variances.append(nn.Parameter(torch.full((out_channels,), raw)))
 
-    def pairs(self, student: Output, teacher: Output) -> list[Pair]:
+    def feature_pairs(self, student: Output, teacher: Output) -> list[Pair]:
         return paired(student.maps, teacher.maps, self.layers)
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        stages = zip(self.regressors, self.raw_variances, self.pairs(student, teacher), strict=True)
-        return torch.stack([self._surprise(guess(one), other, raw) for guess, raw, (one, other) in stages]).sum()
+        stages = zip(self.regressors, self.raw_variances, self.feature_pairs(student, teacher), strict=True)
+        losses = [
+            self._nll(regress(student_NCHW), teacher_NCHW, raw_C)
+            for regress, raw_C, (student_NCHW, teacher_NCHW) in stages
+        ]
+        return torch.stack(losses).sum()
 
-    def _surprise(self, guess_NCHW: Tensor, teacher_NCHW: Tensor, raw_C: Tensor) -> Tensor:
+    def _nll(self, predicted_NCHW: Tensor, teacher_NCHW: Tensor, raw_C: Tensor) -> Tensor:
+        """Negative log-likelihood, without its constant, the mean over all values."""
         variance_C11 = (F.softplus(raw_C) + self.least_variance)[:, None, None]
-        return 0.5 * ((teacher_NCHW - guess_NCHW).square() / variance_C11 + variance_C11.log()).mean()
+        return 0.5 * ((teacher_NCHW - predicted_NCHW).square() / variance_C11 + variance_C11.log()).mean()
 
 
 def regressor(in_channels: int, out_channels: int) -> nn.Sequential:

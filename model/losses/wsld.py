@@ -1,11 +1,11 @@
-"""Weighted soft labels: the teacher counts where the student is worse than it, and little where it is better.
+"""Weighted soft labels: the teacher has most weight where the student is worse than it, and little where it is better.
 
 Zhou et al., "Rethinking Soft Labels for Knowledge Distillation: A Bias-Variance Tradeoff Perspective", ICLR 2021.
 https://arxiv.org/abs/2102.00650
     mean over the batch of w * T^2 * cross-entropy(teacher_T, student_T), with
     w = 1 - exp(-CE(student, label) / (CE(teacher, label) + 1e-7)), no gradient through w.
-A cross-entropy, as in the authors' code, so the value is not 0 for a student that says what the teacher says. The
-weight is their alpha for CIFAR-100 beside {"ce": {}} (ImageNet: weight 2.5, temperature 2).
+A cross-entropy, as in the authors' code, so the value is not 0 for a student with the teacher's outputs. The weight is
+their alpha for CIFAR-100 with {"ce": {}} (ImageNet: weight 2.5, temperature 2).
 """
 
 from __future__ import annotations
@@ -18,16 +18,15 @@ from ..types import Batch, Output, TermOptions
 from .base import DistillLoss
 
 
-@LOSSES.register("wsld")
+@LOSSES.register("wsld", default_term=TermOptions(weight=2.25))
 class WeightedSoftLabelDistillation(DistillLoss):
-    """Cross-entropy with the softened teacher, each image's weighted by how both networks do on its label.
+    """Cross-entropy with the softened teacher, each image weighted by both networks' cross-entropy with its label.
 
     Args:
         temperature: Divides the logits of both networks in the soft part; above 0.
     """
 
     needs = frozenset({"probabilities"})
-    published = TermOptions(weight=2.25)
 
     def __init__(self, *, temperature: float = 4.0) -> None:
         super().__init__()

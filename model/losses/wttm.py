@@ -1,10 +1,10 @@
-"""Weighted transformed teacher matching: images count the more, the less sure the teacher is of them.
+"""Weighted transformed teacher matching: images have more weight the less confident the teacher is.
 
 Zheng and Yang, "Knowledge Distillation Based on Transformed Teacher Matching", ICLR 2024.
 https://arxiv.org/abs/2402.11148
     mean over the batch of U * KL(q || p_student), with U = sum of p_teacher^gamma, and q as in `ttm`.
-U is 1 for a teacher that is sure and K^(1 - gamma) for one that knows nothing. Beside {"ce": {}}. The authors chose
-gamma and the weight for each pair; the defaults are theirs for vgg8 from vgg13 on CIFAR-100, there beside `crd`.
+U is 1 for a teacher that is certain and K^(1 - gamma) for a uniform one. Used with {"ce": {}}. The authors chose gamma
+and the weight for each pair of networks; the defaults are theirs for vgg13 to vgg8 on CIFAR-100, there with `crd`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,13 @@ from ..types import Batch, Output, TermOptions
 from .ttm import TransformedTeacherMatching
 
 
-@LOSSES.register("wttm")
+@LOSSES.register("wttm", default_term=TermOptions(weight=4.0))
 class WeightedTransformedTeacherMatching(TransformedTeacherMatching):
-    """As `ttm`, each image's divergence times the sum of the powers; uses no labels.
+    """As `ttm`, with each image's divergence multiplied by the sum of the powers; uses no labels.
 
     Args:
         gamma: The power; above 0.
     """
-
-    published = TermOptions(weight=4.0)
 
     def __init__(self, *, gamma: float = 0.2) -> None:
         super().__init__(gamma=gamma)

@@ -125,7 +125,7 @@ def test_a_network_whose_logits_are_of_no_linear_layer_is_refused(
     make_folder(teacher.path.parent / "halved", student={"name": "halved"})
     ended = call(train.main, "--model_dir", student(teacher, make_folder, teacher="../halved").path)
     assert ended.status == 2
-    assert "loss.srrl: the teacher's logits are not what a linear layer makes of its embedding" in ended.err
+    assert "loss.srrl: the teacher's logits are not a linear function of its embedding" in ended.err
 
 
 def test_a_later_generation_is_checked_with_its_own(make_folder: MakeFolder, tmp_path: Path, runtime: Runtime) -> None:

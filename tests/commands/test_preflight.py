@@ -488,7 +488,7 @@ def test_maps_that_cannot_be_compared_are_told(
     change_params(student, {"loss": {"ce": {}, "at": {"weight": 1000.0}}})
     change_params(student if mapless == "student" else trained, {"student": {"name": "mapless"}})
 
-    assert train_refused(student) == f"{student.params}: loss.at: the {mapless} gives no maps to compare"
+    assert train_refused(student) == f"{student.params}: loss.at: the {mapless} returns no maps to compare"
 
 
 def test_maps_of_several_teachers_are_refused(student: Folder, trained: Folder, train_refused: TrainRefused) -> None:

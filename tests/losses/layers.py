@@ -17,60 +17,60 @@ def leaky_relu(map_NCHW: Map, slope: float) -> Map:
     return np.where(map_NCHW > 0, map_NCHW, slope * map_NCHW)
 
 
-def batch_normed(map_NCHW: Map, module: object) -> Map:
+def batch_norm(map_NCHW: Map, module: object) -> Map:
     """With the batch's own statistics."""
     assert isinstance(module, nn.BatchNorm2d)
     centred = map_NCHW - map_NCHW.mean(axis=(0, 2, 3), keepdims=True)
     scaled = centred / np.sqrt((centred**2).mean(axis=(0, 2, 3), keepdims=True) + 1e-5)
-    weight, bias = (each.detach().numpy()[:, None, None] for each in (module.weight, module.bias))
-    found: Map = scaled * weight + bias
-    return found
+    weight, bias = (parameter.detach().numpy()[:, None, None] for parameter in (module.weight, module.bias))
+    output: Map = scaled * weight + bias
+    return output
 
 
-def convolved(map_NCHW: Map, module: object) -> Map:
+def conv2d(map_NCHW: Map, module: object) -> Map:
     """Position by position, with the module's weights, stride and padding."""
     assert isinstance(module, nn.Conv2d)
     weight_DCHW = module.weight.detach().numpy()
-    stride, around = module.stride[0], int(module.padding[0])
-    padded = np.pad(map_NCHW, ((0, 0), (0, 0), (around, around), (around, around)))
+    stride, padding = module.stride[0], int(module.padding[0])
+    padded = np.pad(map_NCHW, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
     side = weight_DCHW.shape[2]
     rows = range(0, padded.shape[2] - side + 1, stride)
     columns = range(0, padded.shape[3] - side + 1, stride)
-    found = np.zeros((len(padded), len(weight_DCHW), len(rows), len(columns)))
+    output = np.zeros((len(padded), len(weight_DCHW), len(rows), len(columns)))
     for row, top in enumerate(rows):
         for column, left in enumerate(columns):
             window = padded[:, :, top : top + side, left : left + side]
-            found[:, :, row, column] = np.einsum("nchw,dchw->nd", window, weight_DCHW)
-    return found if module.bias is None else found + module.bias.detach().numpy()[:, None, None]
+            output[:, :, row, column] = np.einsum("nchw,dchw->nd", window, weight_DCHW)
+    return output if module.bias is None else output + module.bias.detach().numpy()[:, None, None]
 
 
-def transpose_convolved(map_NCHW: Map, module: object) -> Map:
-    """Every value is spread over its surroundings; for stride 1."""
+def conv_transpose2d(map_NCHW: Map, module: object) -> Map:
+    """Every input value adds its kernel to the output around its position; for stride 1."""
     assert isinstance(module, nn.ConvTranspose2d)
     assert module.stride == (1, 1)
     assert module.bias is not None
     weight_CDHW = module.weight.detach().numpy()
     N, _, H, W = map_NCHW.shape
-    D, side, around = weight_CDHW.shape[1], weight_CDHW.shape[2], int(module.padding[0])
-    found = np.zeros((N, D, H + side - 1, W + side - 1))
+    D, side, padding = weight_CDHW.shape[1], weight_CDHW.shape[2], int(module.padding[0])
+    output = np.zeros((N, D, H + side - 1, W + side - 1))
     for row in range(H):
         for column in range(W):
-            spread = np.einsum("nc,cdhw->ndhw", map_NCHW[:, :, row, column], weight_CDHW)
-            found[:, :, row : row + side, column : column + side] += spread
-    inside = found[:, :, around : found.shape[2] - around, around : found.shape[3] - around]
-    shifted: Map = inside + module.bias.detach().numpy()[:, None, None]
-    return shifted
+            kernels = np.einsum("nc,cdhw->ndhw", map_NCHW[:, :, row, column], weight_CDHW)
+            output[:, :, row : row + side, column : column + side] += kernels
+    cropped = output[:, :, padding : output.shape[2] - padding, padding : output.shape[3] - padding]
+    biased: Map = cropped + module.bias.detach().numpy()[:, None, None]
+    return biased
 
 
-def averaged_down(map_NCHW: Map, height: int, width: int) -> Map:
+def average_pool(map_NCHW: Map, height: int, width: int) -> Map:
     """Means of equal rectangles; height and width divide the map's."""
     N, C, H, W = map_NCHW.shape
-    found: Map = map_NCHW.reshape(N, C, height, H // height, width, W // width).mean(axis=(3, 5))
-    return found
+    output: Map = map_NCHW.reshape(N, C, height, H // height, width, W // width).mean(axis=(3, 5))
+    return output
 
 
-def resized(map_NCHW: Map, height: int, width: int) -> Map:
-    """Each value comes from where its upper left corner lies: values are repeated, or some are left out."""
+def interpolate_nearest(map_NCHW: Map, height: int, width: int) -> Map:
+    """Each value is the one at its upper left corner: values are repeated, or some are left out."""
     _, _, H, W = map_NCHW.shape
     rows, columns = [row * H // height for row in range(height)], [column * W // width for column in range(width)]
     return map_NCHW[:, :, rows][:, :, :, columns]

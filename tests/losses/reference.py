@@ -16,8 +16,8 @@ Labels = Sequence[int]
 Maps = Sequence[Array]  # of each stage (N, C, H, W)
 
 
-class Said(NamedTuple):
-    """What a network says, as arrays."""
+class ArrayOutput(NamedTuple):
+    """A network's output as arrays."""
 
     logits: Logits
     embedding: Array  # (N, D)
@@ -71,11 +71,11 @@ def mean_squared_difference(student: Logits, teacher: Logits) -> float:
 
 
 def weighted_by_confidence(student: Logits, teacher: Logits, labels: Labels) -> float:
-    """Cross-entropy with the labels, each sample's by the teacher's largest probability, over the sum of these."""
+    """Cross-entropy with the labels, each image weighted by the teacher's largest probability over their sum."""
     total = weights = 0.0
-    for said, taught, label in zip(student, teacher, labels, strict=True):
-        confidence = max(np.exp(score) for score in taught) / sum(np.exp(score) for score in taught)
-        total += confidence * cross_entropy(said[None], [label])
+    for student_scores, teacher_scores, label in zip(student, teacher, labels, strict=True):
+        confidence = max(np.exp(score) for score in teacher_scores) / sum(np.exp(score) for score in teacher_scores)
+        total += confidence * cross_entropy(student_scores[None], [label])
         weights += confidence
     return float(total / weights)
 
@@ -104,22 +104,22 @@ def attention_transfer(student: Maps, teacher: Maps) -> float:
 
 
 def hint(student_NCHW: Array, teacher_NCHW: Array, weight_DC11: Array, *, relu: bool) -> float:
-    """A 1x1 convolution, batch norm with the batch's statistics, a ReLU perhaps; mean squared difference."""
+    """Mean squared difference after a 1x1 convolution, batch norm with the batch's statistics and perhaps a ReLU."""
     num_images, num_channels, height, width = teacher_NCHW.shape
-    places = [(n, h, w) for n in range(num_images) for h in range(height) for w in range(width)]
+    positions = [(n, h, w) for n in range(num_images) for h in range(height) for w in range(width)]
     total = 0.0
     for d in range(num_channels):
-        guesses = [float(weight_DC11[d, :, 0, 0] @ student_NCHW[n, :, h, w]) for n, h, w in places]
-        mean = sum(guesses) / len(guesses)  # which takes off the convolution's bias, too
-        variance = sum((guess - mean) ** 2 for guess in guesses) / len(guesses)
-        for (n, h, w), guess in zip(places, guesses, strict=True):
-            normalised = (guess - mean) / math.sqrt(variance + 1e-5)
+        values = [float(weight_DC11[d, :, 0, 0] @ student_NCHW[n, :, h, w]) for n, h, w in positions]
+        mean = sum(values) / len(values)  # subtracting it removes the convolution's bias, too
+        variance = sum((value - mean) ** 2 for value in values) / len(values)
+        for (n, h, w), value in zip(positions, values, strict=True):
+            normalised = (value - mean) / math.sqrt(variance + 1e-5)
             total += ((max(normalised, 0.0) if relu else normalised) - teacher_NCHW[n, d, h, w]) ** 2
     return total / teacher_NCHW.size
 
 
 def standardized(logits: Logits) -> Logits:
-    """Each row less its mean, over its standard deviation (of a sample: over K - 1) and 1e-7."""
+    """Each row minus its mean, divided by its standard deviation (with K - 1) plus 1e-7."""
     rows = []
     for scores in logits:
         mean = sum(scores) / len(scores)
@@ -129,7 +129,7 @@ def standardized(logits: Logits) -> Logits:
 
 
 def binary_kl(one: float, other: float) -> float:
-    """KL of two distributions over two outcomes, given by their first probability."""
+    """KL of two distributions over two outcomes, given the first outcome's probabilities."""
     return one * math.log(one / other) + (1 - one) * math.log((1 - one) / (1 - other))
 
 
@@ -141,9 +141,11 @@ def decoupled(
     student: Logits, teacher: Logits, labels: Labels, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0
 ) -> float:
     total = 0.0
-    for said, taught, label in zip(student, teacher, labels, strict=True):
-        total += alpha * binary_kl(probability(taught, label, temperature), probability(said, label, temperature))
-        total += beta * kl(np.delete(taught, label)[None], np.delete(said, label)[None], temperature)
+    for student_scores, teacher_scores, label in zip(student, teacher, labels, strict=True):
+        total += alpha * binary_kl(
+            probability(teacher_scores, label, temperature), probability(student_scores, label, temperature)
+        )
+        total += beta * kl(np.delete(teacher_scores, label)[None], np.delete(student_scores, label)[None], temperature)
     return temperature**2 * total / len(student)
 
 
@@ -195,7 +197,7 @@ def relational(student: Array, teacher: Array, distance_weight: float = 25.0, an
     for points in (student, teacher):
         distance = [[math.sqrt(dot(points[j] - points[i], points[j] - points[i])) for j in images] for i in images]
         mean = sum(map(sum, distance)) / (N * (N - 1))
-        relative.append([[each / mean for each in row] for row in distance])
+        relative.append([[value / mean for value in row] for row in distance])
     by_distance = sum(huber(relative[0][i][j] - relative[1][i][j]) for i in images for j in images)
     by_angle = 0.0
     for i in images:
@@ -245,28 +247,28 @@ def normalized_kd(
     student: Logits, teacher: Logits, labels: Labels, gamma: float = 3.5, temperature: float = 3.0
 ) -> float:
     total = 0.0
-    for said, taught, label in zip(student, teacher, labels, strict=True):
-        total -= probability(taught, label) * log_probabilities(said)[label]
-        rest, taught_rest = np.delete(said, label), np.delete(taught, label)
+    for student_scores, teacher_scores, label in zip(student, teacher, labels, strict=True):
+        total -= probability(teacher_scores, label) * log_probabilities(student_scores)[label]
+        rest, teacher_rest = np.delete(student_scores, label), np.delete(teacher_scores, label)
         for k, log_q in enumerate(log_probabilities(rest, temperature)):
-            total -= gamma * temperature**2 * probability(taught_rest, k, temperature) * log_q
+            total -= gamma * temperature**2 * probability(teacher_rest, k, temperature) * log_q
     return total / len(student)
 
 
 def weighted_soft_labels(student: Logits, teacher: Logits, labels: Labels, temperature: float = 4.0) -> float:
     total = 0.0
-    for said, taught, label in zip(student, teacher, labels, strict=True):
-        ratio = cross_entropy(said[None], [label]) / (cross_entropy(taught[None], [label]) + 1e-7)
-        for k, log_q in enumerate(log_probabilities(said, temperature)):
-            total -= (1 - math.exp(-ratio)) * temperature**2 * probability(taught, k, temperature) * log_q
+    for student_scores, teacher_scores, label in zip(student, teacher, labels, strict=True):
+        ratio = cross_entropy(student_scores[None], [label]) / (cross_entropy(teacher_scores[None], [label]) + 1e-7)
+        for k, log_q in enumerate(log_probabilities(student_scores, temperature)):
+            total -= (1 - math.exp(-ratio)) * temperature**2 * probability(teacher_scores, k, temperature) * log_q
     return total / len(student)
 
 
 def transformed_teacher(student: Logits, teacher: Logits, gamma: float, *, weighted: bool) -> float:
     total = 0.0
-    for said, taught in zip(student, teacher, strict=True):
-        powers = [math.exp(log_p) ** gamma for log_p in log_probabilities(taught)]
-        for power, log_p in zip(powers, log_probabilities(said), strict=True):
+    for student_scores, teacher_scores in zip(student, teacher, strict=True):
+        powers = [math.exp(log_p) ** gamma for log_p in log_probabilities(teacher_scores)]
+        for power, log_p in zip(powers, log_probabilities(student_scores), strict=True):
             q = power / sum(powers)
             total += (sum(powers) if weighted else 1.0) * q * (math.log(q) - log_p)
     return total / len(student)
@@ -282,32 +284,32 @@ def refined(
     confidence_temperature: float = 1.0,
 ) -> float:
     total = 0.0
-    for said, taught, label in zip(student, teacher, labels, strict=True):
-        best = max(range(len(taught)), key=lambda k: taught[k])
+    for student_scores, teacher_scores, label in zip(student, teacher, labels, strict=True):
+        best = max(range(len(teacher_scores)), key=lambda k: teacher_scores[k])
         confidences = [
-            probability(taught, best, confidence_temperature),
-            probability(said, label, confidence_temperature),
+            probability(teacher_scores, best, confidence_temperature),
+            probability(student_scores, label, confidence_temperature),
         ]
         total += alpha * confidence_temperature**2 * binary_kl(*confidences)
-        below = [k for k in range(len(taught)) if taught[k] < taught[label]]
+        below = [k for k in range(len(teacher_scores)) if teacher_scores[k] < teacher_scores[label]]
         if below:
-            total += beta * temperature**2 * kl(taught[below][None], said[below][None], temperature)
+            total += beta * temperature**2 * kl(teacher_scores[below][None], student_scores[below][None], temperature)
     return total / len(student)
 
 
 def one_for_all(student: Logits, teacher: Logits, labels: Labels, gamma: float) -> float:
     total = 0.0
-    for said, taught, label in zip(student, teacher, labels, strict=True):
-        for k, log_p in enumerate(log_probabilities(said)):
+    for student_scores, teacher_scores, label in zip(student, teacher, labels, strict=True):
+        for k, log_p in enumerate(log_probabilities(student_scores)):
             is_label = float(k == label)
-            total -= ((probability(taught, k) + is_label) ** gamma - is_label) * log_p
+            total -= ((probability(teacher_scores, k) + is_label) ** gamma - is_label) * log_p
     return total / len(student)
 
 
 def multi_level(
     student: Logits, teacher: Logits, labels: Labels, temperatures: Sequence[float], *, unsure_half: bool
 ) -> float:
-    """With a share of 0.9 of the soft part."""
+    """At alpha 0.9."""
     N, K = student.shape
     plain_NK = softened(teacher, 1.0)
     largest = [max(row) for row in plain_NK]
@@ -343,22 +345,22 @@ def softmax_regression(
     student_NCHW: Array,
     embedding_ND: Array,
     logits: Logits,
-    owned: Mapping[str, Array],
+    parameters: Mapping[str, Array],
     feature_weight: float,
     logit_weight: float,
 ) -> float:
     """1x1 convolution, batch norm with the batch's statistics, ReLU, mean over positions; then the classifier."""
     N, D = embedding_ND.shape
-    places = [(h, w) for h in range(student_NCHW.shape[2]) for w in range(student_NCHW.shape[3])]
-    guess_ND = np.zeros((N, D))
-    for d, weight_C11 in enumerate(owned["connector.0.weight"]):
-        values = [[dot(weight_C11, student_NCHW[n, :, h, w]) for h, w in places] for n in range(N)]
-        count = N * len(places)
+    positions = [(h, w) for h in range(student_NCHW.shape[2]) for w in range(student_NCHW.shape[3])]
+    projected_ND = np.zeros((N, D))
+    for d, weight_C11 in enumerate(parameters["connector.0.weight"]):
+        values = [[dot(weight_C11, student_NCHW[n, :, h, w]) for h, w in positions] for n in range(N)]
+        count = N * len(positions)
         mean = sum(map(sum, values)) / count
         variance = sum((value - mean) ** 2 for row in values for value in row) / count
         for n in range(N):
             normalised = [(value - mean) / math.sqrt(variance + 1e-5) for value in values[n]]
-            guess_ND[n, d] = sum(max(value, 0.0) for value in normalised) / len(places)
-    read = linear(guess_ND, owned["classifier_weight"], owned["classifier_bias"])
-    features = mean_squared_difference(guess_ND, embedding_ND)
-    return feature_weight * features + logit_weight * mean_squared_difference(read, logits)
+            projected_ND[n, d] = sum(max(value, 0.0) for value in normalised) / len(positions)
+    student_logits = linear(projected_ND, parameters["classifier_weight"], parameters["classifier_bias"])
+    features = mean_squared_difference(projected_ND, embedding_ND)
+    return feature_weight * features + logit_weight * mean_squared_difference(student_logits, logits)

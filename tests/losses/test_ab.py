@@ -15,35 +15,35 @@ from tests.losses.features import (
     in_precision,
     leaves,
     prepared,
-    said,
+    random_output,
     trains_and_saves_all,
     value,
 )
-from tests.losses.layers import batch_normed, convolved
+from tests.losses.layers import batch_norm, conv2d
 
 
-def slowly(loss: ActivationBoundaries, student: Output, teacher: Output, margin: float = 1.0) -> float:
+def reference_value(loss: ActivationBoundaries, student: Output, teacher: Output, margin: float = 1.0) -> float:
     """The authors' two cases, value by value; stages are those of both networks in order."""
     total = 0.0
     for number, (student_NCHW, teacher_NCHW) in enumerate(zip(student.preacts, teacher.preacts, strict=True)):
-        one, other = student_NCHW.double().numpy(), teacher_NCHW.double().numpy()
+        student_map, teacher_map = student_NCHW.double().numpy(), teacher_NCHW.double().numpy()
         connector = loss.connectors[number]
         if isinstance(connector, nn.Sequential):
-            one = batch_normed(convolved(one, connector[0]), connector[1])
+            student_map = batch_norm(conv2d(student_map, connector[0]), connector[1])
         cost = 0.0
-        for s, t in zip(one.ravel(), other.ravel(), strict=True):
+        for s, t in zip(student_map.ravel(), teacher_map.ravel(), strict=True):
             if t <= 0 and s > -margin:
                 cost += (s + margin) ** 2
             if t > 0 and s <= margin:
                 cost += (s - margin) ** 2
-        total += cost / len(one) * 2.0 ** (number - len(student.preacts) + 1)
+        total += cost / len(student_map) * 2.0 ** (number - len(student.preacts) + 1)
     return total
 
 
 def example(*, num_images: int = 3) -> tuple[Output, Output]:
     """Stages of equal shape, of unequal widths, and with a larger map of the student's."""
-    student = said((2, 4, 4), (3, 4, 4), (3, 4, 4), seed=1, num_images=num_images)
-    return student, said((2, 4, 4), (5, 4, 4), (4, 2, 2), seed=2, num_images=num_images)
+    student = random_output((2, 4, 4), (3, 4, 4), (3, 4, 4), seed=1, num_images=num_images)
+    return student, random_output((2, 4, 4), (5, 4, 4), (4, 2, 2), seed=2, num_images=num_images)
 
 
 @pytest.mark.parametrize("num_images", [1, 3])
@@ -51,7 +51,7 @@ def example(*, num_images: int = 3) -> tuple[Output, Output]:
 def test_value_follows_the_formula(num_images: int, margin: float) -> None:
     student, teacher = example(num_images=num_images)
     loss = prepared(ActivationBoundaries(margin=margin), student, teacher)
-    expected = slowly(loss, student, teacher, margin)
+    expected = reference_value(loss, student, teacher, margin)
     assert value(loss, student, teacher).item() == pytest.approx(expected, rel=1e-10)
 
 
@@ -60,12 +60,12 @@ def test_the_weight_is_the_published_one() -> None:
 
 
 def test_maps_of_equal_shape_need_no_connector() -> None:
-    student, teacher = said((2, 4, 4), (3, 2, 2), seed=1), said((2, 4, 4), (3, 2, 2), seed=2)
+    student, teacher = random_output((2, 4, 4), (3, 2, 2), seed=1), random_output((2, 4, 4), (3, 2, 2), seed=2)
     assert list(prepared(ActivationBoundaries(), student, teacher).parameters()) == []
 
 
 def test_units_on_the_right_side_by_the_margin_cost_nothing() -> None:
-    teacher = said((2, 4, 4), seed=2)
+    teacher = random_output((2, 4, 4), seed=2)
     right = leaves(teacher._replace(preacts=(torch.where(teacher.preacts[0] > 0, 1.0, -1.0).double(),)))
     loss = prepared(ActivationBoundaries(), right, teacher)
     least = value(loss, right, teacher)
@@ -77,8 +77,10 @@ def test_units_on_the_right_side_by_the_margin_cost_nothing() -> None:
 
 
 def test_a_unit_of_the_teacher_at_0_is_not_active() -> None:
-    teacher = said((1, 1, 2), seed=2)._replace(preacts=(torch.tensor([[[[0.0, 1e-9]]]]).double().expand(3, 1, 1, 2),))
-    student = said((1, 1, 2), seed=1)._replace(preacts=(torch.full((3, 1, 1, 2), 0.5).double(),))
+    teacher = random_output((1, 1, 2), seed=2)._replace(
+        preacts=(torch.tensor([[[[0.0, 1e-9]]]]).double().expand(3, 1, 1, 2),)
+    )
+    student = random_output((1, 1, 2), seed=1)._replace(preacts=(torch.full((3, 1, 1, 2), 0.5).double(),))
     loss = prepared(ActivationBoundaries(), student, teacher)
     assert value(loss, student, teacher).item() == 1.5**2 + 0.5**2
 
@@ -91,15 +93,15 @@ def test_how_active_the_teacher_is_does_not_matter() -> None:
 
 
 def test_unequal_numbers_of_stages_are_paired() -> None:
-    student = said((2, 4, 4), (3, 2, 2), seed=1)
-    teacher = said((5, 8, 8), (5, 4, 4), (4, 2, 2), seed=2)
+    student = random_output((2, 4, 4), (3, 2, 2), seed=1)
+    teacher = random_output((5, 8, 8), (5, 4, 4), (4, 2, 2), seed=2)
     loss = prepared(ActivationBoundaries(), student, teacher)
     matched = teacher._replace(preacts=teacher.preacts[1:])
-    assert value(loss, student, teacher).item() == pytest.approx(slowly(loss, student, matched), rel=1e-10)
+    assert value(loss, student, teacher).item() == pytest.approx(reference_value(loss, student, matched), rel=1e-10)
 
 
 def test_gradient_is_the_derivative_of_the_value() -> None:
-    student, teacher = said((2, 2, 2), (3, 2, 2), seed=1), said((2, 2, 2), (2, 1, 1), seed=2)
+    student, teacher = random_output((2, 2, 2), (3, 2, 2), seed=1), random_output((2, 2, 2), (2, 1, 1), seed=2)
     assert gradient_is_the_derivative(prepared(ActivationBoundaries(), student, teacher), student, teacher)
 
 
@@ -111,9 +113,9 @@ def test_all_that_it_owns_is_trained_and_saved() -> None:
 def test_bfloat16_maps_are_compared_in_float32() -> None:
     student, teacher = (in_precision(each, torch.bfloat16) for each in example())
     loss = prepared(ActivationBoundaries(), student, teacher).float()
-    found = value(loss, student, teacher)
-    assert found.dtype == torch.float32
-    assert np.isclose(found.item(), slowly(loss, student, teacher), rtol=1e-4)
+    actual = value(loss, student, teacher)
+    assert actual.dtype == torch.float32
+    assert np.isclose(actual.item(), reference_value(loss, student, teacher), rtol=1e-4)
 
 
 def test_a_margin_of_nothing_is_refused() -> None:
@@ -122,8 +124,8 @@ def test_a_margin_of_nothing_is_refused() -> None:
 
 
 @pytest.mark.parametrize("side", ["student", "teacher"])
-def test_a_network_that_shows_no_map_before_its_relu_is_told(side: str) -> None:
-    student = said((2, 4, 4), seed=1, preacts=side != "student")
-    teacher = said((2, 4, 4), seed=2, preacts=side != "teacher")
-    with pytest.raises(ValueError, match=f"the {side} does not give its maps as they are before the ReLU"):
+def test_a_network_that_returns_no_maps_before_the_relu_is_refused(side: str) -> None:
+    student = random_output((2, 4, 4), seed=1, preacts=side != "student")
+    teacher = random_output((2, 4, 4), seed=2, preacts=side != "teacher")
+    with pytest.raises(ValueError, match=f"the {side} does not return its maps before the ReLU"):
         prepared(ActivationBoundaries(), student, teacher)

@@ -13,10 +13,10 @@ from model.losses.maps import paired
 from model.types import Batch, Output
 from tests.losses.reference import attention_transfer
 
-SEEN = Batch(torch.zeros(3, 1, 1, 1), torch.zeros(3, dtype=torch.long), torch.arange(3), torch.zeros(3))
+BATCH = Batch(torch.zeros(3, 1, 1, 1), torch.zeros(3, dtype=torch.long), torch.arange(3), torch.zeros(3))
 
 
-def drawn(*sizes: tuple[int, int], seed: int = 1, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
+def random_maps(*sizes: tuple[int, int], seed: int = 1, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
     """A map of 3 images for each number of channels and side."""
     generator = torch.Generator().manual_seed(seed)
     return tuple(
@@ -28,7 +28,7 @@ def drawn(*sizes: tuple[int, int], seed: int = 1, dtype: torch.dtype = torch.flo
 def value(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...]) -> Tensor:
     nothing = torch.zeros(3, 1)
     loss = AttentionTransfer()
-    return cast(Tensor, loss(Output(nothing, nothing, student), Output(nothing, nothing, teacher), SEEN))
+    return cast(Tensor, loss(Output(nothing, nothing, student), Output(nothing, nothing, teacher), BATCH))
 
 
 def test_a_worked_example() -> None:
@@ -40,28 +40,28 @@ def test_a_worked_example() -> None:
 
 
 def test_stages_are_summed() -> None:
-    student, teacher = drawn((2, 4), (3, 2), seed=1), drawn((5, 4), (1, 2), seed=2)
+    student, teacher = random_maps((2, 4), (3, 2), seed=1), random_maps((5, 4), (1, 2), seed=2)
     parts = [value((s,), (t,)).item() for s, t in zip(student, teacher, strict=True)]
     assert value(student, teacher).item() == pytest.approx(sum(parts), rel=1e-12)
-    slowly = attention_transfer([s.numpy() for s in student], [t.numpy() for t in teacher])
-    assert sum(parts) == pytest.approx(slowly, rel=1e-12)
+    reference_value = attention_transfer([s.numpy() for s in student], [t.numpy() for t in teacher])
+    assert sum(parts) == pytest.approx(reference_value, rel=1e-12)
 
 
 def test_attention_has_unit_length_per_image() -> None:
-    (map_NCHW,) = drawn((4, 5))
+    (map_NCHW,) = random_maps((4, 5))
     lengths_N = attention(1e3 * map_NCHW).square().sum(dim=1)
     torch.testing.assert_close(lengths_N, torch.ones(3, dtype=torch.float64))
 
 
 def test_neither_sign_nor_scale_nor_number_of_channels_matters() -> None:
-    student, teacher = drawn((4, 5), seed=1), drawn((4, 5), seed=2)
+    student, teacher = random_maps((4, 5), seed=1), random_maps((4, 5), seed=2)
     same = tuple(torch.cat([-7 * map_NCHW, 7 * map_NCHW], dim=1) for map_NCHW in student)
     assert value(same, teacher).item() == pytest.approx(value(student, teacher).item(), rel=1e-12)
 
 
 def test_a_dead_map_gives_a_finite_loss_and_gradient() -> None:
     student = torch.zeros(3, 4, 5, 5, requires_grad=True)
-    loss = value((student,), drawn((4, 5), dtype=torch.float32))
+    loss = value((student,), random_maps((4, 5), dtype=torch.float32))
     loss.backward()  # type: ignore[no-untyped-call]
     assert loss.isfinite()
     assert student.grad is not None
@@ -69,25 +69,28 @@ def test_a_dead_map_gives_a_finite_loss_and_gradient() -> None:
 
 
 def test_bfloat16_maps_are_compared_in_float32() -> None:
-    student, teacher = drawn((8, 6), seed=1, dtype=torch.bfloat16), drawn((8, 6), seed=2, dtype=torch.bfloat16)
-    found = value(student, teacher)
+    student, teacher = (
+        random_maps((8, 6), seed=1, dtype=torch.bfloat16),
+        random_maps((8, 6), seed=2, dtype=torch.bfloat16),
+    )
+    actual = value(student, teacher)
     expected = attention_transfer([s.double().numpy() for s in student], [t.double().numpy() for t in teacher])
-    assert found.dtype == torch.float32
-    assert found.item() == pytest.approx(expected, rel=1e-5)
+    assert actual.dtype == torch.float32
+    assert actual.item() == pytest.approx(expected, rel=1e-5)
 
 
 # Pairs --------------------------------------------------------------------------------------------------------------
 
 
 def test_as_many_maps_are_paired_in_order() -> None:
-    student, teacher = drawn((2, 8), (2, 8), (4, 4), seed=1), drawn((6, 8), (6, 8), (6, 4), seed=2)
+    student, teacher = random_maps((2, 8), (2, 8), (4, 4), seed=1), random_maps((6, 8), (6, 8), (6, 4), seed=2)
     pairs = paired(student, teacher)
     assert all(s is a and t is b for (s, t), a, b in zip(pairs, student, teacher, strict=True))
 
 
 @pytest.mark.parametrize("larger", ["student", "teacher"])
 def test_the_larger_of_two_maps_is_averaged_down(larger: str) -> None:
-    (large,), (small,) = drawn((2, 4), seed=1), drawn((3, 2), seed=2)
+    (large,), (small,) = random_maps((2, 4), seed=1), random_maps((3, 2), seed=2)
     by_hand = torch.zeros(3, 2, 2, 2, dtype=torch.float64)
     for row in range(2):
         for column in range(2):
@@ -101,11 +104,11 @@ def test_the_larger_of_two_maps_is_averaged_down(larger: str) -> None:
 
 
 def test_unequal_numbers_are_paired_by_size_from_the_deep_end() -> None:
-    student = drawn((2, 8), (4, 4), (4, 2), seed=1)
+    student = random_maps((2, 8), (4, 4), (4, 2), seed=1)
     for teacher, partners in [
-        (drawn((1, 8), (1, 8), (1, 4), (1, 4), (1, 2), (1, 2), seed=2), [1, 3, 5]),  # two splits a stage
-        (drawn((1, 16), (1, 8), (1, 4), (1, 2), seed=2), [1, 2, 3]),  # a stage before
-        (drawn((1, 8), (1, 4), (1, 2), (1, 1), seed=2), [0, 1, 2]),  # a stage behind
+        (random_maps((1, 8), (1, 8), (1, 4), (1, 4), (1, 2), (1, 2), seed=2), [1, 3, 5]),  # two splits a stage
+        (random_maps((1, 16), (1, 8), (1, 4), (1, 2), seed=2), [1, 2, 3]),  # a stage before
+        (random_maps((1, 8), (1, 4), (1, 2), (1, 1), seed=2), [0, 1, 2]),  # a stage behind
     ]:
         pairs = paired(student, teacher)
         assert [s is map_NCHW for (s, _), map_NCHW in zip(pairs, student, strict=True)] == [True] * 3
@@ -113,26 +116,26 @@ def test_unequal_numbers_are_paired_by_size_from_the_deep_end() -> None:
 
 
 def test_splits_of_the_student_alone_leave_its_inner_maps_unpaired() -> None:
-    student, teacher = drawn((2, 8), (2, 8), (4, 4), (4, 4), seed=1), drawn((3, 8), (3, 4), seed=2)
+    student, teacher = random_maps((2, 8), (2, 8), (4, 4), (4, 4), seed=1), random_maps((3, 8), (3, 4), seed=2)
     pairs = paired(student, teacher)
     assert [(s is a, t is b) for (s, t), a, b in zip(pairs, student[1::2], teacher, strict=True)] == [(True, True)] * 2
 
 
 @pytest.mark.parametrize(
-    ("student", "teacher", "told"),
+    ("student", "teacher", "message"),
     [
-        ((), drawn((2, 4)), "the student gives no maps to compare"),
-        (drawn((2, 4)), (), "the teacher gives no maps to compare"),
+        ((), random_maps((2, 4)), "the student returns no maps to compare"),
+        (random_maps((2, 4)), (), "the teacher returns no maps to compare"),
         (
-            drawn((2, 5), (2, 3)),
-            drawn((2, 4)),
-            "the student gives 2 maps (5x5, 3x3) and the teacher 1 (4x4): unequal numbers, and no size in common",
+            random_maps((2, 5), (2, 3)),
+            random_maps((2, 4)),
+            "the student returns 2 maps (5x5, 3x3) and the teacher 1 (4x4): unequal numbers, and no size in common",
         ),
     ],
 )
-def test_maps_that_cannot_be_paired_are_told(
-    student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], told: str
+def test_maps_that_cannot_be_paired_are_refused(
+    student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], message: str
 ) -> None:
     with pytest.raises(ValueError, match="maps") as caught:
         paired(student, teacher)
-    assert str(caught.value) == told
+    assert str(caught.value) == message

@@ -23,13 +23,13 @@ NUM_CLASSES, SEED = 4, 7
 LABELS = torch.tensor([2, 0, 1, 1, -1, 3, 0, 2, 2, -1, 1, 3])  # of 12 images, two of which are not used
 
 
-def said(num_images: int, width: int, seed: int, dtype: torch.dtype = torch.float64) -> Output:
+def random_output(num_images: int, width: int, seed: int, dtype: torch.dtype = torch.float64) -> Output:
     generator = torch.Generator().manual_seed(seed)
     embedding_ND = torch.randn(num_images, width, generator=generator, dtype=torch.float64).to(dtype)
     return Output(embedding_ND.new_zeros(num_images, NUM_CLASSES), embedding_ND)
 
 
-def seen(*images: int) -> Batch:
+def batch_of(*images: int) -> Batch:
     index_N = torch.tensor(images)
     return Batch(torch.zeros(len(images), 1, 1, 1), LABELS[index_N], index_N, torch.zeros(len(images)))
 
@@ -39,11 +39,13 @@ def prepared(labels: Tensor = LABELS, **options: Any) -> ContrastiveRepresentati
     with torch.random.fork_rng():
         torch.manual_seed(0)
         loss = ContrastiveRepresentationDistillation(**options)
-        loss.prepare(LossContext(student=said(2, 5, 0), teacher=said(2, 4, 0), labels=labels, seed=SEED))
+        loss.prepare(
+            LossContext(student=random_output(2, 5, 0), teacher=random_output(2, 4, 0), labels=labels, seed=SEED)
+        )
     return loss.double()
 
 
-class Slowly:
+class Reference:
     """The loss as loops over arrays, with banks of its own."""
 
     def __init__(self, loss: ContrastiveRepresentationDistillation) -> None:
@@ -88,35 +90,39 @@ class Slowly:
 def negatives(image: int, epoch: int, num_negatives: int) -> list[int]:
     """Of other classes, in the order of classes and then of images."""
     pool = sorted((int(label), other) for other, label in enumerate(LABELS) if label not in (-1, LABELS[image]))
-    found = []
+    actual = []
     for draw in range(num_negatives):
         bits = int(random_bits(SEED, NEGATIVE, epoch, index=image * num_negatives + draw)) % 2**63
-        found.append(pool[bits % len(pool)][1])
-    return found
+        actual.append(pool[bits % len(pool)][1])
+    return actual
 
 
 def test_values_of_several_steps_follow_the_formula() -> None:
     loss = prepared()
-    slowly = Slowly(loss)
+    reference = Reference(loss)
     for step, images in enumerate([(3, 0, 7), (1, 8, 5), (0, 7, 11, 2)]):
         loss.epoch = 0.4 * step
-        student, teacher, batch = said(len(images), 5, 10 + step), said(len(images), 4, 20 + step), seen(*images)
-        expected = slowly(student, teacher, batch, epoch=0)
+        student, teacher, batch = (
+            random_output(len(images), 5, 10 + step),
+            random_output(len(images), 4, 20 + step),
+            batch_of(*images),
+        )
+        expected = reference(student, teacher, batch, epoch=0)
         assert loss(student, teacher, batch).item() == pytest.approx(expected, rel=1e-10)
 
 
 def test_gradient_is_the_derivative_of_the_value() -> None:
     loss = prepared()
-    loss(said(3, 5, 1), said(3, 4, 2), seen(0, 1, 2))
-    student, teacher, batch = said(3, 5, 3), said(3, 4, 4), seen(3, 5, 8)
+    loss(random_output(3, 5, 1), random_output(3, 4, 2), batch_of(0, 1, 2))
+    student, teacher, batch = random_output(3, 5, 3), random_output(3, 4, 4), batch_of(3, 5, 8)
     teacher_weight = loss.project_teacher.weight
 
     def value(embedding_ND: Tensor, weight_ED: Tensor) -> Tensor:
         again = copy.deepcopy(loss)
         del again.project_teacher.weight
         again.project_teacher.weight = weight_ED
-        found: Tensor = again(student._replace(embedding=embedding_ND), teacher, batch)
-        return found
+        actual: Tensor = again(student._replace(embedding=embedding_ND), teacher, batch)
+        return actual
 
     inputs = [student.embedding.requires_grad_(), teacher_weight.detach().clone().requires_grad_()]
     assert torch.autograd.gradcheck(value, inputs)
@@ -124,16 +130,16 @@ def test_gradient_is_the_derivative_of_the_value() -> None:
 
 def test_all_parameters_get_a_gradient_and_the_teacher_none() -> None:
     loss = prepared()
-    student, teacher = said(3, 5, 1), said(3, 4, 2)
+    student, teacher = random_output(3, 5, 1), random_output(3, 4, 2)
     teacher.embedding.requires_grad_()
-    loss(student, teacher._replace(embedding=teacher.embedding.detach()), seen(0, 1, 2)).backward()
+    loss(student, teacher._replace(embedding=teacher.embedding.detach()), batch_of(0, 1, 2)).backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in loss.parameters())
     assert teacher.embedding.grad is None
 
 
 def test_negatives_are_used_images_of_other_classes_equally_likely() -> None:
     loss = prepared(num_negatives=9000)
-    (drawn,) = loss.negatives(seen(10)).tolist()  # of class 1, as 2 and 3
+    (drawn,) = loss.negatives(batch_of(10)).tolist()  # of class 1, as 2 and 3
     counts = Counter(drawn)
     assert sorted(counts) == [0, 1, 5, 6, 7, 8, 11]
     assert all(abs(count - 9000 / 7) < 5 * math.sqrt(9000 / 7) for count in counts.values())
@@ -143,16 +149,16 @@ def test_negatives_are_used_images_of_other_classes_equally_likely() -> None:
 def test_negatives_are_a_function_of_epoch_and_image(epoch: float, same: bool) -> None:
     loss = prepared()
     loss.epoch = 3.5
-    alone = loss.negatives(seen(5))
+    alone = loss.negatives(batch_of(5))
     loss.epoch = epoch
-    among_others = loss.negatives(seen(0, 5, 7))[1:2]
+    among_others = loss.negatives(batch_of(0, 5, 7))[1:2]
     assert torch.equal(alone, among_others) is same
 
 
 def test_only_rows_of_seen_images_change_and_keep_unit_length() -> None:
     loss = prepared()
     before = loss.student_bank
-    loss(said(2, 5, 1), said(2, 4, 2), seen(3, 8))
+    loss(random_output(2, 5, 1), random_output(2, 4, 2), batch_of(3, 8))
     changed = (loss.student_bank != before).any(dim=1)
     assert changed.nonzero().flatten().tolist() == [3, 8]
     torch.testing.assert_close(loss.student_bank[changed].norm(dim=1), torch.ones(2, dtype=torch.float64))
@@ -160,10 +166,10 @@ def test_only_rows_of_seen_images_change_and_keep_unit_length() -> None:
 
 def test_a_loss_that_was_saved_and_loaded_goes_on_bit_for_bit() -> None:
     loss, resumed = prepared(), prepared()
-    loss(said(3, 5, 1), said(3, 4, 2), seen(0, 1, 2))
+    loss(random_output(3, 5, 1), random_output(3, 4, 2), batch_of(0, 1, 2))
     resumed.load_state_dict(loss.state_dict())
     for seed in (3, 4):
-        outputs = said(3, 5, seed), said(3, 4, seed + 10), seen(1, 7, 11)
+        outputs = random_output(3, 5, seed), random_output(3, 4, seed + 10), batch_of(1, 7, 11)
         assert torch.equal(loss(*outputs), resumed(*outputs))
     assert all(torch.equal(loss.state_dict()[name], tensor) for name, tensor in resumed.state_dict().items())
 
@@ -178,9 +184,9 @@ def test_what_follows_from_the_data_is_not_saved() -> None:
 @pytest.mark.parametrize("num_images", [1, 5])
 def test_huge_embeddings_and_none_give_a_finite_loss_and_gradient(scale: float, num_images: int) -> None:
     loss = prepared().float()
-    student, teacher = said(num_images, 5, 1, torch.float32), said(num_images, 4, 2, torch.float32)
+    student, teacher = random_output(num_images, 5, 1, torch.float32), random_output(num_images, 4, 2, torch.float32)
     embedding_ND = (scale * student.embedding).requires_grad_()
-    total = loss(student._replace(embedding=embedding_ND), teacher, seen(*(0, 1, 2, 3, 5)[:num_images]))
+    total = loss(student._replace(embedding=embedding_ND), teacher, batch_of(*(0, 1, 2, 3, 5)[:num_images]))
     total.backward()
     assert embedding_ND.grad is not None
     assert total.isfinite()
@@ -189,6 +195,8 @@ def test_huge_embeddings_and_none_give_a_finite_loss_and_gradient(scale: float, 
 
 def test_images_of_one_class_are_refused() -> None:
     objective = Objective({"crd": (ContrastiveRepresentationDistillation(), TermOptions())})
-    setting = LossContext(student=said(2, 5, 0), teacher=said(2, 4, 0), labels=torch.tensor([1, -1, 1]), seed=0)
+    setting = LossContext(
+        student=random_output(2, 5, 0), teacher=random_output(2, 4, 0), labels=torch.tensor([1, -1, 1]), seed=0
+    )
     with pytest.raises(OptionError, match=r"loss\.crd.*negatives from other classes"):
         objective.prepare(setting)

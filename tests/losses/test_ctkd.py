@@ -12,7 +12,7 @@ from model.types import Batch, Output
 from tests.losses.reference import kl
 
 LABELS = torch.tensor([3, 0, 1])
-SEEN = Batch(torch.zeros(3, 1, 1, 1), LABELS, torch.arange(3), torch.zeros(3))
+BATCH = Batch(torch.zeros(3, 1, 1, 1), LABELS, torch.arange(3), torch.zeros(3))
 STUDENT, TEACHER = (
     2 * torch.randn(3, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in (1, 2)
 )
@@ -27,7 +27,7 @@ def soft(theta: float) -> float:
 def test_gradient_of_the_temperature_is_turned_round_by_and_by(epoch: float, factor: float) -> None:
     loss = CurriculumTemperature(alpha=0.7).double()
     loss.epoch = epoch
-    total = loss(Output(STUDENT, STUDENT), Output(TEACHER, TEACHER), SEEN)
+    total = loss(Output(STUDENT, STUDENT), Output(TEACHER, TEACHER), BATCH)
     total.backward()
     slope = (soft(1 + 1e-5) - soft(1 - 1e-5)) / 2e-5
     assert loss.theta.grad is not None
@@ -38,9 +38,9 @@ def test_a_step_down_that_gradient_makes_the_loss_larger() -> None:
     loss = CurriculumTemperature().double()
     loss.epoch = 20.0
     outputs = Output(STUDENT, STUDENT), Output(TEACHER, TEACHER)
-    before = loss(*outputs, SEEN)
+    before = loss(*outputs, BATCH)
     before.backward()
     with torch.no_grad():
         assert loss.theta.grad is not None
         loss.theta.sub_(0.1 * loss.theta.grad.sign())
-    assert loss(*outputs, SEEN) > before
+    assert loss(*outputs, BATCH) > before

@@ -13,31 +13,31 @@ from model.types import Batch, Output
 from tests.losses.reference import kl, probability
 
 LABEL = 2
-SEEN = Batch(torch.zeros(1, 1, 1, 1), torch.tensor([LABEL]), torch.zeros(1), torch.zeros(1))
+BATCH = Batch(torch.zeros(1, 1, 1, 1), torch.tensor([LABEL]), torch.zeros(1), torch.zeros(1))
 
 
-def drawn(num_classes: int, seed: int) -> Tensor:
+def random_logits(num_classes: int, seed: int) -> Tensor:
     return 2 * torch.randn(1, num_classes, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def value(student_NK: Tensor, teacher_NK: Tensor, seen: Batch = SEEN, **options: float) -> Tensor:
+def value(student_NK: Tensor, teacher_NK: Tensor, batch: Batch = BATCH, **options: float) -> Tensor:
     loss = DecoupledKnowledgeDistillation(**options)  # type: ignore[arg-type]
-    return cast(Tensor, loss(Output(student_NK, student_NK), Output(teacher_NK, teacher_NK), seen))
+    return cast(Tensor, loss(Output(student_NK, student_NK), Output(teacher_NK, teacher_NK), batch))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_divergence_is_the_first_part_and_the_second_by_the_rest_s_probability(temperature: float) -> None:
-    student_NK, teacher_NK = drawn(10, seed=1), drawn(10, seed=2)
+    student_NK, teacher_NK = random_logits(10, seed=1), random_logits(10, seed=2)
     rest = 1 - probability(teacher_NK[0].tolist(), LABEL, temperature)
-    found = value(student_NK, teacher_NK, alpha=1.0, beta=rest, temperature=temperature).item()
+    actual = value(student_NK, teacher_NK, alpha=1.0, beta=rest, temperature=temperature).item()
     expected = temperature**2 * kl(teacher_NK.numpy(), student_NK.numpy(), temperature)
-    assert found == pytest.approx(expected, rel=1e-12)
+    assert actual == pytest.approx(expected, rel=1e-12)
 
 
 def test_two_classes_have_no_second_part() -> None:
-    seen = SEEN._replace(labels=torch.tensor([1]))
-    student_NK = drawn(2, seed=1).requires_grad_()
-    loss = value(student_NK, drawn(2, seed=2), seen, alpha=0.0)
+    batch = BATCH._replace(labels=torch.tensor([1]))
+    student_NK = random_logits(2, seed=1).requires_grad_()
+    loss = value(student_NK, random_logits(2, seed=2), batch, alpha=0.0)
     loss.backward()  # type: ignore[no-untyped-call]
     assert student_NK.grad is not None
     assert (loss.item(), student_NK.grad.tolist()) == (0.0, [[0.0, 0.0]])

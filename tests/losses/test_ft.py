@@ -17,38 +17,38 @@ from tests.losses.features import (
     in_precision,
     leaves,
     prepared,
-    said,
+    random_output,
     trains_and_saves_all,
     value,
 )
-from tests.losses.layers import averaged_down, batch_normed, convolved, leaky_relu, transpose_convolved
+from tests.losses.layers import average_pool, batch_norm, conv2d, conv_transpose2d, leaky_relu
 
 Map = NDArray[np.float64]
 
 
-def through(module: nn.Module, map_NCHW: Map) -> Map:
+def forward(module: nn.Module, map_NCHW: Map) -> Map:
     """Layer by layer."""
     assert isinstance(module, nn.Sequential)
     for layer in module:
         if isinstance(layer, nn.LeakyReLU):
             map_NCHW = leaky_relu(map_NCHW, 0.1)
         elif isinstance(layer, nn.BatchNorm2d):
-            map_NCHW = batch_normed(map_NCHW, layer)
+            map_NCHW = batch_norm(map_NCHW, layer)
         elif isinstance(layer, nn.Conv2d):
-            map_NCHW = convolved(map_NCHW, layer)
+            map_NCHW = conv2d(map_NCHW, layer)
         else:
-            map_NCHW = transpose_convolved(map_NCHW, layer)
+            map_NCHW = conv_transpose2d(map_NCHW, layer)
     return map_NCHW
 
 
-def slow_parts(loss: FactorTransfer, student: Map, teacher: Map, *, whole: bool = False) -> tuple[float, float]:
+def reference_parts(loss: FactorTransfer, student: Map, teacher: Map, *, whole: bool = False) -> tuple[float, float]:
     """What the paraphraser fails to restore, and the distance of the factors."""
-    factors = through(loss.paraphrasers[0], teacher)
-    restored = through(loss.decoders[0], factors)
-    own = through(loss.translators[0], student)
-    side = min(own.shape[2], factors.shape[2])
+    factors = forward(loss.paraphrasers[0], teacher)
+    restored = forward(loss.decoders[0], factors)
+    student_factors = forward(loss.translators[0], student)
+    side = min(student_factors.shape[2], factors.shape[2])
     distances = []
-    for pair in zip(averaged_down(own, side, side), averaged_down(factors, side, side), strict=True):
+    for pair in zip(average_pool(student_factors, side, side), average_pool(factors, side, side), strict=True):
         a, b = ((each if whole else (each**2).mean(axis=0)).ravel() for each in pair)
         distances += list(np.abs(a / np.linalg.norm(a) - b / np.linalg.norm(b)))
     return float(((restored - teacher) ** 2).mean()), sum(distances) / len(distances)
@@ -60,8 +60,8 @@ def last_maps(student: Output, teacher: Output) -> tuple[Map, Map]:
 
 def example(*, num_images: int = 3) -> tuple[Output, Output]:
     """Unequal widths, numbers of stages and sizes."""
-    student = said((2, 4, 4), (3, 4, 4), seed=1, num_images=num_images)
-    return student, said((5, 8, 8), (5, 4, 4), (6, 2, 2), seed=2, num_images=num_images)
+    student = random_output((2, 4, 4), (3, 4, 4), seed=1, num_images=num_images)
+    return student, random_output((5, 8, 8), (5, 4, 4), (6, 2, 2), seed=2, num_images=num_images)
 
 
 @pytest.mark.parametrize("num_images", [1, 3])
@@ -77,7 +77,7 @@ def example(*, num_images: int = 3) -> tuple[Output, Output]:
 def test_value_follows_the_formula(options: dict[str, Any], weights: tuple[float, float], num_images: int) -> None:
     student, teacher = example(num_images=num_images)
     loss = prepared(FactorTransfer(**options), student, teacher)
-    parts = slow_parts(loss, *last_maps(student, teacher))
+    parts = reference_parts(loss, *last_maps(student, teacher))
     expected = weights[0] * parts[0] + weights[1] * parts[1]
     assert value(loss, student, teacher).item() == pytest.approx(expected, rel=1e-10)
 
@@ -85,14 +85,14 @@ def test_value_follows_the_formula(options: dict[str, Any], weights: tuple[float
 def test_the_factors_themselves_can_be_normalised() -> None:
     student, teacher = example()
     loss = prepared(FactorTransfer(normalised="factors"), student, teacher)
-    restoring, distance = slow_parts(loss, *last_maps(student, teacher), whole=True)
+    restoring, distance = reference_parts(loss, *last_maps(student, teacher), whole=True)
     assert value(loss, student, teacher).item() == pytest.approx(restoring + 200 * distance, rel=1e-10)
 
 
 def test_stages_can_be_chosen() -> None:
     student, teacher = example()
     loss = prepared(FactorTransfer(layers=[(1, 2)]), student, teacher)
-    restoring, distance = slow_parts(loss, student.maps[0].numpy(), teacher.maps[1].numpy())
+    restoring, distance = reference_parts(loss, student.maps[0].numpy(), teacher.maps[1].numpy())
     assert value(loss, student, teacher).item() == pytest.approx(restoring + 200 * distance, rel=1e-10)
 
 
@@ -102,15 +102,15 @@ def test_neither_part_moves_what_the_other_one_trains() -> None:
     for trains in ("both", "paraphraser", "translator"):
         loss = prepared(FactorTransfer(trains=trains), student, teacher)
         loss.load_state_dict(weights)
-        said_by_student = leaves(student)
-        value(loss, said_by_student, teacher).backward()  # type: ignore[no-untyped-call]
+        student_output = leaves(student)
+        value(loss, student_output, teacher).backward()  # type: ignore[no-untyped-call]
         gradients[trains] = {name: parameter.grad for name, parameter in loss.named_parameters()}
-        gradients[trains]["student"] = said_by_student.maps[-1].grad
-    for name, of_both in gradients["both"].items():
+        gradients[trains]["student"] = student_output.maps[-1].grad
+    for name, gradient in gradients["both"].items():
         stage = "paraphraser" if name.startswith(("paraphrasers", "decoders")) else "translator"
         other = "translator" if stage == "paraphraser" else "paraphraser"
-        assert of_both is not None
-        assert torch.equal(of_both, torch.as_tensor(gradients[stage][name])), name
+        assert gradient is not None
+        assert torch.equal(gradient, torch.as_tensor(gradients[stage][name])), name
         assert gradients[other][name] is None, name
 
 
@@ -126,7 +126,7 @@ def test_both_stages_have_the_same_names_of_weights() -> None:
     first = prepared(FactorTransfer(trains="paraphraser"), student, teacher)
     second = prepared(FactorTransfer(trains="translator"), student, teacher)
     second.load_state_dict(first.state_dict())
-    expected = slow_parts(first, *last_maps(student, teacher))[1]
+    expected = reference_parts(first, *last_maps(student, teacher))[1]
     assert value(second, student, teacher).item() == pytest.approx(200 * expected, rel=1e-10)
 
 
@@ -149,7 +149,7 @@ def test_adapters_are_as_large_as_the_published_ones() -> None:
 
 
 def test_gradient_is_the_derivative_of_the_value() -> None:
-    student, teacher = said((3, 4, 4), seed=1), said((4, 2, 2), seed=2)
+    student, teacher = random_output((3, 4, 4), seed=1), random_output((4, 2, 2), seed=2)
     assert gradient_is_the_derivative(prepared(FactorTransfer(), student, teacher), student, teacher)
 
 
@@ -161,26 +161,26 @@ def test_all_that_it_owns_is_trained_and_saved() -> None:
 def test_bfloat16_maps_are_compared_in_float32() -> None:
     student, teacher = (in_precision(each, torch.bfloat16) for each in example())
     loss = prepared(FactorTransfer(), student, teacher).float()
-    restoring, distance = slow_parts(loss, *last_maps(student, teacher))
-    found = value(loss, student, teacher)
-    assert found.dtype == torch.float32
-    assert found.item() == pytest.approx(restoring + 200 * distance, rel=1e-4)
+    restoring, distance = reference_parts(loss, *last_maps(student, teacher))
+    actual = value(loss, student, teacher)
+    assert actual.dtype == torch.float32
+    assert actual.item() == pytest.approx(restoring + 200 * distance, rel=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"factor_weight": 0.0}, "factor_weight must be positive, got 0.0"),
         ({"paraphrase_rate": -1.0}, "paraphrase_rate must be positive, got -1.0"),
-        ({"paraphrase_rate": 0.1}, "paraphrase_rate must leave a factor of 6 channels at least, got 0.1"),
+        ({"paraphrase_rate": 0.1}, "paraphrase_rate must leave at least one factor of 6 channels, got 0.1"),
     ],
 )
-def test_impossible_options_are_told(options: dict[str, float], told: str) -> None:
+def test_impossible_options_are_refused(options: dict[str, float], message: str) -> None:
     student, teacher = example()
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         prepared(FactorTransfer(**options), student, teacher)  # type: ignore[arg-type]
 
 
-def test_a_network_without_maps_is_told() -> None:
-    with pytest.raises(ValueError, match="the student gives no maps to compare"):
-        prepared(FactorTransfer(), said(seed=1), said((2, 4, 4), seed=2))
+def test_a_network_without_maps_is_refused() -> None:
+    with pytest.raises(ValueError, match="the student returns no maps to compare"):
+        prepared(FactorTransfer(), random_output(seed=1), random_output((2, 4, 4), seed=2))

@@ -1,9 +1,10 @@
-"""One suite over every registered loss. A new loss needs a row in ROWS, or the suite fails."""
+"""One suite over every registered loss. A new loss needs an oracle: a row in ROWS, or the suite fails."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, Literal, NamedTuple, cast
 
@@ -18,8 +19,8 @@ from model.teachers.live import LiveTeacher
 from model.types import Batch, LossContext, Normalisation, Output, TermOptions
 from tests.losses.reference import (
     Array,
+    ArrayOutput,
     Labels,
-    Said,
     attention_transfer,
     consecutive_products,
     correlation_congruence,
@@ -46,7 +47,8 @@ from tests.losses.reference import (
     weighted_soft_labels,
 )
 
-Reference = Callable[[Said, Said, Labels, Mapping[str, Array]], float]  # student, teacher, labels, loss's parameters
+# Of the student's and the teacher's output, the labels, and the loss's parameters and buffers by name.
+Reference = Callable[[ArrayOutput, ArrayOutput, Labels, Mapping[str, Array]], float]
 Rule = Literal["batch size", "gradient", "order", "shift", "single image", "widths"]
 
 
@@ -54,14 +56,14 @@ class Row(NamedTuple):
     loss: str
     options: dict[str, Any]
     reference: Reference
-    least_at_teacher: bool = False  # no student does better than one that says what the teacher says
+    least_at_teacher: bool = False  # no student has a lower loss than one with the teacher's output
     unlike: Mapping[Rule, str] = MappingProxyType({})  # rules that do not hold for it, and why: it must break them
 
 
 CURRICULUM_START = 1 + 20 / (1 + math.exp(-1))
 RELATION: dict[Rule, str] = {"single image": "it compares images with one another"}
-SHRINKS: dict[Rule, str] = RELATION | {"batch size": "a row's values share what is 1 in all between more images"}
-ALL_LOGITS: dict[Rule, str] = {"shift": "mean and spread are of all logits, so probabilities are not asked for"}
+SHRINKS: dict[Rule, str] = RELATION | {"batch size": "a row's sum or length is 1, divided among more images"}
+ALL_LOGITS: dict[Rule, str] = {"shift": "mean and deviation are of all logits, so it needs logits, not probabilities"}
 
 ROWS = [
     Row("at", {}, lambda s, t, y, _: attention_transfer(s.maps, t.maps), least_at_teacher=True),
@@ -80,13 +82,13 @@ ROWS = [
             linear(t.embedding, p["project_teacher.weight"], p["project_teacher.bias"]),
         ),
         unlike=RELATION
-        | {"order": "it compares consecutive images", "batch size": "a batch has one pair less than images"},
+        | {"order": "it compares consecutive images", "batch size": "a batch has one pair fewer than images"},
     ),
     Row("ce", {}, lambda s, t, y, _: cross_entropy(s.logits, y)),
     Row("ce", {"label_smoothing": 0.1}, lambda s, t, y, _: cross_entropy(s.logits, y, label_smoothing=0.1)),
     Row(
         "ctkd",
-        {},  # whose temperature is 15.62 at first
+        {},  # the initial temperature is 15.62
         lambda s, t, y, _: (
             0.1 * cross_entropy(s.logits, y) + 0.9 * CURRICULUM_START**2 * kl(t.logits, s.logits, CURRICULUM_START)
         ),
@@ -175,13 +177,13 @@ ROWS = [
         "mlkd",
         {},
         lambda s, t, y, _: multi_level(s.logits, t.logits, y, [2, 3, 4, 5, 6], unsure_half=True),
-        unlike={"batch size": "each image relates to more of them"},
+        unlike={"batch size": "each image has more relations"},
     ),
     Row(
         "mlkd",
         {"temperatures": [3.0], "unsure_half": False},
         lambda s, t, y, _: multi_level(s.logits, t.logits, y, [3], unsure_half=False),
-        unlike={"batch size": "each image relates to more of them"},
+        unlike={"batch size": "each image has more relations"},
     ),
     Row("nkd", {}, lambda s, t, y, _: normalized_kd(s.logits, t.logits, y)),
     Row("ofa", {"layers": []}, lambda s, t, y, _: one_for_all(s.logits, t.logits, y, gamma=1), least_at_teacher=True),
@@ -198,7 +200,7 @@ ROWS = [
         {},
         lambda s, t, y, _: relational(s.embedding, t.embedding),
         least_at_teacher=True,
-        unlike=RELATION | {"batch size": "an image is as far from its double as can be told: not at all"},
+        unlike=RELATION | {"batch size": "the distance from an image to its double is 0"},
     ),
     Row("rld", {}, lambda s, t, y, _: refined(s.logits, t.logits, y)),
     Row(
@@ -237,31 +239,18 @@ ROWS = [
         "wsld",
         {},
         lambda s, t, y, _: weighted_soft_labels(s.logits, t.logits, y),
-        unlike={"gradient": "the weights are constants to it"},
+        unlike={"gradient": "its weights are detached"},
     ),
     Row("wttm", {}, lambda s, t, y, _: transformed_teacher(s.logits, t.logits, 0.2, weighted=True)),
 ]
 
 
-# Random, of the student's exits, other at every call, or with an oracle too long for a row.
-HAVE_A_FILE_OF_TESTS = {
-    *(
-        "ab",
-        "crd",
-        "dkpp",
-        "embedding_mse",
-        "fsp",
-        "ft",
-        "mutual",
-        "nst",
-        "ofd",
-        "reviewkd",
-        "self_distillation",
-        "semckd",
-        "simkd",
-        "vid",
-    ),
-}
+# Losses whose oracle is in tests/losses/test_NAME.py: they are random, read exits, depend on earlier calls, or have an
+# oracle that is too long for a row.
+TESTED_IN_OWN_FILE = (
+    *("ab", "crd", "dkpp", "embedding_mse", "fsp", "ft", "mutual", "nst"),
+    *("ofd", "reviewkd", "self_distillation", "semckd", "simkd", "vid"),
+)
 
 
 def row_name(row: Row) -> str:
@@ -270,7 +259,7 @@ def row_name(row: Row) -> str:
 
 every_row = pytest.mark.parametrize("row", ROWS, ids=row_name)
 
-# What networks say ----------------------------------------------------------------------------------------------------
+# Outputs of networks --------------------------------------------------------------------------------------------------
 
 STUDENT, TEACHER = (5, 2, 2, 3, 4), (7, 3, 3, 5, 6)  # sizes of the embedding, the stem and the maps of three stages
 SIDES = (4, 4, 4, 2)  # of the stem and the three maps
@@ -278,40 +267,41 @@ NUM_IMAGES = 30
 
 
 def parts(output: Output) -> list[Tensor]:
-    """All that a network says: logits, embedding, three maps, three preacts, the stem."""
+    """All tensors of an output: logits, embedding, three maps, three preacts, the stem."""
     assert output.stem is not None
     return [output.logits, output.embedding, *output.maps, *output.preacts, output.stem]
 
 
-def joined(tensors: Sequence[Tensor]) -> Output:
+def from_parts(tensors: Sequence[Tensor]) -> Output:
     """The inverse of `parts`."""
     return Output(tensors[0], tensors[1], tuple(tensors[2:5]), tuple(tensors[5:8]), stem=tensors[8])
 
 
-def each(output: Output, change: Callable[[Tensor], Tensor]) -> Output:
-    return joined([change(tensor) for tensor in parts(output)])
+def map_parts(output: Output, change: Callable[[Tensor], Tensor]) -> Output:
+    return from_parts([change(tensor) for tensor in parts(output)])
 
 
-def drawn(num_samples: int, num_classes: int, widths: Sequence[int], seed: int, scale: float = 2.0) -> Output:
-    """An output whose parts have nothing to do with one another."""
+def random_output(num_samples: int, num_classes: int, widths: Sequence[int], seed: int, scale: float = 2.0) -> Output:
+    """An output whose parts are independent of one another."""
     generator = torch.Generator().manual_seed(seed)
     stem, *maps = [(channels, side, side) for channels, side in zip(widths[1:], SIDES, strict=True)]
     shapes: list[tuple[int, ...]] = [(num_classes,), (widths[0],), *maps, *maps, stem]
-    return joined(
+    return from_parts(
         [scale * torch.randn(num_samples, *shape, generator=generator, dtype=torch.float64) for shape in shapes]
     )
 
 
-def two(
+def random_case(
     row: Row, num_samples: int, num_classes: int, seed: int = 1, scale: float = 2.0
 ) -> tuple[Output, Output, Batch]:
-    """A student and a teacher of other widths, where the loss can compare such, and the batch that they see."""
+    """Outputs of a student and a teacher, of unequal widths where the loss can compare these, and the batch."""
     widths = TEACHER if "widths" in row.unlike else STUDENT
-    student = drawn(num_samples, num_classes, widths, seed, scale)
-    return student, drawn(num_samples, num_classes, TEACHER, seed + 100, scale), batch(num_samples, num_classes)
+    student = random_output(num_samples, num_classes, widths, seed, scale)
+    teacher = random_output(num_samples, num_classes, TEACHER, seed + 100, scale)
+    return student, teacher, make_batch(num_samples, num_classes)
 
 
-def batch(num_samples: int, num_classes: int) -> Batch:
+def make_batch(num_samples: int, num_classes: int) -> Batch:
     index_N = torch.arange(num_samples)
     images = torch.randn(num_samples, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     return Batch(images, labels_of(index_N, num_classes), index_N, torch.zeros_like(index_N))
@@ -322,7 +312,7 @@ def labels_of(index_N: Tensor, num_classes: int) -> Tensor:
 
 
 def prepared(row: Row, student: Output, teacher: Output) -> DistillLoss:
-    """The loss, with the same parameters at every call, in float32 or float64 as the student is."""
+    """The loss, with the same parameters at every call, in the student's precision, float32 at least."""
     labels_M = labels_of(torch.arange(NUM_IMAGES), student.logits.shape[1])
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -332,51 +322,65 @@ def prepared(row: Row, student: Output, teacher: Output) -> DistillLoss:
     return loss.to(torch.promote_types(student.logits.dtype, torch.float32))
 
 
-def value(row: Row, student: Output, teacher: Output, seen: Batch) -> Tensor:
-    return cast(Tensor, prepared(row, student, teacher)(student, teacher, seen))
+def value(row: Row, student: Output, teacher: Output, batch: Batch) -> Tensor:
+    return cast(Tensor, prepared(row, student, teacher)(student, teacher, batch))
 
 
-def expected(row: Row, student: Output, teacher: Output, seen: Batch) -> float:
+def expected(row: Row, student: Output, teacher: Output, batch: Batch) -> float:
     """The oracle's value, in float64."""
     loss = prepared(row, student, teacher)
-    owned = [*loss.named_parameters(), *loss.named_buffers()]
-    parameters = {name: tensor.detach().double().numpy() for name, tensor in owned}
-    return row.reference(said(student), said(teacher), seen.labels.tolist(), parameters)
+    tensors = [*loss.named_parameters(), *loss.named_buffers()]
+    parameters = {name: tensor.detach().double().numpy() for name, tensor in tensors}
+    return row.reference(as_arrays(student), as_arrays(teacher), batch.labels.tolist(), parameters)
 
 
-def said(output: Output) -> Said:
+def as_arrays(output: Output) -> ArrayOutput:
     logits, embedding, *maps_and_preacts, stem = (tensor.detach().double().numpy() for tensor in parts(output))
-    return Said(logits, embedding, maps_and_preacts[:3], maps_and_preacts[3:], stem)
+    return ArrayOutput(logits, embedding, maps_and_preacts[:3], maps_and_preacts[3:], stem)
 
 
 def leaves(output: Output) -> Output:
-    """The same values, in tensors that gradients are collected in."""
-    return each(output, lambda tensor: tensor.detach().clone().requires_grad_())
+    """The same values, in leaf tensors that require gradients."""
+    return map_parts(output, lambda tensor: tensor.detach().clone().requires_grad_())
 
 
 def gradients(loss: Tensor, student: Output) -> list[Tensor]:
-    """Those with respect to what the loss reads of the student."""
-    found = torch.autograd.grad(loss, parts(student), allow_unused=True)
-    return [gradient for gradient in found if gradient is not None]
+    """The gradients with respect to the parts of the student's output that the loss reads."""
+    of_parts = torch.autograd.grad(loss, parts(student), allow_unused=True)
+    return [gradient for gradient in of_parts if gradient is not None]
 
 
 # Rules ----------------------------------------------------------------------------------------------------------------
 
 
-def test_every_registered_loss_has_a_row() -> None:
-    assert {row.loss for row in ROWS} | HAVE_A_FILE_OF_TESTS == set(LOSSES.names())
+@pytest.mark.parametrize("name", LOSSES.names())
+def test_every_registered_loss_has_an_oracle(name: str) -> None:
+    assert name in {*(row.loss for row in ROWS), *TESTED_IN_OWN_FILE}, (
+        f'the loss {name} has no oracle: add Row("{name}", ...) to ROWS in tests/losses/test_losses.py, with its value '
+        "as a slow loop from tests/losses/reference.py; if that is too long for a row, add the name to "
+        f"TESTED_IN_OWN_FILE in tests/losses/test_losses.py, and the oracle to tests/losses/test_{name}.py"
+    )
+
+
+def test_every_oracle_is_that_of_a_registered_loss() -> None:
+    assert {*(row.loss for row in ROWS), *TESTED_IN_OWN_FILE} <= set(LOSSES.names())
+
+
+@pytest.mark.parametrize("name", TESTED_IN_OWN_FILE)
+def test_a_loss_without_a_row_has_a_file_of_tests(name: str) -> None:
+    assert Path(__file__).with_name(f"test_{name}.py").is_file()
 
 
 @every_row
 @pytest.mark.parametrize("shape", [(8, 10), (8, 2), (5, 3)], ids=str)
 def test_value_follows_the_formula(row: Row, shape: tuple[int, int]) -> None:
-    case = two(row, *shape)
+    case = random_case(row, *shape)
     assert value(row, *case).item() == pytest.approx(expected(row, *case), rel=1e-11)
 
 
 @every_row
 def test_single_image_is_like_any_other_batch_or_refused(row: Row) -> None:
-    case = two(row, 1, 10)
+    case = random_case(row, 1, 10)
     if "single image" in row.unlike:
         with pytest.raises(ValueError, match="2 images or more"):
             value(row, *case)
@@ -386,88 +390,89 @@ def test_single_image_is_like_any_other_batch_or_refused(row: Row) -> None:
 
 @every_row
 def test_gradient_is_the_derivative_of_the_value(row: Row) -> None:
-    student, teacher, seen = two(row, 3, 4)
+    student, teacher, batch = random_case(row, 3, 4)
     loss, student = prepared(row, student, teacher), leaves(student)
-    found = torch.autograd.grad(loss(student, teacher, seen), parts(student), allow_unused=True)
-    read = [number for number, gradient in enumerate(found) if gradient is not None]
+    of_parts = torch.autograd.grad(loss(student, teacher, batch), parts(student), allow_unused=True)
+    read = [number for number, gradient in enumerate(of_parts) if gradient is not None]
     assert read
 
-    def of_what_it_reads(*tensors: Tensor) -> Tensor:
+    def function_of_read_parts(*tensors: Tensor) -> Tensor:
         all_parts = parts(student)
         for number, tensor in zip(read, tensors, strict=True):
             all_parts[number] = tensor
-        return cast(Tensor, loss(joined(all_parts), teacher, seen))
+        return cast(Tensor, loss(from_parts(all_parts), teacher, batch))
 
-    follows = torch.autograd.gradcheck(
-        of_what_it_reads, [parts(student)[number] for number in read], raise_exception="gradient" not in row.unlike
-    )
-    assert follows is ("gradient" not in row.unlike)
+    inputs = [parts(student)[number] for number in read]
+    holds = torch.autograd.gradcheck(function_of_read_parts, inputs, raise_exception="gradient" not in row.unlike)
+    assert holds is ("gradient" not in row.unlike)
 
 
-class Linear(nn.Module):
-    """A linear network that says all that a network can say."""
+class LinearNet(nn.Module):
+    """A linear network that returns every part of an output."""
 
     def __init__(self, num_classes: int, widths: Sequence[int]) -> None:
         super().__init__()
-        self.shapes = [tensor.shape[1:] for tensor in parts(drawn(1, num_classes, widths, seed=0))]
+        self.shapes = [tensor.shape[1:] for tensor in parts(random_output(1, num_classes, widths, seed=0))]
         self.linear = nn.Linear(12, sum(shape.numel() for shape in self.shapes))
 
     def forward(self, images: Tensor) -> Output:
         pieces = self.linear(images.flatten(1)).split([shape.numel() for shape in self.shapes], dim=1)
-        return joined([piece.unflatten(1, shape) for piece, shape in zip(pieces, self.shapes, strict=True)])
+        return from_parts([piece.unflatten(1, shape) for piece, shape in zip(pieces, self.shapes, strict=True)])
 
 
 @every_row
 def test_student_and_loss_get_a_gradient_and_the_teacher_none(row: Row) -> None:
     same = Normalisation(mean=(0.5,) * 3, std=(0.2,) * 3)
-    net = Linear(5, TEACHER)
+    net = LinearNet(5, TEACHER)
     teacher = LiveTeacher(
         net, normalisation=same, data_normalisation=same, dtype=torch.float32, device=torch.device("cpu")
     )
-    student = Linear(5, TEACHER if "widths" in row.unlike else STUDENT)
-    seen = batch(4, 5)
-    loss = prepared(row, student(seen.images), teacher(seen))
-    loss(student(seen.images), teacher(seen), seen).backward()
+    student = LinearNet(5, TEACHER if "widths" in row.unlike else STUDENT)
+    batch = make_batch(4, 5)
+    loss = prepared(row, student(batch.images), teacher(batch))
+    loss(student(batch.images), teacher(batch), batch).backward()
     assert all(parameter.grad is None for parameter in net.parameters())
     assert all(parameter.grad is not None for parameter in [*student.parameters(), *loss.parameters()])
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.least_at_teacher], ids=row_name)
-def test_nothing_is_better_than_the_teacher_s_own_answer(row: Row) -> None:
-    teacher, seen = drawn(6, 10, TEACHER, seed=2), batch(6, 10)
+def test_nothing_is_better_than_the_teacher_s_own_output(row: Row) -> None:
+    teacher, batch = random_output(6, 10, TEACHER, seed=2), make_batch(6, 10)
     student = leaves(teacher)
-    least = value(row, student, teacher, seen)
+    least = value(row, student, teacher, batch)
     steepest = max(gradient.abs().max().item() for gradient in gradients(least, student))
     for seed in range(5):
-        noise = parts(drawn(6, 10, TEACHER, seed=10 + seed, scale=0.1))
-        elsewhere = leaves(joined([tensor + more for tensor, more in zip(parts(teacher), noise, strict=True)]))
-        higher = value(row, elsewhere, teacher, seen)
+        noise = parts(random_output(6, 10, TEACHER, seed=10 + seed, scale=0.1))
+        noisy = leaves(from_parts([tensor + delta for tensor, delta in zip(parts(teacher), noise, strict=True)]))
+        higher = value(row, noisy, teacher, batch)
         assert higher > least
-        assert steepest < 1e-4 * max(gradient.abs().max().item() for gradient in gradients(higher, elsewhere))
+        assert steepest < 1e-4 * max(gradient.abs().max().item() for gradient in gradients(higher, noisy))
 
 
 @every_row
 def test_order_of_the_batch_does_not_matter(row: Row) -> None:
-    student, teacher, seen = two(row, 7, 10)
+    student, teacher, batch = random_case(row, 7, 10)
     order = torch.tensor([3, 0, 6, 1, 5, 2, 4])
-    other = Batch(*(tensor[order] for tensor in seen))
-    shuffled = value(row, each(student, lambda t: t[order]), each(teacher, lambda t: t[order]), other)
-    same = shuffled.item() == pytest.approx(value(row, student, teacher, seen).item(), rel=1e-11)
+    shuffled = [map_parts(output, lambda t: t[order]) for output in (student, teacher)]
+    shuffled_batch = Batch(*(tensor[order] for tensor in batch))
+    in_order, out_of_order = value(row, student, teacher, batch), value(row, *shuffled, shuffled_batch)
+    same = out_of_order.item() == pytest.approx(in_order.item(), rel=1e-11)
     assert same is ("order" not in row.unlike)
 
 
 @every_row
 def test_value_does_not_grow_with_the_batch(row: Row) -> None:
-    student, teacher, seen = two(row, 4, 10)
-    double = Batch(*(torch.cat([tensor, tensor]) for tensor in seen))
-    twice = value(row, each(student, lambda t: torch.cat([t, t])), each(teacher, lambda t: torch.cat([t, t])), double)
-    same = twice.item() == pytest.approx(value(row, student, teacher, seen).item(), rel=1e-6)
+    student, teacher, batch = random_case(row, 4, 10)
+    doubled = [map_parts(output, lambda t: torch.cat([t, t])) for output in (student, teacher)]
+    doubled_batch = Batch(*(torch.cat([tensor, tensor]) for tensor in batch))
+    once, twice = value(row, student, teacher, batch), value(row, *doubled, doubled_batch)
+    same = twice.item() == pytest.approx(once.item(), rel=1e-6)
     assert same is ("batch size" not in row.unlike)
 
 
 @every_row
 def test_last_small_batch_is_like_any_other(row: Row) -> None:
-    large, small = two(row, 8, 10), two(row, 3, 10, seed=3)
+    large, small = random_case(row, 8, 10), random_case(row, 3, 10, seed=3)
     loss = prepared(row, large[0], large[1])
     loss(*large)
     assert loss(*small).item() == value(row, *small).item()
@@ -475,7 +480,7 @@ def test_last_small_batch_is_like_any_other(row: Row) -> None:
 
 @every_row
 def test_a_loss_that_was_saved_and_loaded_is_the_same(row: Row) -> None:
-    first, second = two(row, 8, 10), two(row, 8, 10, seed=3)
+    first, second = random_case(row, 8, 10), random_case(row, 8, 10, seed=3)
     loss, resumed = prepared(row, *first[:2]), prepared(row, *first[:2])
     with torch.no_grad():
         for parameter in loss.parameters():
@@ -489,40 +494,39 @@ def test_a_loss_that_was_saved_and_loaded_is_the_same(row: Row) -> None:
 @pytest.mark.parametrize("num_classes", [10, 2])
 @pytest.mark.parametrize("scale", [1e4, 0.0])
 def test_huge_values_and_none_give_a_finite_loss_and_gradient(row: Row, num_classes: int, scale: float) -> None:
-    student, teacher, seen = two(row, 8, num_classes)
-    student = leaves(each(student, lambda tensor: (scale * tensor).float()))
-    teacher = each(teacher, lambda tensor: (max(scale, 1) * tensor).float())
-    loss = value(row, student, teacher, seen)
+    student, teacher, batch = random_case(row, 8, num_classes)
+    student = leaves(map_parts(student, lambda tensor: (scale * tensor).float()))
+    teacher = map_parts(teacher, lambda tensor: (max(scale, 1) * tensor).float())
+    loss = value(row, student, teacher, batch)
     assert loss.isfinite()
     assert all(gradient.isfinite().all() for gradient in gradients(loss, student))
 
 
 @every_row
 def test_bfloat16_is_compared_in_float32(row: Row) -> None:
-    student, teacher, seen = two(row, 8, 10)
-    student, teacher = each(student, Tensor.bfloat16), each(teacher, Tensor.bfloat16)
+    student, teacher, batch = random_case(row, 8, 10)
+    student, teacher = map_parts(student, Tensor.bfloat16), map_parts(teacher, Tensor.bfloat16)
     objective = Objective({row.loss: (prepared(row, student, teacher), TermOptions())})
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        total, _ = objective(student, teacher, seen, epoch=0.0)
+        total, _ = objective(student, teacher, batch, epoch=0.0)
     assert total.dtype == torch.float32
-    assert total.item() == pytest.approx(expected(row, student, teacher, seen), rel=1e-5)
+    assert total.item() == pytest.approx(expected(row, student, teacher, batch), rel=1e-5)
 
 
 @every_row
 def test_loss_reads_of_the_teacher_only_what_it_needs(row: Row) -> None:
-    student, teacher, seen = two(row, 8, 10)
+    student, teacher, batch = random_case(row, 8, 10)
     loss = prepared(row, student, teacher)
     needs = {"logits" if need == "probabilities" else need for need in loss.needs if need != "classifier"}
     needed = cast(Output, SimpleNamespace(**{part: getattr(teacher, part) for part in needs}))
-    whole = value(row, student, teacher, seen)
-    assert torch.equal(loss(student, needed, seen), whole)
+    assert torch.equal(loss(student, needed, batch), value(row, student, teacher, batch))
 
 
 @every_row
-def test_loss_that_needs_probabilities_does_not_see_a_shift_of_the_logits(row: Row) -> None:
-    student, teacher, seen = two(row, 8, 10)
+def test_loss_that_needs_probabilities_does_not_depend_on_a_shift_of_the_logits(row: Row) -> None:
+    student, teacher, batch = random_case(row, 8, 10)
     shifted = teacher._replace(logits=teacher.logits + torch.arange(8.0)[:, None])
-    same = torch.allclose(value(row, student, shifted, seen), value(row, student, teacher, seen))
+    same = torch.allclose(value(row, student, shifted, batch), value(row, student, teacher, batch))
     assert same is not ("logits" in prepared(row, student, teacher).needs and "shift" not in row.unlike)
 
 
@@ -533,22 +537,23 @@ OPTIONS.append(("self_distillation", {"feature_reduction": "sum"}))
 
 
 @pytest.mark.parametrize(("name", "options"), OPTIONS, ids=str)
-def test_loss_asks_for_the_whole_batch_where_it_is_no_mean_over_images(name: str, options: dict[str, Any]) -> None:
-    num_classes = 2 if name == "dkpp" else 10  # of which there is but one permutation
-    student, teacher = (drawn(8, num_classes, TEACHER, seed) for seed in (1, 2))
+def test_loss_needs_the_global_batch_where_it_is_not_a_mean_over_images(name: str, options: dict[str, Any]) -> None:
+    num_classes = 2 if name == "dkpp" else 10  # with two classes there is one permutation alone
+    student, teacher = (random_output(8, num_classes, TEACHER, seed) for seed in (1, 2))
     if name == "simkd":  # for teachers that classify the mean of their last map
         teacher = teacher._replace(embedding=teacher.maps[-1].mean(dim=(2, 3)))
-    exits = (drawn(8, num_classes, TEACHER, seed=3),)
-    seen = batch(8, num_classes)
+    early = random_output(8, num_classes, TEACHER, seed=3)
+    batch = make_batch(8, num_classes)
     row = Row(name, options, lambda s, t, y, _: 0.0)
 
-    def of(images: slice) -> float:
-        early = tuple(each(exit_, lambda t: t[images]) for exit_ in exits)
-        here = each(student, lambda t: t[images])._replace(exits=early)
+    def value_of(images: slice) -> float:
+        student_part, teacher_part, exit_part = (
+            map_parts(output, lambda t: t[images]) for output in (student, teacher, early)
+        )
         loss = prepared(row, student, teacher).eval()  # batch norm is another matter: it can be synchronised
-        there, shown = each(teacher, lambda t: t[images]), Batch(*(tensor[images] for tensor in seen))
-        return cast(float, loss(here, there, shown).item())
+        inputs = student_part._replace(exits=(exit_part,)), teacher_part, Batch(*(tensor[images] for tensor in batch))
+        return cast(float, loss(*inputs).item())
 
-    whole, halves = of(slice(8)), (of(slice(4)), of(slice(4, 8)))
-    is_mean = whole == pytest.approx(sum(halves) / 2, rel=1e-9)
+    global_value, halves = value_of(slice(8)), (value_of(slice(4)), value_of(slice(4, 8)))
+    is_mean = global_value == pytest.approx(sum(halves) / 2, rel=1e-9)
     assert is_mean is not bool(prepared(row, student, teacher).global_batch)

@@ -18,16 +18,18 @@ def logits(seed: int) -> Tensor:
     return 3 * torch.randn(2 * N, K, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def said(logits_NK: Tensor) -> Output:
+def output_of(logits_NK: Tensor) -> Output:
     return Output(logits_NK, logits_NK)
 
 
 def loss_of_two_views(student_NK: Tensor, teacher_NK: Tensor, **options: object) -> float:
     loss = MultiLevelLogitDistillation(**options)  # type: ignore[arg-type]
-    loss.prepare(LossContext(student=said(student_NK), teacher=said(teacher_NK), labels=LABELS, seed=0, views_shown=2))
+    loss.prepare(
+        LossContext(student=output_of(student_NK), teacher=output_of(teacher_NK), labels=LABELS, seed=0, views_shown=2)
+    )
     index = torch.arange(N).repeat(2)
     batch = Batch(torch.empty(2 * N, 0), LABELS.repeat(2), index, index)
-    value: Tensor = loss(said(student_NK), said(teacher_NK), batch)
+    value: Tensor = loss(output_of(student_NK), output_of(teacher_NK), batch)
     return value.item()
 
 
@@ -38,6 +40,6 @@ def test_strong_views_add_their_labels_and_their_divergence(temperatures: list[f
     strong_s, strong_t = student[N:].numpy(), teacher[N:].numpy()
     strong = 0.1 * cross_entropy(strong_s, LABELS.tolist())
     strong += 0.9 * sum(T**2 * kl(strong_t, strong_s, T) for T in temperatures)
-    made = loss_of_two_views(student, teacher, temperatures=temperatures, unsure_half=unsure_half)
-    assert made == pytest.approx(weak + strong, rel=1e-9)
-    assert made != pytest.approx(weak, rel=0.1)
+    actual = loss_of_two_views(student, teacher, temperatures=temperatures, unsure_half=unsure_half)
+    assert actual == pytest.approx(weak + strong, rel=1e-9)
+    assert actual != pytest.approx(weak, rel=0.1)

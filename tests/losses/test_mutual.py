@@ -14,15 +14,15 @@ from tests.losses.reference import cross_entropy, kl
 
 N, K = 6, 5
 LABELS = torch.tensor([0, 1, 2, 3, 4, 0])
-SEEN = Batch(torch.zeros(N, 1, 1, 1), LABELS, torch.arange(N), torch.zeros(N, dtype=torch.long))
+BATCH = Batch(torch.zeros(N, 1, 1, 1), LABELS, torch.arange(N), torch.zeros(N, dtype=torch.long))
 
 
-def drawn(seed: int) -> Tensor:
+def random_logits(seed: int) -> Tensor:
     return torch.randn((N, K), generator=torch.Generator().manual_seed(seed), dtype=torch.float64).requires_grad_()
 
 
-def together(num_peers: int) -> Output:
-    first, *others = (Output(drawn(seed), torch.zeros(N, 1)) for seed in range(num_peers))
+def random_peers(num_peers: int) -> Output:
+    first, *others = (Output(random_logits(seed), torch.zeros(N, 1)) for seed in range(num_peers))
     return first._replace(exits=tuple(others))
 
 
@@ -31,7 +31,7 @@ def logits(peers: Output) -> list[Tensor]:
 
 
 def value(peers: Output, **options: float) -> Tensor:
-    loss: Tensor = MutualLearning(**options)(peers, peers, SEEN)
+    loss: Tensor = MutualLearning(**options)(peers, peers, BATCH)
     return loss
 
 
@@ -47,12 +47,12 @@ def expected(peers: Output, others_weight: float = 1.0, temperature: float = 1.0
 @pytest.mark.parametrize("num_peers", [2, 3, 4])
 @pytest.mark.parametrize("options", [{}, {"others_weight": 0.5, "temperature": 3.0}, {"others_weight": 0.0}])
 def test_value_follows_the_formula(num_peers: int, options: dict[str, float]) -> None:
-    peers = together(num_peers)
+    peers = random_peers(num_peers)
     assert value(peers, **options).item() == pytest.approx(expected(peers, **options), rel=1e-12)
 
 
 def test_each_peer_takes_what_the_others_say_as_given() -> None:
-    peers = together(3)
+    peers = random_peers(3)
     value(peers).backward()  # type: ignore[no-untyped-call]
     for k, own in enumerate(logits(peers)):
         alone = own.detach().clone().requires_grad_()
@@ -68,22 +68,22 @@ def test_each_peer_takes_what_the_others_say_as_given() -> None:
 
 
 def test_peers_that_agree_learn_from_the_labels_alone() -> None:
-    same = together(1).logits
+    same = random_peers(1).logits
     peers = Output(same, torch.zeros(N, 1), exits=(Output(same, torch.zeros(N, 1)),))
     assert value(peers).item() == pytest.approx(2 * cross_entropy(same.detach().numpy(), LABELS.tolist()), rel=1e-12)
 
 
 def test_one_network_alone_is_refused() -> None:
-    with pytest.raises(ValueError, match='needs several networks, as the student "peers"'):
-        value(together(1))
+    with pytest.raises(ValueError, match='needs several networks: use the student "peers"'):
+        value(random_peers(1))
 
 
 @pytest.mark.parametrize("scale", [1e4, 0.0])
 @pytest.mark.parametrize("num_images", [1, N])
 def test_value_and_gradient_are_finite_in_float32(scale: float, num_images: int) -> None:
-    first, other = ((scale * drawn(seed)[:num_images]).float().detach().requires_grad_() for seed in (0, 1))
+    first, other = ((scale * random_logits(seed)[:num_images]).float().detach().requires_grad_() for seed in (0, 1))
     peers = Output(first, torch.zeros(1), exits=(Output(other, torch.zeros(1)),))
-    loss = MutualLearning()(peers, peers, Batch(*(part[:num_images] for part in SEEN)))
+    loss = MutualLearning()(peers, peers, Batch(*(part[:num_images] for part in BATCH)))
     loss.backward()
     assert loss.isfinite()
     assert first.grad is not None

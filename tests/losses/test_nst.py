@@ -12,8 +12,8 @@ from torch import Tensor
 
 from model.losses.nst import NeuronSelectivityTransfer, discrepancy
 from model.types import Output
-from tests.losses.features import gradient_is_the_derivative, in_precision, leaves, said, value
-from tests.losses.layers import averaged_down
+from tests.losses.features import gradient_is_the_derivative, in_precision, leaves, random_output, value
+from tests.losses.layers import average_pool
 
 Channels = Sequence[NDArray[np.float64]]
 
@@ -27,13 +27,13 @@ def mean_kernel(ones: Channels, others: Channels) -> float:
     return total / (len(ones) * len(others))
 
 
-def slowly(student: Output, teacher: Output) -> float:
+def reference_value(student: Output, teacher: Output) -> float:
     """Stage by stage, image by image, channel by channel."""
     total = 0.0
     for student_NCHW, teacher_NCHW in zip(student.maps, teacher.maps, strict=True):
         one, other = student_NCHW.double().numpy(), teacher_NCHW.double().numpy()
         side = min(one.shape[2], other.shape[2])
-        one, other = averaged_down(one, side, side), averaged_down(other, side, side)
+        one, other = average_pool(one, side, side), average_pool(other, side, side)
         for image in range(len(one)):
             s, t = ([channel.ravel() for channel in each[image]] for each in (one, other))
             total += (mean_kernel(t, t) + mean_kernel(s, s) - 2 * mean_kernel(s, t)) / len(one)
@@ -42,8 +42,8 @@ def slowly(student: Output, teacher: Output) -> float:
 
 def example(*, num_images: int = 3) -> tuple[Output, Output]:
     """Unequal widths, and a second stage where the teacher's map is the larger one."""
-    student = said((4, 4, 4), (3, 2, 2), seed=1, num_images=num_images)
-    return student, said((6, 4, 4), (5, 4, 4), seed=2, num_images=num_images)
+    student = random_output((4, 4, 4), (3, 2, 2), seed=1, num_images=num_images)
+    return student, random_output((6, 4, 4), (5, 4, 4), seed=2, num_images=num_images)
 
 
 def test_a_worked_example() -> None:
@@ -55,15 +55,15 @@ def test_a_worked_example() -> None:
 @pytest.mark.parametrize("num_images", [1, 3])
 def test_value_follows_the_formula(num_images: int) -> None:
     student, teacher = example(num_images=num_images)
-    found = value(NeuronSelectivityTransfer(), student, teacher).item()
-    assert found == pytest.approx(slowly(student, teacher), rel=1e-12)
+    actual = value(NeuronSelectivityTransfer(), student, teacher).item()
+    assert actual == pytest.approx(reference_value(student, teacher), rel=1e-12)
 
 
 def test_unequal_numbers_of_stages_are_paired() -> None:
-    student = said((4, 4, 4), (3, 2, 2), seed=1)
-    teacher = said((6, 8, 8), (6, 4, 4), (5, 2, 2), seed=2)
-    found = value(NeuronSelectivityTransfer(), student, teacher).item()
-    assert found == pytest.approx(slowly(student, teacher._replace(maps=teacher.maps[1:])), rel=1e-12)
+    student = random_output((4, 4, 4), (3, 2, 2), seed=1)
+    teacher = random_output((6, 8, 8), (6, 4, 4), (5, 2, 2), seed=2)
+    actual = value(NeuronSelectivityTransfer(), student, teacher).item()
+    assert actual == pytest.approx(reference_value(student, teacher._replace(maps=teacher.maps[1:])), rel=1e-12)
 
 
 def test_gradient_is_the_derivative_of_the_value() -> None:
@@ -113,11 +113,11 @@ def test_nothing_of_the_size_of_all_channels_times_all_positions_is_made() -> No
 
 def test_bfloat16_maps_are_compared_in_float32() -> None:
     student, teacher = (in_precision(each, torch.bfloat16) for each in example())
-    found = value(NeuronSelectivityTransfer(), student, teacher)
-    assert found.dtype == torch.float32
-    assert found.item() == pytest.approx(slowly(student, teacher), rel=1e-5)
+    actual = value(NeuronSelectivityTransfer(), student, teacher)
+    assert actual.dtype == torch.float32
+    assert actual.item() == pytest.approx(reference_value(student, teacher), rel=1e-5)
 
 
-def test_a_network_without_maps_is_told() -> None:
-    with pytest.raises(ValueError, match="the teacher gives no maps to compare"):
-        value(NeuronSelectivityTransfer(), said((2, 4, 4), seed=1), said(seed=2))
+def test_a_network_without_maps_is_refused() -> None:
+    with pytest.raises(ValueError, match="the teacher returns no maps to compare"):
+        value(NeuronSelectivityTransfer(), random_output((2, 4, 4), seed=1), random_output(seed=2))

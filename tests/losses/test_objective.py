@@ -10,7 +10,7 @@ from model.losses.base import DistillLoss
 from model.losses.objective import Objective
 from model.types import Batch, Output, TermOptions
 
-SEEN = Batch(torch.zeros(2, 1, 1, 1), torch.tensor([0, 1]), torch.arange(2), torch.zeros(2, dtype=torch.long))
+BATCH = Batch(torch.zeros(2, 1, 1, 1), torch.tensor([0, 1]), torch.arange(2), torch.zeros(2, dtype=torch.long))
 STUDENT = Output(logits=torch.tensor([[1.0, 0.0], [0.0, 3.0]]), embedding=torch.zeros(2, 1))
 
 
@@ -28,7 +28,7 @@ class Constant(DistillLoss):
 
 
 def total(objective: Objective, epoch: float = 0.0) -> float:
-    return float(objective(STUDENT, None, SEEN, epoch)[0])
+    return float(objective(STUDENT, None, BATCH, epoch)[0])
 
 
 def test_total_is_the_weighted_sum() -> None:
@@ -38,15 +38,15 @@ def test_total_is_the_weighted_sum() -> None:
 
 def test_terms_are_told_before_their_weights() -> None:
     terms = {"a": (Constant(2.0), TermOptions(weight=0.5)), "b": (Constant(7.0), TermOptions(weight=3.0))}
-    _, values = Objective(terms)(STUDENT, None, SEEN, 0.0)
+    _, values = Objective(terms)(STUDENT, None, BATCH, 0.0)
     assert {name: float(value) for name, value in values.items()} == {"a": 2.0, "b": 7.0}
 
 
 def test_term_of_weight_0_is_not_computed() -> None:
-    free, paid = Constant(2.0), Constant(7.0)
-    objective = Objective({"free": (free, TermOptions(weight=0.0)), "paid": (paid, TermOptions())})
+    unweighted, weighted = Constant(2.0), Constant(7.0)
+    objective = Objective({"free": (unweighted, TermOptions(weight=0.0)), "paid": (weighted, TermOptions())})
     assert total(objective) == 7.0
-    assert (free.calls, paid.calls) == (0, 1)
+    assert (unweighted.calls, weighted.calls) == (0, 1)
     assert objective.names == ["paid"]
 
 
@@ -68,8 +68,10 @@ def test_warmup_of_one_term_leaves_the_others() -> None:
 
 @pytest.mark.parametrize(("weight", "needed"), [(1.0, True), (0.0, False)])
 def test_teacher_is_needed_where_a_term_with_weight_needs_one(weight: float, needed: bool) -> None:
-    guided = Constant(1.0, needs_teacher=True)
-    objective = Objective({"guided": (guided, TermOptions(weight=weight)), "free": (Constant(1.0), TermOptions())})
+    with_teacher = Constant(1.0, needs_teacher=True)
+    objective = Objective(
+        {"guided": (with_teacher, TermOptions(weight=weight)), "free": (Constant(1.0), TermOptions())}
+    )
     assert objective.needs == ({"logits"} if needed else set())
 
 

@@ -11,15 +11,22 @@ from torch import nn
 
 from model.losses.ofa import OneForAll
 from model.types import Output
-from tests.losses.features import gradient_is_the_derivative, in_precision, prepared, said, trains_and_saves_all, value
-from tests.losses.layers import Map, batch_normed, convolved, relu
+from tests.losses.features import (
+    gradient_is_the_derivative,
+    in_precision,
+    prepared,
+    random_output,
+    trains_and_saves_all,
+    value,
+)
+from tests.losses.layers import Map, batch_norm, conv2d, relu
 from tests.losses.reference import one_for_all
 
 
 def example(*, num_images: int = 3) -> tuple[Output, Output]:
     """Three stages of the student; the teacher gives no maps at all, as one of another kind may."""
-    student = said((2, 8, 8), (3, 4, 4), (4, 2, 2), seed=1, num_images=num_images)
-    return student, said(seed=2, num_images=num_images, width=7)
+    student = random_output((2, 8, 8), (3, 4, 4), (4, 2, 2), seed=1, num_images=num_images)
+    return student, random_output(seed=2, num_images=num_images, width=7)
 
 
 def depthwise(map_NCHW: Map, module: object) -> Map:
@@ -29,19 +36,19 @@ def depthwise(map_NCHW: Map, module: object) -> Map:
     for number, weight in enumerate(module.weight):
         single = nn.Conv2d(1, 1, 3, stride=module.stride[0], padding=1, bias=False)
         single.weight = nn.Parameter(weight[None])
-        channels.append(convolved(map_NCHW[:, number : number + 1], single))
+        channels.append(conv2d(map_NCHW[:, number : number + 1], single))
     return np.concatenate(channels, axis=1)
 
 
-def slowly(branch: nn.Module, map_NCHW: Map) -> Map:
+def reference_logits(branch: nn.Module, map_NCHW: Map) -> Map:
     """Layer by layer: (N, C, H, W) to logits."""
     *layers, _, _, linear = branch.children()
     assert isinstance(linear, nn.Linear)
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
-            map_NCHW = depthwise(map_NCHW, layer) if layer.groups > 1 else convolved(map_NCHW, layer)
+            map_NCHW = depthwise(map_NCHW, layer) if layer.groups > 1 else conv2d(map_NCHW, layer)
         else:
-            map_NCHW = relu(map_NCHW) if isinstance(layer, nn.ReLU) else batch_normed(map_NCHW, layer)
+            map_NCHW = relu(map_NCHW) if isinstance(layer, nn.ReLU) else batch_norm(map_NCHW, layer)
     weight, bias = linear.weight.detach().numpy(), linear.bias.detach().numpy()
     logits: Map = map_NCHW.mean(axis=(2, 3)) @ weight.T + bias
     return logits
@@ -54,7 +61,8 @@ def test_value_is_the_sum_over_logits_and_branches(layers: list[int] | None, num
     labels = [0, 1, 0]
     assert len(loss.branches) == len(numbers)
     of_branches = [
-        slowly(branch, student.maps[number - 1].numpy()) for branch, number in zip(loss.branches, numbers, strict=True)
+        reference_logits(branch, student.maps[number - 1].numpy())
+        for branch, number in zip(loss.branches, numbers, strict=True)
     ]
     expected = sum(
         one_for_all(logits, teacher.logits.numpy(), labels, gamma=1.5)
@@ -75,8 +83,8 @@ def test_branches_are_trained_and_saved() -> None:
 
 def test_branches_have_the_published_sizes() -> None:
     """Of a stage of 4 with 10 channels, where the wider embedding has 7: halved twice, so through 20 and 7 channels."""
-    student = said((5, 8, 8), (10, 4, 4), (20, 2, 2), (40, 1, 1), seed=1)
-    loss = prepared(OneForAll(layers=[2]), student, said(seed=2, width=7))
+    student = random_output((5, 8, 8), (10, 4, 4), (20, 2, 2), (40, 1, 1), seed=1)
+    loss = prepared(OneForAll(layers=[2]), student, random_output(seed=2, width=7))
     shapes = [tuple(layer.weight.shape) for layer in loss.branches[0].children() if isinstance(layer, nn.Conv2d)]
     assert shapes == [
         *[(10, 1, 3, 3), (10, 10, 1, 1), (10, 1, 3, 3), (20, 10, 1, 1)],
@@ -91,7 +99,7 @@ def test_maps_may_be_bfloat16() -> None:
 
 
 @pytest.mark.parametrize("layers", [[0], [4]])
-def test_a_stage_that_there_is_not_is_named(layers: list[int]) -> None:
+def test_a_stage_that_does_not_exist_is_refused(layers: list[int]) -> None:
     student, teacher = example()
     with pytest.raises(ValueError, match=rf"layers: the student has stages 1 to 3, got {layers[0]}"):
         prepared(OneForAll(layers=layers), student, teacher)

@@ -16,16 +16,16 @@ from tests.losses.features import (
     gradient_is_the_derivative,
     in_precision,
     prepared,
-    said,
+    random_output,
     trains_and_saves_all,
     value,
 )
-from tests.losses.layers import averaged_down, batch_normed, convolved
+from tests.losses.layers import average_pool, batch_norm, conv2d
 
 Map = NDArray[np.float64]
 
 
-def slow_distance(guess: Map, teacher: Map, margins: list[float]) -> float:
+def reference_distance(predicted: Map, teacher: Map, margins: list[float]) -> float:
     """The three cases of the authors' rule, value by value: mean over images of the sum."""
     total = 0.0
     N, C, H, W = teacher.shape
@@ -33,7 +33,7 @@ def slow_distance(guess: Map, teacher: Map, margins: list[float]) -> float:
         for n in range(N):
             for row in range(H):
                 for column in range(W):
-                    s, t, m = guess[n, c, row, column], teacher[n, c, row, column], margins[c]
+                    s, t, m = predicted[n, c, row, column], teacher[n, c, row, column], margins[c]
                     if t > 0 or (t > m and s > t):
                         total += (s - t) ** 2
                     elif t <= m and s > m:
@@ -41,53 +41,57 @@ def slow_distance(guess: Map, teacher: Map, margins: list[float]) -> float:
     return float(total / N)
 
 
-def slow_margins(teacher: Map) -> list[float]:
-    found = []
+def reference_margins(teacher: Map) -> list[float]:
+    actual = []
     for c in range(teacher.shape[1]):
         negative = [value for value in teacher[:, c].ravel() if value < 0]
-        found.append(sum(negative) / len(negative) if negative else 0.0)
-    return found
+        actual.append(sum(negative) / len(negative) if negative else 0.0)
+    return actual
 
 
-def slowly(loss: OverhaulOfFeatureDistillation, student: Output, teacher: Output) -> float:
+def reference_value(loss: OverhaulOfFeatureDistillation, student: Output, teacher: Output) -> float:
     """With margins from this batch alone; stages are those of both networks in order."""
     total = 0.0
     for number, (student_NCHW, teacher_NCHW) in enumerate(zip(student.preacts, teacher.preacts, strict=True)):
         one, other = student_NCHW.double().numpy(), teacher_NCHW.double().numpy()
         side = min(one.shape[2], other.shape[2])
-        one, other = averaged_down(one, side, side), averaged_down(other, side, side)
+        one, other = average_pool(one, side, side), average_pool(other, side, side)
         connector = cast(nn.Sequential, loss.connectors[number])
-        guess = batch_normed(convolved(one, connector[0]), connector[1])
-        total += slow_distance(guess, other, slow_margins(other)) / 2 ** (len(student.preacts) - 1 - number)
+        predicted = batch_norm(conv2d(one, connector[0]), connector[1])
+        total += reference_distance(predicted, other, reference_margins(other)) / 2 ** (
+            len(student.preacts) - 1 - number
+        )
     return total
 
 
 def example(*, num_images: int = 3) -> tuple[Output, Output]:
     """Unequal widths; the teacher's maps are larger, as large and smaller."""
-    student = said((2, 4, 4), (3, 4, 4), (3, 4, 4), seed=1, num_images=num_images)
-    return student, said((5, 8, 8), (6, 4, 4), (4, 2, 2), seed=2, num_images=num_images)
+    student = random_output((2, 4, 4), (3, 4, 4), (3, 4, 4), seed=1, num_images=num_images)
+    return student, random_output((5, 8, 8), (6, 4, 4), (4, 2, 2), seed=2, num_images=num_images)
 
 
 @pytest.mark.parametrize("num_images", [1, 3])
 def test_value_follows_the_formula(num_images: int) -> None:
     student, teacher = example(num_images=num_images)
     loss = prepared(OverhaulOfFeatureDistillation(), student, teacher)
-    assert value(loss, student, teacher).item() == pytest.approx(slowly(loss, student, teacher), rel=1e-10)
+    assert value(loss, student, teacher).item() == pytest.approx(reference_value(loss, student, teacher), rel=1e-10)
 
 
 def test_more_silence_than_the_teacher_s_costs_nothing() -> None:
     target = torch.tensor([-0.5, -0.5, -0.5, 2.0]).view(1, 1, 2, 2)
-    guess = torch.tensor([-9.0, -0.5, 0.5, -1.0]).view(1, 1, 2, 2)
-    assert partial_distance(guess, target).item() == 0 + 0 + 1 + 9
+    predicted = torch.tensor([-9.0, -0.5, 0.5, -1.0]).view(1, 1, 2, 2)
+    assert partial_distance(predicted, target).item() == 0 + 0 + 1 + 9
 
 
 def test_margins_are_the_means_of_negative_responses_in_all_batches() -> None:
-    batches = [said((4, 3, 3), seed=seed, num_images=images).preacts[0] for seed, images in ((1, 5), (2, 2), (3, 5))]
+    batches = [
+        random_output((4, 3, 3), seed=seed, num_images=images).preacts[0] for seed, images in ((1, 5), (2, 2), (3, 5))
+    ]
     batches = [map_NCHW + torch.tensor([-1.0, 0.0, 1.0, 9.0])[:, None, None] for map_NCHW in batches]
     margin = MarginReLU(4).double()
     for map_NCHW in batches:
         margin(map_NCHW)
-    expected = slow_margins(torch.cat(batches).numpy())
+    expected = reference_margins(torch.cat(batches).numpy())
     assert expected[3] == 0  # a channel without negative responses
     np.testing.assert_allclose(margin.margin.numpy(), expected, rtol=1e-12)
 
@@ -100,12 +104,15 @@ def test_responses_are_cut_off_at_the_margin() -> None:
 
 def test_margins_are_saved_and_gone_on_with() -> None:
     student, teacher = example()
-    other_student, other_teacher = said(*SHAPES, seed=3), said((5, 8, 8), (6, 4, 4), (4, 2, 2), seed=4)
-    loss, again = (prepared(OverhaulOfFeatureDistillation(), student, teacher) for _ in range(2))
+    other_student, other_teacher = (
+        random_output(*SHAPES, seed=3),
+        random_output((5, 8, 8), (6, 4, 4), (4, 2, 2), seed=4),
+    )
+    loss, resumed = (prepared(OverhaulOfFeatureDistillation(), student, teacher) for _ in range(2))
     value(loss, student, teacher)
-    again.load_state_dict(loss.state_dict())
+    resumed.load_state_dict(loss.state_dict())
     assert "margins.2.margin" in loss.state_dict()
-    assert torch.equal(value(loss, other_student, other_teacher), value(again, other_student, other_teacher))
+    assert torch.equal(value(loss, other_student, other_teacher), value(resumed, other_student, other_teacher))
     fresh = prepared(OverhaulOfFeatureDistillation(), student, teacher)
     fresh.connectors.load_state_dict(loss.connectors.state_dict())
     assert not torch.equal(value(loss, other_student, other_teacher), value(fresh, other_student, other_teacher))
@@ -115,26 +122,26 @@ SHAPES = ((2, 4, 4), (3, 4, 4), (3, 4, 4))
 
 
 def test_unequal_numbers_of_stages_take_their_margins_along() -> None:
-    student = said((2, 4, 4), (3, 2, 2), seed=1)
-    teacher = said((5, 8, 8), (5, 4, 4), (4, 2, 2), seed=2)
+    student = random_output((2, 4, 4), (3, 2, 2), seed=1)
+    teacher = random_output((5, 8, 8), (5, 4, 4), (4, 2, 2), seed=2)
     shifted = teacher._replace(preacts=tuple(map_NCHW - 3.0 * k for k, map_NCHW in enumerate(teacher.preacts)))
     loss = prepared(OverhaulOfFeatureDistillation(), student, shifted)
     matched = shifted._replace(preacts=shifted.preacts[1:])
-    assert value(loss, student, shifted).item() == pytest.approx(slowly(loss, student, matched), rel=1e-10)
+    assert value(loss, student, shifted).item() == pytest.approx(reference_value(loss, student, matched), rel=1e-10)
     margins = [cast(Tensor, margin.margin).tolist() for margin in loss.margins]
-    expected = [slow_margins(map_NCHW.numpy()) for map_NCHW in matched.preacts]
-    for found, wanted in zip(margins, expected, strict=True):
-        assert found == pytest.approx(wanted, rel=1e-12)
+    expected = [reference_margins(map_NCHW.numpy()) for map_NCHW in matched.preacts]
+    for actual, wanted in zip(margins, expected, strict=True):
+        assert actual == pytest.approx(wanted, rel=1e-12)
 
 
 def test_nothing_is_better_than_the_teacher_s_own_maps() -> None:
-    target = said((3, 4, 4), seed=2).preacts[0]
-    guess = target.clone().requires_grad_()
-    least = partial_distance(guess, target)
+    target = random_output((3, 4, 4), seed=2).preacts[0]
+    predicted = target.clone().requires_grad_()
+    least = partial_distance(predicted, target)
     least.backward()  # type: ignore[no-untyped-call]
     assert least.item() == 0
-    assert guess.grad is not None
-    assert guess.grad.abs().max() == 0
+    assert predicted.grad is not None
+    assert predicted.grad.abs().max() == 0
     assert partial_distance(target + 0.1, target) > 0
 
 
@@ -145,7 +152,7 @@ def test_adapters_are_as_large_as_the_published_ones() -> None:
 
 
 def test_gradient_is_the_derivative_of_the_value() -> None:
-    student, teacher = said((2, 2, 2), (3, 2, 2), seed=1), said((3, 4, 4), (2, 2, 2), seed=2)
+    student, teacher = random_output((2, 2, 2), (3, 2, 2), seed=1), random_output((3, 4, 4), (2, 2, 2), seed=2)
     loss = prepared(OverhaulOfFeatureDistillation(), student, teacher)
     assert gradient_is_the_derivative(loss, student, teacher)
 
@@ -158,14 +165,14 @@ def test_all_that_it_owns_is_trained_and_saved() -> None:
 def test_bfloat16_maps_are_compared_in_float32() -> None:
     student, teacher = (in_precision(each, torch.bfloat16) for each in example())
     loss = prepared(OverhaulOfFeatureDistillation(), student, teacher).float()
-    found = value(loss, student, teacher)
-    assert found.dtype == torch.float32
-    assert found.item() == pytest.approx(slowly(loss, student, teacher), rel=1e-4)
+    actual = value(loss, student, teacher)
+    assert actual.dtype == torch.float32
+    assert actual.item() == pytest.approx(reference_value(loss, student, teacher), rel=1e-4)
 
 
 @pytest.mark.parametrize("side", ["student", "teacher"])
-def test_a_network_that_shows_no_map_before_its_relu_is_told(side: str) -> None:
-    student = said((2, 4, 4), seed=1, preacts=side != "student")
-    teacher = said((2, 4, 4), seed=2, preacts=side != "teacher")
-    with pytest.raises(ValueError, match=f"the {side} does not give its maps as they are before the ReLU"):
+def test_a_network_that_returns_no_maps_before_the_relu_is_refused(side: str) -> None:
+    student = random_output((2, 4, 4), seed=1, preacts=side != "student")
+    teacher = random_output((2, 4, 4), seed=2, preacts=side != "teacher")
+    with pytest.raises(ValueError, match=f"the {side} does not return its maps before the ReLU"):
         prepared(OverhaulOfFeatureDistillation(), student, teacher)

@@ -24,8 +24,8 @@ def network(name: str) -> nn.Module:
 
 def shapes(name: str) -> Output:
     with torch.device("meta"):
-        said: Output = network(name)(torch.empty(IMAGES, 3, SIDE, SIDE))
-    return said
+        student_output: Output = network(name)(torch.empty(IMAGES, 3, SIDE, SIDE))
+    return student_output
 
 
 def prepared(loss: str, student: str, teacher: str) -> Objective:
@@ -46,11 +46,11 @@ def test_the_student_and_all_that_the_loss_owns_learn(loss: str, student: str, t
     objective, net = prepared(loss, student, teacher), network(student)
     images = torch.randn(IMAGES, 3, SIDE, SIDE)
     with torch.no_grad():
-        taught = network(teacher)(images)
+        teacher_output = network(teacher)(images)
     index_N = torch.arange(IMAGES)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        said = net(images)
-    total, values = objective(said, taught, Batch(images, index_N, index_N, index_N), epoch=100.0)
+        student_output = net(images)
+    total, values = objective(student_output, teacher_output, Batch(images, index_N, index_N, index_N), epoch=100.0)
     total.backward()
     assert values[loss].isfinite()
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in objective.parameters())
@@ -63,4 +63,6 @@ def test_the_student_and_all_that_the_loss_owns_learn(loss: str, student: str, t
 def test_fsp_refuses_networks_of_unequal_widths(student: str, teacher: str) -> None:
     objective = prepared("fsp", student, teacher)
     with pytest.raises(ValueError, match="numbers of channels must be equal"):
-        objective.pairs(LossContext(student=shapes(student), teacher=shapes(teacher), labels=torch.zeros(8), seed=0))
+        objective.feature_pairs(
+            LossContext(student=shapes(student), teacher=shapes(teacher), labels=torch.zeros(8), seed=0)
+        )

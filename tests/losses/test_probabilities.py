@@ -8,9 +8,9 @@ from model.losses.probabilities import kl, non_target_logits, standardized, targ
 
 def test_the_rest_of_a_sure_network_is_exact_in_float32() -> None:
     logits_NK = torch.tensor([[200.0, 0.0, 0.0], [0.0, 1e4, 1e4]])
-    found = target_against_rest(logits_NK, torch.tensor([0, 0]))
+    actual = target_against_rest(logits_NK, torch.tensor([0, 0]))
     # log(2 e^0 / e^200) = log 2 - 200, and log(e^0 / 2 e^10000)
-    torch.testing.assert_close(found, torch.tensor([[0.0, 0.693147 - 200], [-0.693147 - 1e4, 0.0]]))
+    torch.testing.assert_close(actual, torch.tensor([[0.0, 0.693147 - 200], [-0.693147 - 1e4, 0.0]]))
 
 
 def test_others_are_all_but_each_image_s_class_in_their_order() -> None:

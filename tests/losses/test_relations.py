@@ -18,36 +18,36 @@ from model.registry import LOSSES
 from model.types import Batch, Output
 
 N, D = 6, 5
-SEEN = Batch(torch.zeros(N, 1, 1, 1), torch.zeros(N, dtype=torch.long), torch.arange(N), torch.zeros(N))
+BATCH = Batch(torch.zeros(N, 1, 1, 1), torch.zeros(N, dtype=torch.long), torch.arange(N), torch.zeros(N))
 
 
 def points(seed: int) -> Tensor:
     return torch.randn(N, D, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def said(embedding_ND: Tensor) -> Output:
+def output_of(embedding_ND: Tensor) -> Output:
     """An output whose last map holds the embedding."""
     return Output(embedding_ND.new_zeros(N, 2), embedding_ND, (embedding_ND[:, :, None, None],))
 
 
 def value(name: str, student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
-    return cast(Tensor, cast(DistillLoss, LOSSES.build(name))(said(student_ND), said(teacher_ND), SEEN))
+    return cast(Tensor, cast(DistillLoss, LOSSES.build(name))(output_of(student_ND), output_of(teacher_ND), BATCH))
 
 
-def turned(embedding_ND: Tensor) -> Tensor:
+def rotated(embedding_ND: Tensor) -> Tensor:
     rotation_DD, _ = torch.linalg.qr(torch.randn(D, D, generator=torch.Generator().manual_seed(9)).double())
     return embedding_ND.matmul(rotation_DD)
 
 
-BLIND_TO: dict[str, list[Callable[[Tensor], Tensor]]] = {
-    "cc": [turned, lambda x: 7 * x, lambda x: x * torch.arange(1, N + 1)[:, None]],
-    "pkt": [turned, lambda x: 7 * x, lambda x: x * torch.arange(1, N + 1)[:, None]],
-    "rkd": [turned, lambda x: 7 * x, lambda x: x + 3],
-    "sp": [turned, lambda x: 7 * x],
+INVARIANT_TO: dict[str, list[Callable[[Tensor], Tensor]]] = {
+    "cc": [rotated, lambda x: 7 * x, lambda x: x * torch.arange(1, N + 1)[:, None]],
+    "pkt": [rotated, lambda x: 7 * x, lambda x: x * torch.arange(1, N + 1)[:, None]],
+    "rkd": [rotated, lambda x: 7 * x, lambda x: x + 3],
+    "sp": [rotated, lambda x: 7 * x],
 }
 
 
-@pytest.mark.parametrize(("name", "change"), [(name, change) for name in BLIND_TO for change in BLIND_TO[name]])
+@pytest.mark.parametrize(("name", "change"), [(name, change) for name in INVARIANT_TO for change in INVARIANT_TO[name]])
 def test_loss_does_not_see(name: str, change: Callable[[Tensor], Tensor]) -> None:
     student_ND, teacher_ND = points(1), points(2)
     plain = value(name, student_ND, teacher_ND).item()
@@ -55,7 +55,7 @@ def test_loss_does_not_see(name: str, change: Callable[[Tensor], Tensor]) -> Non
     assert value(name, student_ND, change(teacher_ND)).item() == pytest.approx(plain, rel=1e-10)
 
 
-@pytest.mark.parametrize("name", BLIND_TO)
+@pytest.mark.parametrize("name", INVARIANT_TO)
 @pytest.mark.parametrize("equal", [0.0, 1.0])
 def test_two_images_of_one_embedding_give_no_huge_gradient(name: str, equal: float) -> None:
     student_ND = points(1).float()
@@ -79,13 +79,13 @@ def test_distances_of_a_right_triangle_over_their_mean() -> None:
 def test_the_series_comes_to_the_gaussian_kernel() -> None:
     embedding_ND = points(1)
     unit_ND = embedding_ND / embedding_ND.norm(dim=1, keepdim=True)
-    found = CorrelationCongruence(gamma=0.7, order=20).kernel(embedding_ND)
+    actual = CorrelationCongruence(gamma=0.7, order=20).kernel(embedding_ND)
     for i in range(N):
         for j in range(N):
             exact = math.exp(-0.7 * (unit_ND[i] - unit_ND[j]).square().sum().item())
-            assert found[i, j].item() == pytest.approx(exact, rel=1e-12)
+            assert actual[i, j].item() == pytest.approx(exact, rel=1e-12)
 
 
 def test_sp_says_which_side_has_no_maps() -> None:
-    with pytest.raises(ValueError, match="the student gives no maps to compare"):
-        LOSSES.build("sp")(said(points(1))._replace(maps=()), said(points(2)), SEEN)
+    with pytest.raises(ValueError, match="the student returns no maps to compare"):
+        LOSSES.build("sp")(output_of(points(1))._replace(maps=()), output_of(points(2)), BATCH)

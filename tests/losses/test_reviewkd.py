@@ -17,23 +17,23 @@ from tests.losses.features import (
     gradient_is_the_derivative,
     in_precision,
     prepared,
-    said,
+    random_output,
     trains_and_saves_all,
     value,
 )
-from tests.losses.layers import averaged_down, batch_normed, convolved, resized
+from tests.losses.layers import average_pool, batch_norm, conv2d, interpolate_nearest
 
 Map = NDArray[np.float64]
 
 
-def slow_distance(guess: Map, teacher: Map) -> float:
+def reference_distance(predicted: Map, teacher: Map) -> float:
     side = teacher.shape[2]
-    total, weight, weights = ((guess - teacher) ** 2).mean(), 1.0, 1.0
+    total, weight, weights = ((predicted - teacher) ** 2).mean(), 1.0, 1.0
     for smaller in (4, 2, 1):
         if smaller < side:
             weight /= 2
             weights += weight
-            difference = averaged_down(guess, smaller, smaller) - averaged_down(teacher, smaller, smaller)
+            difference = average_pool(predicted, smaller, smaller) - average_pool(teacher, smaller, smaller)
             total += weight * (difference**2).mean()
     return float(total / weights)
 
@@ -43,39 +43,39 @@ def part(module: nn.Module | None, number: int) -> nn.Module:
     return module[number]
 
 
-def slowly(loss: KnowledgeReview, student: Output, teacher: Output) -> float:
+def reference_value(loss: KnowledgeReview, student: Output, teacher: Output) -> float:
     """From the embedding up to the first stage; stages are those of both networks in order."""
     ones = [*(each.double().numpy() for each in student.maps), student.embedding.double().numpy()[:, :, None, None]]
     others = [
         *(each.double().numpy() for each in teacher.preacts),
         teacher.embedding.double().numpy()[:, :, None, None],
     ]
-    total, below = 0.0, None
+    total, deeper = 0.0, None
     for number in reversed(range(len(ones))):
         fusion = cast(Fusion, loss.fusions[number])
-        fused = batch_normed(convolved(ones[number], part(fusion.inner, 0)), part(fusion.inner, 1))
-        if below is not None:
-            below = resized(below, *fused.shape[2:])
-            gates = 1 / (1 + np.exp(-convolved(np.concatenate([fused, below], axis=1), part(fusion.gates, 0))))
-            fused = fused * gates[:, [0]] + below * gates[:, [1]]
-        fused = resized(fused, *others[number].shape[2:])
-        guess = batch_normed(convolved(fused, part(fusion.outer, 0)), part(fusion.outer, 1))
-        total += slow_distance(guess, others[number])
-        below = fused
+        fused = batch_norm(conv2d(ones[number], part(fusion.inner, 0)), part(fusion.inner, 1))
+        if deeper is not None:
+            deeper = interpolate_nearest(deeper, *fused.shape[2:])
+            gates = 1 / (1 + np.exp(-conv2d(np.concatenate([fused, deeper], axis=1), part(fusion.gates, 0))))
+            fused = fused * gates[:, [0]] + deeper * gates[:, [1]]
+        fused = interpolate_nearest(fused, *others[number].shape[2:])
+        predicted = batch_norm(conv2d(fused, part(fusion.outer, 0)), part(fusion.outer, 1))
+        total += reference_distance(predicted, others[number])
+        deeper = fused
     return total
 
 
 def example(*, num_images: int = 3) -> tuple[Output, Output]:
     """Unequal widths; the teacher's maps are twice as large as the student's, half as large, and as large."""
-    student = said((2, 4, 4), (3, 4, 4), (3, 2, 2), seed=1, width=4, num_images=num_images)
-    return student, said((5, 8, 8), (5, 2, 2), (6, 2, 2), seed=2, width=7, num_images=num_images)
+    student = random_output((2, 4, 4), (3, 4, 4), (3, 2, 2), seed=1, width=4, num_images=num_images)
+    return student, random_output((5, 8, 8), (5, 2, 2), (6, 2, 2), seed=2, width=7, num_images=num_images)
 
 
 @pytest.mark.parametrize("num_images", [2, 3])
 def test_value_follows_the_formula(num_images: int) -> None:
     student, teacher = example(num_images=num_images)
     loss = prepared(KnowledgeReview(), student, teacher)
-    assert value(loss, student, teacher).item() == pytest.approx(slowly(loss, student, teacher), rel=1e-10)
+    assert value(loss, student, teacher).item() == pytest.approx(reference_value(loss, student, teacher), rel=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,8 @@ def test_each_scale_counts_half_as_much_as_the_one_before(side: int, weights: tu
     # the whole map and of 0 at all others.
     rows = torch.tensor([1.0, -1.0]).repeat(4)[:side, None].expand(1, 1, side, side)
     assert hierarchical_distance(torch.ones(1, 1, side, side), torch.zeros(1, 1, side, side)).item() == 1.0
-    found = hierarchical_distance(rows, torch.zeros(1, 1, side, side)).item()
-    assert found == pytest.approx(weights[0] / sum(weights))
+    actual = hierarchical_distance(rows, torch.zeros(1, 1, side, side)).item()
+    assert actual == pytest.approx(weights[0] / sum(weights))
 
 
 def test_the_weight_is_warmed_up_over_twenty_epochs() -> None:
@@ -98,18 +98,18 @@ def test_the_weight_is_warmed_up_over_twenty_epochs() -> None:
 
 def test_fused_maps_have_as_many_channels_as_the_embedding_and_512_at_most() -> None:
     for width, channels in ((4, 4), (600, 512)):
-        student, teacher = said((2, 4, 4), seed=1, width=width), said((3, 4, 4), seed=2)
+        student, teacher = random_output((2, 4, 4), seed=1, width=width), random_output((3, 4, 4), seed=2)
         loss = prepared(KnowledgeReview(), student, teacher)
         convolution = part(cast(Fusion, loss.fusions[0]).inner, 0)
         assert cast(nn.Conv2d, convolution).out_channels == channels
 
 
 def test_unequal_numbers_of_stages_are_paired() -> None:
-    student = said((2, 4, 4), (3, 2, 2), seed=1)
-    teacher = said((5, 8, 8), (5, 4, 4), (6, 2, 2), seed=2)
+    student = random_output((2, 4, 4), (3, 2, 2), seed=1)
+    teacher = random_output((5, 8, 8), (5, 4, 4), (6, 2, 2), seed=2)
     loss = prepared(KnowledgeReview(), student, teacher)
     matched = teacher._replace(preacts=teacher.preacts[1:])
-    assert value(loss, student, teacher).item() == pytest.approx(slowly(loss, student, matched), rel=1e-10)
+    assert value(loss, student, teacher).item() == pytest.approx(reference_value(loss, student, matched), rel=1e-10)
 
 
 def test_adapters_are_as_large_as_the_published_ones() -> None:
@@ -122,7 +122,10 @@ def test_adapters_are_as_large_as_the_published_ones() -> None:
 
 
 def test_gradient_is_the_derivative_of_the_value() -> None:
-    student, teacher = said((2, 2, 2), (2, 1, 1), seed=1, width=2), said((2, 4, 4), (3, 2, 2), seed=2, width=2)
+    student, teacher = (
+        random_output((2, 2, 2), (2, 1, 1), seed=1, width=2),
+        random_output((2, 4, 4), (3, 2, 2), seed=2, width=2),
+    )
     loss = prepared(KnowledgeReview(), student, teacher)
     assert gradient_is_the_derivative(loss, student, teacher)
 
@@ -135,19 +138,19 @@ def test_all_that_it_owns_is_trained_and_saved() -> None:
 def test_bfloat16_maps_are_compared_in_float32() -> None:
     student, teacher = (in_precision(each, torch.bfloat16) for each in example())
     loss = prepared(KnowledgeReview(), student, teacher).float()
-    found = value(loss, student, teacher)
-    assert found.dtype == torch.float32
-    assert found.item() == pytest.approx(slowly(loss, student, teacher), rel=1e-3)
+    actual = value(loss, student, teacher)
+    assert actual.dtype == torch.float32
+    assert actual.item() == pytest.approx(reference_value(loss, student, teacher), rel=1e-3)
 
 
 def test_a_batch_of_one_image_is_refused() -> None:
     student, teacher = example(num_images=1)
     loss = prepared(KnowledgeReview(), student, teacher)
-    with pytest.raises(ValueError, match="there must be two images in a batch at least, got 1"):
+    with pytest.raises(ValueError, match="a batch needs 2 images or more, got 1"):
         value(loss, student, teacher)
 
 
-def test_a_teacher_that_shows_no_map_before_its_relu_is_told() -> None:
-    student = said((2, 4, 4), seed=1)
-    with pytest.raises(ValueError, match="the teacher does not give its maps as they are before the ReLU"):
-        prepared(KnowledgeReview(), student, said((2, 4, 4), seed=2, preacts=False))
+def test_a_teacher_that_returns_no_maps_before_the_relu_is_refused() -> None:
+    student = random_output((2, 4, 4), seed=1)
+    with pytest.raises(ValueError, match="the teacher does not return its maps before the ReLU"):
+        prepared(KnowledgeReview(), student, random_output((2, 4, 4), seed=2, preacts=False))

@@ -11,21 +11,21 @@ from tests.losses.reference import cross_entropy, entropy, kl
 
 N, K, D = 6, 5, 4
 LABELS = torch.tensor([0, 1, 2, 3, 4, 0])
-SEEN = Batch(torch.zeros(N, 1, 1, 1), LABELS, torch.arange(N), torch.zeros(N, dtype=torch.long))
+BATCH = Batch(torch.zeros(N, 1, 1, 1), LABELS, torch.arange(N), torch.zeros(N, dtype=torch.long))
 
 
-def drawn(shape: tuple[int, int], seed: int) -> Tensor:
+def random_tensor(shape: tuple[int, int], seed: int) -> Tensor:
     random = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=random, dtype=torch.float64).requires_grad_()
 
 
 def student() -> Output:
-    exits = tuple(Output(drawn((N, K), seed), drawn((N, D), 10 + seed)) for seed in (1, 2, 3))
-    return Output(drawn((N, K), 4), drawn((N, D), 14), exits=exits)
+    exits = tuple(Output(random_tensor((N, K), seed), random_tensor((N, D), 10 + seed)) for seed in (1, 2, 3))
+    return Output(random_tensor((N, K), 4), random_tensor((N, D), 14), exits=exits)
 
 
 def value(output: Output, **options: object) -> Tensor:
-    loss: Tensor = SelfDistillation(**options)(output, output, SEEN)  # type: ignore[arg-type]
+    loss: Tensor = SelfDistillation(**options)(output, output, BATCH)  # type: ignore[arg-type]
     return loss
 
 
@@ -43,8 +43,8 @@ def test_value_follows_the_formula(alpha: float, temperature: float) -> None:
     soft = sum(kl(logits[-1], each, temperature) for each in logits[:-1])
     distance = sum(((each - features[-1]) ** 2).mean() for each in features[:-1])
     expected = (1 - alpha) * hard + alpha * temperature**2 * soft + 0.03 * distance
-    found = value(output, alpha=alpha, temperature=temperature, beta=0.03).item()
-    assert found == pytest.approx(expected, rel=1e-12)
+    actual = value(output, alpha=alpha, temperature=temperature, beta=0.03).item()
+    assert actual == pytest.approx(expected, rel=1e-12)
 
 
 def test_original_sums_squares_and_has_the_entropy_in_its_value() -> None:
@@ -64,7 +64,7 @@ def test_default_beta_is_the_originals_for_128_images_and_512_features() -> None
 def test_last_exit_learns_from_the_labels_alone() -> None:
     output = student()
     value(output).backward()  # type: ignore[no-untyped-call]
-    hard = drawn((N, K), 4)
+    hard = random_tensor((N, K), 4)
     (0.9 * torch.nn.functional.cross_entropy(hard, LABELS)).backward()  # type: ignore[no-untyped-call]
     assert output.logits.grad is not None
     assert hard.grad is not None
@@ -107,9 +107,11 @@ def test_values_without_meaning_are_refused(option: str, wrong: float) -> None:
 
 @pytest.mark.parametrize("scale", [1e4, 1e-4])
 def test_value_and_gradient_are_finite_in_float32(scale: float) -> None:
-    exits = tuple(Output((drawn((N, K), n) * scale).float(), drawn((N, D), n).float()) for n in (1, 2, 3))
-    last = (drawn((N, K), 4) * scale).float().detach().requires_grad_()
-    loss = value(Output(last, drawn((N, D), 14).float(), exits=exits))
+    exits = tuple(
+        Output((random_tensor((N, K), n) * scale).float(), random_tensor((N, D), n).float()) for n in (1, 2, 3)
+    )
+    last = (random_tensor((N, K), 4) * scale).float().detach().requires_grad_()
+    loss = value(Output(last, random_tensor((N, D), 14).float(), exits=exits))
     loss.backward()  # type: ignore[no-untyped-call]
     assert loss.isfinite()
     assert last.grad is not None

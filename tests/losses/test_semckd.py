@@ -16,11 +16,11 @@ from tests.losses.features import (
     gradient_is_the_derivative,
     in_precision,
     prepared,
-    said,
+    random_output,
     trains_and_saves_all,
     value,
 )
-from tests.losses.layers import averaged_down, batch_normed, convolved, relu
+from tests.losses.layers import average_pool, batch_norm, conv2d, relu
 
 Map = NDArray[np.float64]
 
@@ -29,17 +29,17 @@ def embedded(module: nn.Module, map_NCHW: Map, batch_size: int) -> list[Map]:
     """Of every image: two linear layers of its inner products with all, then of unit length."""
     assert isinstance(module, nn.Sequential)
     first, second = cast(nn.Linear, module[0]), cast(nn.Linear, module[2])
-    found = []
+    actual = []
     for one in map_NCHW:
         products = [float((one * other).sum()) for other in map_NCHW]
         products = [*products, *[0.0] * batch_size][:batch_size]
         hidden = np.maximum(first.weight.detach().numpy() @ products + first.bias.detach().numpy(), 0)
         out = second.weight.detach().numpy() @ hidden + second.bias.detach().numpy()
-        found.append(out / np.linalg.norm(out))
-    return found
+        actual.append(out / np.linalg.norm(out))
+    return actual
 
 
-def slowly(loss: SemanticCalibration, student: Output, teacher: Output, batch_size: int = 4) -> float:
+def reference_value(loss: SemanticCalibration, student: Output, teacher: Output, batch_size: int = 4) -> float:
     ones, others = ([each.double().numpy() for each in output.maps] for output in (student, teacher))
     queries = [embedded(module, each, batch_size) for module, each in zip(loss.queries, ones, strict=True)]
     keys = [embedded(module, each, batch_size) for module, each in zip(loss.keys, others, strict=True)]
@@ -49,10 +49,10 @@ def slowly(loss: SemanticCalibration, student: Output, teacher: Output, batch_si
         for j, other in enumerate(others):
             side = min(one.shape[2], other.shape[2])
             projector = cast(nn.Sequential, loss.projectors[i * len(others) + j])
-            guess = averaged_down(one, side, side)
-            guess = relu(batch_normed(convolved(guess, projector[0]), projector[1]))
-            guess = relu(batch_normed(convolved(guess, projector[3]), projector[4]))
-            distances.append((convolved(guess, projector[6]) - averaged_down(other, side, side)) ** 2)
+            projected = average_pool(one, side, side)
+            projected = relu(batch_norm(conv2d(projected, projector[0]), projector[1]))
+            projected = relu(batch_norm(conv2d(projected, projector[3]), projector[4]))
+            distances.append((conv2d(projected, projector[6]) - average_pool(other, side, side)) ** 2)
         for image in range(len(one)):
             energies = [float(np.exp(queries[i][image] @ key[image])) for key in keys]
             for energy, distance in zip(energies, distances, strict=True):
@@ -62,21 +62,21 @@ def slowly(loss: SemanticCalibration, student: Output, teacher: Output, batch_si
 
 def example(*, num_images: int = 4) -> tuple[Output, Output]:
     """Unequal widths, numbers of stages and sizes."""
-    student = said((2, 4, 4), (3, 2, 2), seed=1, num_images=num_images)
-    return student, said((2, 8, 8), (4, 4, 4), (5, 2, 2), seed=2, num_images=num_images)
+    student = random_output((2, 4, 4), (3, 2, 2), seed=1, num_images=num_images)
+    return student, random_output((2, 8, 8), (4, 4, 4), (5, 2, 2), seed=2, num_images=num_images)
 
 
 def test_value_follows_the_formula() -> None:
     student, teacher = example()
     loss = prepared(SemanticCalibration(), student, teacher)
-    assert value(loss, student, teacher).item() == pytest.approx(slowly(loss, student, teacher), rel=1e-10)
+    assert value(loss, student, teacher).item() == pytest.approx(reference_value(loss, student, teacher), rel=1e-10)
 
 
 @pytest.mark.parametrize("num_images", [1, 3, 5])
 def test_smaller_batches_are_filled_up_with_zeros_and_one_more_image_is_cut_off(num_images: int) -> None:
     loss = prepared(SemanticCalibration(), *example())
     student, teacher = example(num_images=num_images)
-    assert value(loss, student, teacher).item() == pytest.approx(slowly(loss, student, teacher), rel=1e-10)
+    assert value(loss, student, teacher).item() == pytest.approx(reference_value(loss, student, teacher), rel=1e-10)
 
 
 def test_attention_to_the_teacher_s_stages_sums_to_one() -> None:
@@ -93,9 +93,9 @@ def test_dead_maps_give_a_finite_loss_and_gradient() -> None:
         for parameter in embedder.parameters():
             parameter.data.zero_()
     dead: tuple[Tensor, ...] = tuple(torch.zeros_like(map_NCHW).requires_grad_() for map_NCHW in student.maps)
-    found = value(loss, student._replace(maps=dead), teacher)
-    found.backward()  # type: ignore[no-untyped-call]
-    assert found.isfinite()
+    actual = value(loss, student._replace(maps=dead), teacher)
+    actual.backward()  # type: ignore[no-untyped-call]
+    assert actual.isfinite()
     assert all(each.grad is not None and each.grad.isfinite().all() for each in dead)
 
 
@@ -111,7 +111,7 @@ def test_adapters_are_as_large_as_the_published_ones() -> None:
 
 
 def test_gradient_is_the_derivative_of_the_value() -> None:
-    student, teacher = said((2, 4, 4), (2, 2, 2), seed=1), said((2, 2, 2), seed=2)
+    student, teacher = random_output((2, 4, 4), (2, 2, 2), seed=1), random_output((2, 2, 2), seed=2)
     assert gradient_is_the_derivative(prepared(SemanticCalibration(), student, teacher), student, teacher)
 
 
@@ -123,11 +123,11 @@ def test_all_that_it_owns_is_trained_and_saved() -> None:
 def test_bfloat16_maps_are_compared_in_float32() -> None:
     student, teacher = (in_precision(each, torch.bfloat16) for each in example())
     loss = prepared(SemanticCalibration(), student, teacher).float()
-    found = value(loss, student, teacher)
-    assert found.dtype == torch.float32
-    assert found.item() == pytest.approx(slowly(loss, student, teacher), rel=1e-3)
+    actual = value(loss, student, teacher)
+    assert actual.dtype == torch.float32
+    assert actual.item() == pytest.approx(reference_value(loss, student, teacher), rel=1e-3)
 
 
-def test_a_network_without_maps_is_told() -> None:
-    with pytest.raises(ValueError, match="the teacher gives no maps to compare"):
-        prepared(SemanticCalibration(), said((2, 4, 4), seed=1), said(seed=2))
+def test_a_network_without_maps_is_refused() -> None:
+    with pytest.raises(ValueError, match="the teacher returns no maps to compare"):
+        prepared(SemanticCalibration(), random_output((2, 4, 4), seed=1), random_output(seed=2))

@@ -11,10 +11,10 @@ from model.losses.simkd import ReusedTeacherClassifier
 from model.registry import NETS
 from model.types import Batch, LossContext, Output
 
-SEEN = Batch(torch.zeros(3, 1, 1, 1), torch.zeros(3, dtype=torch.long), torch.arange(3), torch.zeros(3))
+BATCH = Batch(torch.zeros(3, 1, 1, 1), torch.zeros(3, dtype=torch.long), torch.arange(3), torch.zeros(3))
 
 
-def said(channels: int, side: int, seed: int) -> Output:
+def random_output(channels: int, side: int, seed: int) -> Output:
     preact = torch.randn(3, channels, side, side, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     embedding = preact.relu().mean(dim=(2, 3))
     return Output(torch.zeros(3, 2), embedding, (preact.relu(),), (preact,))
@@ -26,7 +26,7 @@ def prepared(student: Output, teacher: Output, classifier: nn.Linear | None) -> 
     return loss
 
 
-def by_hand(student: Tensor, teacher: Tensor) -> float:
+def reference_value(student: Tensor, teacher: Tensor) -> float:
     """The larger map averaged down by whole factors; the teacher's behind its ReLU."""
     one, other = student.numpy(), np.maximum(teacher.numpy(), 0)
     side = min(one.shape[2], other.shape[2])
@@ -38,27 +38,29 @@ def by_hand(student: Tensor, teacher: Tensor) -> float:
 
 @pytest.mark.parametrize(("side", "teachers"), [(4, 4), (2, 4), (8, 4)])
 def test_value_is_the_mean_squared_difference_of_the_last_maps(side: int, teachers: int) -> None:
-    student, teacher = said(5, side, seed=1), said(5, teachers, seed=2)
+    student, teacher = random_output(5, side, seed=1), random_output(5, teachers, seed=2)
     loss = prepared(student, teacher, nn.Linear(5, 2))
-    assert loss(student, teacher, SEEN).item() == pytest.approx(by_hand(student.maps[0], teacher.preacts[0]), rel=1e-12)
+    assert loss(student, teacher, BATCH).item() == pytest.approx(
+        reference_value(student.maps[0], teacher.preacts[0]), rel=1e-12
+    )
 
 
 def test_it_is_zero_where_the_student_says_what_the_teacher_says() -> None:
-    teacher = said(5, 4, seed=2)
-    assert prepared(teacher, teacher, nn.Linear(5, 2))(teacher, teacher, SEEN).item() == 0
+    teacher = random_output(5, 4, seed=2)
+    assert prepared(teacher, teacher, nn.Linear(5, 2))(teacher, teacher, BATCH).item() == 0
 
 
 def test_gradient_is_the_derivative_of_the_value() -> None:
-    student, teacher = said(2, 2, seed=1), said(2, 2, seed=2)
+    student, teacher = random_output(2, 2, seed=1), random_output(2, 2, seed=2)
     loss = prepared(student, teacher, nn.Linear(2, 2))
     map_NCHW = student.maps[0].clone().requires_grad_()
-    assert torch.autograd.gradcheck(lambda m: loss(student._replace(maps=(m,)), teacher, SEEN), [map_NCHW])
+    assert torch.autograd.gradcheck(lambda m: loss(student._replace(maps=(m,)), teacher, BATCH), [map_NCHW])
 
 
 def test_the_student_begins_with_the_teachers_classifier_frozen() -> None:
     student, classifier = NETS.build("simkd", 2, network={"name": "resnet8"}), nn.Linear(64, 2)
-    loss = prepared(said(64, 8, seed=1), said(64, 8, seed=2), classifier)
-    loss.begin(student)
+    loss = prepared(random_output(64, 8, seed=1), random_output(64, 8, seed=2), classifier)
+    loss.initialize_student(student)
     assert torch.equal(student.classifier.weight, classifier.weight)
     assert torch.equal(student.classifier.bias, classifier.bias)
     frozen = {name for name, parameter in student.named_parameters() if not parameter.requires_grad}
@@ -67,19 +69,19 @@ def test_the_student_begins_with_the_teachers_classifier_frozen() -> None:
 
 
 def test_another_network_is_refused() -> None:
-    loss = prepared(said(64, 8, seed=1), said(64, 8, seed=2), nn.Linear(64, 2))
+    loss = prepared(random_output(64, 8, seed=1), random_output(64, 8, seed=2), nn.Linear(64, 2))
     with pytest.raises(ValueError, match='the student must be the network "simkd"'):
-        loss.begin(NETS.build("resnet8", 2))
+        loss.initialize_student(NETS.build("resnet8", 2))
 
 
 def test_maps_of_other_widths_are_refused() -> None:
-    with pytest.raises(ValueError, match="has not the teacher's channels"):
-        prepared(said(4, 4, seed=1), said(5, 4, seed=2), nn.Linear(5, 2))
+    with pytest.raises(ValueError, match="has another number of channels than the teacher's"):
+        prepared(random_output(4, 4, seed=1), random_output(5, 4, seed=2), nn.Linear(5, 2))
 
 
 def test_a_teacher_whose_classifier_reads_something_else_is_refused() -> None:
-    student, teacher = said(5, 4, seed=1), said(5, 4, seed=2)
-    message = "are not what a linear layer makes of the mean of its last map"
+    student, teacher = random_output(5, 4, seed=1), random_output(5, 4, seed=2)
+    message = "are not a linear function of the mean of its last map"
     with pytest.raises(ValueError, match=message):
         prepared(student, teacher, None)
     with pytest.raises(ValueError, match=message):

@@ -15,27 +15,27 @@ from tests.losses.features import (
     gradient_is_the_derivative,
     in_precision,
     prepared,
-    said,
+    random_output,
     trains_and_saves_all,
     value,
 )
-from tests.losses.layers import averaged_down, convolved, relu
+from tests.losses.layers import average_pool, conv2d, relu
 
 
-def slowly(loss: VariationalInformationDistillation, student: Output, teacher: Output) -> float:
+def reference_value(loss: VariationalInformationDistillation, student: Output, teacher: Output) -> float:
     """Stages one by one, channel by channel; maps of equal numbers, whose sizes divide one another."""
     total = 0.0
     stages = zip(loss.regressors, loss.raw_variances, student.maps, teacher.maps, strict=True)
     for regressor, raw_C, student_NCHW, teacher_NCHW in stages:
         one, other = student_NCHW.double().numpy(), teacher_NCHW.double().numpy()
         side = min(one.shape[2], other.shape[2])
-        one, other = averaged_down(one, side, side), averaged_down(other, side, side)
+        one, other = average_pool(one, side, side), average_pool(other, side, side)
         assert isinstance(regressor, nn.Sequential)
-        guess = convolved(relu(convolved(relu(convolved(one, regressor[0])), regressor[2])), regressor[4])
+        predicted = conv2d(relu(conv2d(relu(conv2d(one, regressor[0])), regressor[2])), regressor[4])
         terms = []
         for c, raw in enumerate(raw_C.tolist()):
             variance = math.log(1 + math.exp(raw)) + 1e-5
-            terms.append((((other[:, c] - guess[:, c]) ** 2 / variance + math.log(variance)) / 2).mean())
+            terms.append((((other[:, c] - predicted[:, c]) ** 2 / variance + math.log(variance)) / 2).mean())
         total += sum(terms) / len(terms)
     return total
 
@@ -48,15 +48,15 @@ def with_other_variances(loss: VariationalInformationDistillation) -> Variationa
 
 def example(*, num_images: int = 3) -> tuple[Output, Output]:
     """Unequal widths, and a second stage where the student's map is the larger one."""
-    student = said((2, 4, 4), (3, 4, 4), seed=1, num_images=num_images)
-    return student, said((5, 4, 4), (4, 2, 2), seed=2, num_images=num_images)
+    student = random_output((2, 4, 4), (3, 4, 4), seed=1, num_images=num_images)
+    return student, random_output((5, 4, 4), (4, 2, 2), seed=2, num_images=num_images)
 
 
 @pytest.mark.parametrize("num_images", [1, 3])
 def test_value_follows_the_formula(num_images: int) -> None:
     student, teacher = example(num_images=num_images)
     loss = with_other_variances(prepared(VariationalInformationDistillation(), student, teacher))
-    assert value(loss, student, teacher).item() == pytest.approx(slowly(loss, student, teacher), rel=1e-12)
+    assert value(loss, student, teacher).item() == pytest.approx(reference_value(loss, student, teacher), rel=1e-12)
 
 
 @pytest.mark.parametrize("variance", [0.5, 5.0, 1000.0])
@@ -64,23 +64,23 @@ def test_variances_begin_where_they_should(variance: float) -> None:
     student, teacher = example()
     loss = prepared(VariationalInformationDistillation(initial_variance=variance), student, teacher)
     for raw_C in loss.raw_variances:
-        found = np.log1p(np.exp(-raw_C.detach().numpy())) + raw_C.detach().numpy() + 1e-5
-        np.testing.assert_allclose(found, variance, rtol=1e-6)  # they are made in float32
+        actual = np.log1p(np.exp(-raw_C.detach().numpy())) + raw_C.detach().numpy() + 1e-5
+        np.testing.assert_allclose(actual, variance, rtol=1e-6)  # they are made in float32
 
 
 def test_no_variance_falls_below_the_least() -> None:
-    teacher = said((2, 2, 2), seed=2)
-    loss = prepared(VariationalInformationDistillation(least_variance=0.25), said((2, 2, 2), seed=1), teacher)
+    teacher = random_output((2, 2, 2), seed=2)
+    loss = prepared(VariationalInformationDistillation(least_variance=0.25), random_output((2, 2, 2), seed=1), teacher)
     for raw_C in loss.raw_variances:
         raw_C.data.fill_(-100.0)
     for parameter in loss.regressors.parameters():
         parameter.data.zero_()
     expected = ((teacher.maps[0].numpy() ** 2) / 0.25 + math.log(0.25)).mean() / 2
-    assert value(loss, said((2, 2, 2), seed=1), teacher).item() == pytest.approx(expected, rel=1e-9)
+    assert value(loss, random_output((2, 2, 2), seed=1), teacher).item() == pytest.approx(expected, rel=1e-9)
 
 
 def test_variances_learn_the_mean_squared_error_of_their_channels() -> None:
-    student, teacher = said((2, 4, 4), seed=1, num_images=8), said((3, 4, 4), seed=2, num_images=8)
+    student, teacher = random_output((2, 4, 4), seed=1, num_images=8), random_output((3, 4, 4), seed=2, num_images=8)
     loss = prepared(VariationalInformationDistillation(), student, teacher)
     for parameter in loss.regressors.parameters():
         parameter.data.zero_()  # the guess is 0, and no convolution gets a gradient
@@ -88,9 +88,9 @@ def test_variances_learn_the_mean_squared_error_of_their_channels() -> None:
 
     def step() -> float:
         optimizer.zero_grad()
-        found = value(loss, student, teacher)
-        found.backward()  # type: ignore[no-untyped-call]
-        return found.item()
+        actual = value(loss, student, teacher)
+        actual.backward()  # type: ignore[no-untyped-call]
+        return actual.item()
 
     optimizer.step(step)  # type: ignore[no-untyped-call]
     found_C = torch.nn.functional.softplus(loss.raw_variances[0]) + 1e-5
@@ -119,19 +119,19 @@ def test_all_that_it_owns_is_trained_and_saved() -> None:
 
 
 def test_unequal_numbers_of_stages_are_paired() -> None:
-    student = said((2, 4, 4), (3, 2, 2), seed=1)
-    teacher = said((5, 8, 8), (5, 4, 4), (4, 2, 2), seed=2)
+    student = random_output((2, 4, 4), (3, 2, 2), seed=1)
+    teacher = random_output((5, 8, 8), (5, 4, 4), (4, 2, 2), seed=2)
     loss = prepared(VariationalInformationDistillation(), student, teacher)
     matched = teacher._replace(maps=teacher.maps[1:])
-    assert value(loss, student, teacher).item() == pytest.approx(slowly(loss, student, matched), rel=1e-12)
+    assert value(loss, student, teacher).item() == pytest.approx(reference_value(loss, student, matched), rel=1e-12)
 
 
 def test_bfloat16_maps_are_compared_in_float32() -> None:
     student, teacher = (in_precision(each, torch.bfloat16) for each in example())
     loss = prepared(VariationalInformationDistillation(), student, teacher).float()
-    found = value(loss, student, teacher)
-    assert found.dtype == torch.float32
-    assert found.item() == pytest.approx(slowly(loss, student, teacher), rel=1e-4)
+    actual = value(loss, student, teacher)
+    assert actual.dtype == torch.float32
+    assert actual.item() == pytest.approx(reference_value(loss, student, teacher), rel=1e-4)
 
 
 @pytest.mark.parametrize(("initial", "least"), [(1.0, 0.0), (1.0, 1.0), (-1.0, 1e-5)])
