@@ -4,7 +4,7 @@
 # make test-engines searches on a real SLURM and a real Ray, of two nodes each, on this machine; what it lacks is skipped
 # make check        lint, format, types
 # make bench        speeds, side by side
-# make docs         the pages of docs/ that are generated from the code
+# make docs         what is generated from the code: pages of docs/, and the search over all losses in experiments/all_methods
 # make clean        throw the quickstart's results and the environment away
 
 PYTHON ?= python3

@@ -39,6 +39,8 @@ and `warmup_epochs`, the epochs over which that factor rises from 0.
 
 - *Reads*: the parts of the teacher's output that the term reads. All but maps are cached
   ([teacher_cache.md](teacher_cache.md)). `classifier` is the teacher's last layer, from embedding to logits.
+- *Batch*: what the term is computed on in a run of several processes, the *global* batch or each process's *shard*
+  ([distributed.md](distributed.md)).
 - *Parameters*: the trained parameters that the term adds where a {STUDENT} learns CIFAR-100 from a {TEACHER}. They are
   not part of the trained network. *Buffers*: the other numbers that it keeps from step to step.
 - *Step*: the duration of a training step with the term alone, relative to one with `kd`: forward and backward pass of a
@@ -55,17 +57,18 @@ def page_text() -> str:
 
 
 def summary_table() -> list[str]:
-    headers = ("term", "name", "reads", "weight", "warm-up", "parameters", "buffers", "step")
+    headers = ("term", "name", "reads", "batch", "weight", "warm-up", "parameters", "buffers", "step")
     step_ratios: dict[str, float] = read_json(COSTS_FILE)["ratios"]
     rows = []
     for name in LOSSES.names():
         title = re.split("[:.\n]", module_docstring(LOSSES[name]))[0]
-        reads = ", ".join(sorted(LOSSES[name]().needs)) or "-"
+        loss = cast(DistillLoss, LOSSES.build(name))
+        reads = ", ".join(sorted(loss.needs)) or "-"
         options = LOSSES.options(name)
         num_parameters, num_buffers = count_added(name)
         rows.append(
             (
-                *(f"[{name}](#{name})", title, reads),
+                *(f"[{name}](#{name})", title, reads, "global" if loss.global_batch else "shard"),
                 *(f"{options[key].default:g}" for key in ("weight", "warmup_epochs")),
                 *(f"{num_parameters:,}", f"{num_buffers:,}", f"{step_ratios.get(name, '-')}"),
             )

@@ -4,10 +4,9 @@ Peng et al., "Correlation Congruence for Knowledge Distillation", ICCV 2019.
 https://arxiv.org/abs/1904.01802
     mean over i, j of (k(t_i, t_j) - k(s_i, s_j))^2, with k(x, y) = sum over p up to P of
     exp(-2 gamma) * (2 gamma)^p / p! * cos(x, y)^p,
-the Taylor series of the kernel exp(-gamma |x - y|^2) of embeddings at unit length. Student's and teacher's embeddings
-may have different widths, as the kernel has none, so there is no projection. The weight is that of
-Knowledge-Distillation-Zoo, with {"ce": {}}; the paper's "instance congruence" is `kd`. RepDistiller's loss of this
-name is `cc_linear`.
+the Taylor series of the kernel exp(-gamma |x - y|^2) of embeddings at unit length. The two networks' embeddings may
+have different widths, so there is no projection. The weight is that of Knowledge-Distillation-Zoo, with {"ce": {}}; the
+paper's "instance congruence" is `kd`. RepDistiller's loss of this name is `cc_linear`.
 """
 
 from __future__ import annotations

@@ -97,22 +97,22 @@ class Objective(nn.Module):
         teacher: Output | None,
         batch: Batch,
         epoch: float,
-        gathered: tuple[Output, Output | None, Batch] | None = None,
+        global_batch: tuple[Output, Output | None, Batch] | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The total to minimise, and every term before its weight.
 
         Args:
             epoch: Epochs done, fractions included, from 0.
-            gathered: Student's and teacher's output and the batch, gathered from all ranks, for the terms that read
+            global_batch: Student's output, teacher's output and batch gathered from all ranks, for the terms that read
                 the global batch; None where `student`, `teacher` and `batch` are all of it.
         """
         with torch.autocast(student.logits.device.type, enabled=False):
-            shard = _loss_inputs(student, teacher, batch)
-            global_batch = shard if gathered is None else _loss_inputs(*gathered)
+            shard_inputs = _loss_inputs(student, teacher, batch)
+            all_inputs = shard_inputs if global_batch is None else _loss_inputs(*global_batch)
             values = {}
             for name, (loss, _) in self.terms.items():
                 loss.epoch = epoch
-                values[name] = loss(*(global_batch if loss.global_batch else shard))
+                values[name] = loss(*(all_inputs if loss.global_batch else shard_inputs))
             factors = {name: self._factor(name, epoch) for name in values}
             total = sum(
                 (factors[name] * value for name, value in values.items()), torch.zeros(()).to(batch.labels.device)

@@ -21,14 +21,11 @@ from model.config.folder import Folder
 from model.errors import Stopped, UserError
 from model.files import read_json
 from model.home import ROOT
-from model.registry import LOSSES
 from model.training.checkpoint import load_checkpoint
 from model.training.distributed import World
 from model.training.trainer import Trainer
 from model.types import Batch
 from tests.conftest import MakeFolder
-
-PAGE = ROOT / "docs" / "distributed.md"
 
 # Losses on maps, so that the teacher is live; among them some that compare images and some that own parameters.
 COMPARED = {"kd": {"alpha": 0.5}, "sp": {"weight": 10.0}, "rkd": {"weight": 0.05}, "vid": {"weight": 0.1}}
@@ -294,12 +291,3 @@ def test_every_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(UserError, match="--device cuda:1: every process has a GPU of its own"):
         find_device("cuda:1", second)
     assert find_device("cpu", third) == torch.device("cpu")
-
-
-# The page -------------------------------------------------------------------------------------------------------------
-
-
-def test_page_names_the_losses_that_are_given_the_whole_batch() -> None:
-    needing = {name for name in LOSSES.names() if LOSSES[name]().global_batch}
-    (told,) = re.findall(r"^Losses that are given the whole batch: (.*)\.$", PAGE.read_text(encoding="utf-8"), re.M)
-    assert set(re.findall(r"`(\w+)`", told)) == needing

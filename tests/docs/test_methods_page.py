@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 
 import pytest
 
@@ -12,6 +13,13 @@ from model.registry import LOSSES
 
 def test_the_page_is_up_to_date() -> None:
     assert PAGE.is_up_to_date(), "the code has changed: run make docs"
+
+
+def test_page_marks_the_losses_that_are_given_the_global_batch() -> None:
+    names_and_batches = re.findall(r"^\| \[(\w+)\].* \| (global|shard) \|", PAGE.new_text(), flags=re.M)
+    reading = {name for name in LOSSES.names() if LOSSES[name]().global_batch}
+    assert dict(names_and_batches) == {name: "global" if name in reading else "shard" for name in LOSSES.names()}
+    assert len(reading) >= 12
 
 
 @pytest.mark.parametrize("name", LOSSES.names())

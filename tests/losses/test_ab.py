@@ -1,4 +1,4 @@
-"""Activation boundaries: which side of 0 a unit is on, and by how much."""
+"""Activation boundaries: the side of 0 that a unit is on, and the margin."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def reference_value(loss: ActivationBoundaries, student: Output, teacher: Output
 
 
 def example(*, num_images: int = 3) -> tuple[Output, Output]:
-    """Stages of equal shape, of unequal widths, and with a larger map of the student's."""
+    """Stages of equal shape, of unequal widths, and with a larger map of the student."""
     student = random_output((2, 4, 4), (3, 4, 4), (3, 4, 4), seed=1, num_images=num_images)
     return student, random_output((2, 4, 4), (5, 4, 4), (4, 2, 2), seed=2, num_images=num_images)
 
@@ -64,7 +64,7 @@ def test_maps_of_equal_shape_need_no_connector() -> None:
     assert list(prepared(ActivationBoundaries(), student, teacher).parameters()) == []
 
 
-def test_units_on_the_right_side_by_the_margin_cost_nothing() -> None:
+def test_units_beyond_the_margin_on_the_teacher_s_side_cost_nothing() -> None:
     teacher = random_output((2, 4, 4), seed=2)
     right = leaves(teacher._replace(preacts=(torch.where(teacher.preacts[0] > 0, 1.0, -1.0).double(),)))
     loss = prepared(ActivationBoundaries(), right, teacher)
@@ -85,11 +85,11 @@ def test_a_unit_of_the_teacher_at_0_is_not_active() -> None:
     assert value(loss, student, teacher).item() == 1.5**2 + 0.5**2
 
 
-def test_how_active_the_teacher_is_does_not_matter() -> None:
+def test_the_size_of_the_teacher_s_activations_does_not_matter() -> None:
     student, teacher = example()
     loss = prepared(ActivationBoundaries(), student, teacher)
-    louder = teacher._replace(preacts=tuple(7 * map_NCHW for map_NCHW in teacher.preacts))
-    assert torch.equal(value(loss, student, louder), value(loss, student, teacher))
+    scaled = teacher._replace(preacts=tuple(7 * map_NCHW for map_NCHW in teacher.preacts))
+    assert torch.equal(value(loss, student, scaled), value(loss, student, teacher))
 
 
 def test_unequal_numbers_of_stages_are_paired() -> None:
@@ -105,27 +105,27 @@ def test_gradient_is_the_derivative_of_the_value() -> None:
     assert gradient_is_the_derivative(prepared(ActivationBoundaries(), student, teacher), student, teacher)
 
 
-def test_all_that_it_owns_is_trained_and_saved() -> None:
+def test_all_parameters_are_trained_and_saved() -> None:
     student, teacher = example()
     assert trains_and_saves_all(prepared(ActivationBoundaries(), student, teacher), student, teacher)
 
 
 def test_bfloat16_maps_are_compared_in_float32() -> None:
-    student, teacher = (in_precision(each, torch.bfloat16) for each in example())
+    student, teacher = (in_precision(output, torch.bfloat16) for output in example())
     loss = prepared(ActivationBoundaries(), student, teacher).float()
     actual = value(loss, student, teacher)
     assert actual.dtype == torch.float32
     assert np.isclose(actual.item(), reference_value(loss, student, teacher), rtol=1e-4)
 
 
-def test_a_margin_of_nothing_is_refused() -> None:
+def test_a_margin_of_0_is_refused() -> None:
     with pytest.raises(ValueError, match="margin must be positive, got 0"):
         ActivationBoundaries(margin=0.0)
 
 
-@pytest.mark.parametrize("side", ["student", "teacher"])
-def test_a_network_that_returns_no_maps_before_the_relu_is_refused(side: str) -> None:
-    student = random_output((2, 4, 4), seed=1, preacts=side != "student")
-    teacher = random_output((2, 4, 4), seed=2, preacts=side != "teacher")
-    with pytest.raises(ValueError, match=f"the {side} does not return its maps before the ReLU"):
+@pytest.mark.parametrize("network", ["student", "teacher"])
+def test_a_network_that_returns_no_maps_before_the_relu_is_refused(network: str) -> None:
+    student = random_output((2, 4, 4), seed=1, preacts=network != "student")
+    teacher = random_output((2, 4, 4), seed=2, preacts=network != "teacher")
+    with pytest.raises(ValueError, match=f"the {network} does not return its maps before the ReLU"):
         prepared(ActivationBoundaries(), student, teacher)

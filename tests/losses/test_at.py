@@ -1,4 +1,4 @@
-"""Attention transfer, and which maps are compared."""
+"""Attention transfer, and the pairing of maps."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_bfloat16_maps_are_compared_in_float32() -> None:
 # Pairs --------------------------------------------------------------------------------------------------------------
 
 
-def test_as_many_maps_are_paired_in_order() -> None:
+def test_equal_numbers_of_maps_are_paired_in_order() -> None:
     student, teacher = random_maps((2, 8), (2, 8), (4, 4), seed=1), random_maps((6, 8), (6, 8), (6, 4), seed=2)
     pairs = paired(student, teacher)
     assert all(s is a and t is b for (s, t), a, b in zip(pairs, student, teacher, strict=True))
@@ -106,16 +106,16 @@ def test_the_larger_of_two_maps_is_averaged_down(larger: str) -> None:
 def test_unequal_numbers_are_paired_by_size_from_the_deep_end() -> None:
     student = random_maps((2, 8), (4, 4), (4, 2), seed=1)
     for teacher, partners in [
-        (random_maps((1, 8), (1, 8), (1, 4), (1, 4), (1, 2), (1, 2), seed=2), [1, 3, 5]),  # two splits a stage
-        (random_maps((1, 16), (1, 8), (1, 4), (1, 2), seed=2), [1, 2, 3]),  # a stage before
-        (random_maps((1, 8), (1, 4), (1, 2), (1, 1), seed=2), [0, 1, 2]),  # a stage behind
+        (random_maps((1, 8), (1, 8), (1, 4), (1, 4), (1, 2), (1, 2), seed=2), [1, 3, 5]),  # two maps a stage
+        (random_maps((1, 16), (1, 8), (1, 4), (1, 2), seed=2), [1, 2, 3]),  # an additional first stage
+        (random_maps((1, 8), (1, 4), (1, 2), (1, 1), seed=2), [0, 1, 2]),  # an additional last stage
     ]:
         pairs = paired(student, teacher)
         assert [s is map_NCHW for (s, _), map_NCHW in zip(pairs, student, strict=True)] == [True] * 3
         assert [t is teacher[number] for (_, t), number in zip(pairs, partners, strict=True)] == [True] * 3
 
 
-def test_splits_of_the_student_alone_leave_its_inner_maps_unpaired() -> None:
+def test_of_several_maps_a_stage_the_last_one_is_paired() -> None:
     student, teacher = random_maps((2, 8), (2, 8), (4, 4), (4, 4), seed=1), random_maps((3, 8), (3, 4), seed=2)
     pairs = paired(student, teacher)
     assert [(s is a, t is b) for (s, t), a, b in zip(pairs, student[1::2], teacher, strict=True)] == [(True, True)] * 2

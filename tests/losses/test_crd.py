@@ -51,50 +51,51 @@ class Reference:
     def __init__(self, loss: ContrastiveRepresentationDistillation) -> None:
         state = {name: tensor.double().numpy().copy() for name, tensor in loss.state_dict().items()}
         self.projections = {
-            side: (state[f"project_{side}.weight"], state[f"project_{side}.bias"]) for side in ("student", "teacher")
+            network: (state[f"project_{network}.weight"], state[f"project_{network}.bias"])
+            for network in ("student", "teacher")
         }
-        self.banks = {side: state[f"{side}_bank"] for side in ("student", "teacher")}
+        self.banks = {network: state[f"{network}_bank"] for network in ("student", "teacher")}
         self.scales: dict[str, float] = {}
         self.num_negatives, self.temperature, self.momentum = loss.num_negatives, loss.temperature, loss.momentum
 
     def __call__(self, student: Output, teacher: Output, batch: Batch, epoch: int) -> float:
         embeddings = {"student": student.embedding.detach().numpy(), "teacher": teacher.embedding.numpy()}
         units = {}
-        for side in ("student", "teacher"):
-            projected = linear(embeddings[side], *self.projections[side])
-            units[side] = [row / math.sqrt(dot(row, row)) for row in projected]
+        for network in ("student", "teacher"):
+            projected = linear(embeddings[network], *self.projections[network])
+            units[network] = [row / math.sqrt(dot(row, row)) for row in projected]
         total = 0.0
-        for side, other in (("student", "teacher"), ("teacher", "student")):
-            total += self.one_side(side, units[side], self.banks[other], batch, epoch)
-        for side in ("student", "teacher"):
+        for network, other in (("student", "teacher"), ("teacher", "student")):
+            total += self.contrast(network, units[network], self.banks[other], batch, epoch)
+        for network in ("student", "teacher"):
             for n, image in enumerate(batch.index.tolist()):
-                row = self.momentum * self.banks[side][image] + (1 - self.momentum) * units[side][n]
-                self.banks[side][image] = row / math.sqrt(dot(row, row))
+                row = self.momentum * self.banks[network][image] + (1 - self.momentum) * units[network][n]
+                self.banks[network][image] = row / math.sqrt(dot(row, row))
         return total
 
-    def one_side(self, side: str, units: list[Array], bank: Array, batch: Batch, epoch: int) -> float:
+    def contrast(self, network: str, units: list[Array], bank: Array, batch: Batch, epoch: int) -> float:
         num_images = int((LABELS >= 0).sum())
         exponentials = []
         for unit, image in zip(units, batch.index.tolist(), strict=True):
             rows = [image, *negatives(image, epoch, self.num_negatives)]
             exponentials.append([math.exp(dot(unit, bank[row]) / self.temperature) for row in rows])
-        self.scales.setdefault(side, float(np.mean(exponentials)) * num_images)
+        self.scales.setdefault(network, float(np.mean(exponentials)) * num_images)
         noise = self.num_negatives / num_images
         total = 0.0
-        for positive, *others in np.array(exponentials) / self.scales[side]:
+        for positive, *others in np.array(exponentials) / self.scales[network]:
             total -= math.log(positive / (positive + noise + 1e-7))
             total -= sum(math.log(noise / (other + noise + 1e-7)) for other in others)
         return total / len(units)
 
 
 def negatives(image: int, epoch: int, num_negatives: int) -> list[int]:
-    """Of other classes, in the order of classes and then of images."""
+    """Images of other classes; the draws number them by class, then by image."""
     pool = sorted((int(label), other) for other, label in enumerate(LABELS) if label not in (-1, LABELS[image]))
-    actual = []
+    images = []
     for draw in range(num_negatives):
         bits = int(random_bits(SEED, NEGATIVE, epoch, index=image * num_negatives + draw)) % 2**63
-        actual.append(pool[bits % len(pool)][1])
-    return actual
+        images.append(pool[bits % len(pool)][1])
+    return images
 
 
 def test_values_of_several_steps_follow_the_formula() -> None:
@@ -118,11 +119,11 @@ def test_gradient_is_the_derivative_of_the_value() -> None:
     teacher_weight = loss.project_teacher.weight
 
     def value(embedding_ND: Tensor, weight_ED: Tensor) -> Tensor:
-        again = copy.deepcopy(loss)
-        del again.project_teacher.weight
-        again.project_teacher.weight = weight_ED
-        actual: Tensor = again(student._replace(embedding=embedding_ND), teacher, batch)
-        return actual
+        modified = copy.deepcopy(loss)
+        del modified.project_teacher.weight
+        modified.project_teacher.weight = weight_ED
+        loss_value: Tensor = modified(student._replace(embedding=embedding_ND), teacher, batch)
+        return loss_value
 
     inputs = [student.embedding.requires_grad_(), teacher_weight.detach().clone().requires_grad_()]
     assert torch.autograd.gradcheck(value, inputs)
@@ -155,7 +156,7 @@ def test_negatives_are_a_function_of_epoch_and_image(epoch: float, same: bool) -
     assert torch.equal(alone, among_others) is same
 
 
-def test_only_rows_of_seen_images_change_and_keep_unit_length() -> None:
+def test_only_rows_of_the_batch_s_images_change_and_keep_unit_length() -> None:
     loss = prepared()
     before = loss.student_bank
     loss(random_output(2, 5, 1), random_output(2, 4, 2), batch_of(3, 8))
@@ -164,7 +165,7 @@ def test_only_rows_of_seen_images_change_and_keep_unit_length() -> None:
     torch.testing.assert_close(loss.student_bank[changed].norm(dim=1), torch.ones(2, dtype=torch.float64))
 
 
-def test_a_loss_that_was_saved_and_loaded_goes_on_bit_for_bit() -> None:
+def test_a_loss_that_was_saved_and_loaded_resumes_bit_for_bit() -> None:
     loss, resumed = prepared(), prepared()
     loss(random_output(3, 5, 1), random_output(3, 4, 2), batch_of(0, 1, 2))
     resumed.load_state_dict(loss.state_dict())
@@ -175,8 +176,8 @@ def test_a_loss_that_was_saved_and_loaded_goes_on_bit_for_bit() -> None:
 
 
 def test_what_follows_from_the_data_is_not_saved() -> None:
-    projections = [f"project_{side}.{part}" for side in ("student", "teacher") for part in ("weight", "bias")]
-    banks = [f"{side}_{part}" for side in ("student", "teacher") for part in ("bank", "scale")]
+    projections = [f"project_{network}.{part}" for network in ("student", "teacher") for part in ("weight", "bias")]
+    banks = [f"{network}_{part}" for network in ("student", "teacher") for part in ("bank", "scale")]
     assert sorted(prepared().state_dict()) == sorted(projections + banks)
 
 
@@ -195,8 +196,8 @@ def test_huge_embeddings_and_none_give_a_finite_loss_and_gradient(scale: float, 
 
 def test_images_of_one_class_are_refused() -> None:
     objective = Objective({"crd": (ContrastiveRepresentationDistillation(), TermOptions())})
-    setting = LossContext(
+    context = LossContext(
         student=random_output(2, 5, 0), teacher=random_output(2, 4, 0), labels=torch.tensor([1, -1, 1]), seed=0
     )
     with pytest.raises(OptionError, match=r"loss\.crd.*negatives from other classes"):
-        objective.prepare(setting)
+        objective.prepare(context)

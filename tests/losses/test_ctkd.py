@@ -1,4 +1,4 @@
-"""Curriculum temperature: where the temperature is, and where its gradient leads."""
+"""Curriculum temperature: its value, and the reversal of its gradient."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def soft(theta: float) -> float:
 
 
 @pytest.mark.parametrize(("epoch", "factor"), [(0.0, 0.0), (5.0, -0.5), (2.5, -0.146447), (10.0, -1.0), (99.5, -1.0)])
-def test_gradient_of_the_temperature_is_turned_round_by_and_by(epoch: float, factor: float) -> None:
+def test_gradient_of_the_temperature_is_gradually_reversed(epoch: float, factor: float) -> None:
     loss = CurriculumTemperature(alpha=0.7).double()
     loss.epoch = epoch
     total = loss(Output(STUDENT, STUDENT), Output(TEACHER, TEACHER), BATCH)
@@ -34,7 +34,7 @@ def test_gradient_of_the_temperature_is_turned_round_by_and_by(epoch: float, fac
     assert loss.theta.grad.item() == pytest.approx(0.7 * factor * slope, rel=1e-5, abs=1e-12)
 
 
-def test_a_step_down_that_gradient_makes_the_loss_larger() -> None:
+def test_a_step_along_the_reversed_gradient_increases_the_loss() -> None:
     loss = CurriculumTemperature().double()
     loss.epoch = 20.0
     outputs = Output(STUDENT, STUDENT), Output(TEACHER, TEACHER)

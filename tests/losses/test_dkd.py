@@ -1,4 +1,4 @@
-"""Decoupled knowledge distillation: the parts and the whole that they come from."""
+"""Decoupled knowledge distillation: its two parts, and the divergence that they decompose."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def value(student_NK: Tensor, teacher_NK: Tensor, batch: Batch = BATCH, **option
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
-def test_divergence_is_the_first_part_and_the_second_by_the_rest_s_probability(temperature: float) -> None:
+def test_divergence_is_the_first_part_plus_the_second_times_the_rest_s_probability(temperature: float) -> None:
     student_NK, teacher_NK = random_logits(10, seed=1), random_logits(10, seed=2)
     rest = 1 - probability(teacher_NK[0].tolist(), LABEL, temperature)
     actual = value(student_NK, teacher_NK, alpha=1.0, beta=rest, temperature=temperature).item()

@@ -28,7 +28,7 @@ def test_with_two_classes_there_is_nothing_to_permute() -> None:
     )
 
 
-def test_largest_probability_stays_and_the_others_change_places() -> None:
+def test_largest_probability_stays_and_the_others_are_permuted() -> None:
     p_NK = torch.tensor([[0.1, 0.6, 0.2, 0.07, 0.03]]).repeat(200, 1)
     actual = permuted(p_NK)
     assert (actual[:, 1] == 0.6).all()
@@ -44,14 +44,14 @@ def test_all_orders_of_the_others_are_equally_likely() -> None:
     assert all(abs(count - 1000) < 150 for count in counts.values())  # 5 standard deviations
 
 
-def test_permutation_changes_from_step_to_step_and_comes_again_with_its_seed() -> None:
+def test_permutation_changes_from_step_to_step_and_repeats_with_the_seed() -> None:
     p_NK = torch.rand(50, 10, generator=torch.Generator().manual_seed(0))
     with torch.random.fork_rng():
         torch.manual_seed(1)
         first, second = permuted(p_NK), permuted(p_NK)
         torch.manual_seed(1)
-        again = permuted(p_NK)
-    assert torch.equal(first, again)
+        repeated = permuted(p_NK)
+    assert torch.equal(first, repeated)
     assert not torch.equal(first, second)
 
 

@@ -36,14 +36,16 @@ def test_it_is_the_mean_over_a_batch_of_any_size() -> None:
     student, teacher = random_output(seed=1), random_output(seed=2)
     total = 0.0
     for number in range(3):
-        one, other = (each._replace(embedding=each.embedding[[number]]) for each in (student, teacher))
-        total += value(EmbeddingRegression(), one, other).item()
+        student_row, teacher_row = (
+            output._replace(embedding=output.embedding[[number]]) for output in (student, teacher)
+        )
+        total += value(EmbeddingRegression(), student_row, teacher_row).item()
     assert value(EmbeddingRegression(), student, teacher).item() == pytest.approx(total / 3)
 
 
 def test_bfloat16_embeddings_are_compared_in_float32() -> None:
     student, teacher = random_output(seed=1), random_output(seed=2)
-    rounded = [each._replace(embedding=each.embedding.bfloat16()) for each in (student, teacher)]
+    rounded = [output._replace(embedding=output.embedding.bfloat16()) for output in (student, teacher)]
     total, _ = Objective({"embedding_mse": (EmbeddingRegression(), TermOptions())})(
         *rounded, batch_of(student), epoch=0.0
     )

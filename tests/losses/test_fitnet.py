@@ -1,4 +1,4 @@
-"""The hint's regressors: their shapes, and which maps go through them; the shared suite has the values."""
+"""FitNets' regressors: their shapes, and the maps that they are applied to; the values are tested in test_losses.py."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ def test_stages_are_summed() -> None:
     student, teacher = random_output((2, 4, 4), (3, 2, 2), seed=1), random_output((5, 4, 4), (7, 2, 2), seed=2)
     both = prepared(student, teacher, layers=[1, 2])
     parts = []
-    for number, own in enumerate(both.regressors):
-        one = prepared(student, teacher, layers=[number + 1])
-        one.regressors[0].load_state_dict(own.state_dict())
-        parts.append(one(student, teacher, BATCH).item())
+    for number, trained_regressor in enumerate(both.regressors):
+        single = prepared(student, teacher, layers=[number + 1])
+        single.regressors[0].load_state_dict(trained_regressor.state_dict())
+        parts.append(single(student, teacher, BATCH).item())
     assert both(student, teacher, BATCH).item() == pytest.approx(sum(parts), rel=1e-12)
 
 
-@pytest.mark.parametrize(("side", "teachers"), [(8, 8), (8, 4), (4, 8), (8, 5), (9, 3)])
-def test_regressor_gives_the_teachers_shape(side: int, teachers: int) -> None:
-    student_map, teacher_map = torch.zeros(2, 3, side, side), torch.zeros(2, 5, teachers, teachers)
+@pytest.mark.parametrize(("side", "teacher_side"), [(8, 8), (8, 4), (4, 8), (8, 5), (9, 3)])
+def test_regressor_returns_the_teachers_shape(side: int, teacher_side: int) -> None:
+    student_map, teacher_map = torch.zeros(2, 3, side, side), torch.zeros(2, 5, teacher_side, teacher_side)
     assert regressor(student_map, teacher_map)(student_map).shape == teacher_map.shape
 
 
-def test_a_map_that_no_regressor_brings_to_size_is_refused() -> None:
+def test_a_size_without_a_regressor_is_refused() -> None:
     student, teacher = random_output((2, 4, 4), seed=1), random_output((2, 7, 7), seed=2)
     with pytest.raises(ValueError, match="no regressor from a map of 4x4 to one of 7x7"):
         prepared(student, teacher, layers=[1])
@@ -59,7 +59,7 @@ def test_a_stage_that_does_not_exist_is_refused() -> None:
         objective.prepare(LossContext(student=student, teacher=teacher, labels=torch.zeros(3), seed=0))
 
 
-def test_pairs_name_a_stage_on_each_side() -> None:
+def test_pairs_name_a_stage_of_each_network() -> None:
     student, teacher = random_output((2, 4, 4), (3, 2, 2), seed=1), random_output((5, 4, 4), (7, 2, 2), seed=2)
     loss = prepared(student, teacher, layers=[(2, 1)])
     convolution = loss.regressors[0].get_submodule("0")

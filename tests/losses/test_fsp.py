@@ -1,4 +1,4 @@
-"""The flow of solution procedure: which features make the chain, and the matrices of consecutive ones."""
+"""The flow of solution procedure: its features, and the flow matrices of consecutive ones."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Map = NDArray[np.float64]
 def pooled(map_CHW: Map, side: int, pool: str) -> Map:
     channels, height, _ = map_CHW.shape
     step = height // side
-    actual = np.zeros((channels, side, side))
+    pooled_CHW = np.zeros((channels, side, side))
     for c in range(channels):
         for row in range(side):
             for column in range(side):
                 patch = map_CHW[c, step * row : step * (row + 1), step * column : step * (column + 1)]
-                actual[c, row, column] = patch.mean() if pool == "average" else patch.max()
-    return actual
+                pooled_CHW[c, row, column] = patch.mean() if pool == "average" else patch.max()
+    return pooled_CHW
 
 
 def reference_flow(first_CHW: Map, second_DHW: Map, pool: str) -> Map:
@@ -42,8 +42,8 @@ def reference_flow(first_CHW: Map, second_DHW: Map, pool: str) -> Map:
 
 
 def reference_distances(student: list[Tensor], teacher: list[Tensor], pool: str = "average") -> list[float]:
-    """Of every pair of consecutive features, the mean over images and entries."""
-    actual = []
+    """The mean over images and entries for every pair of consecutive features."""
+    distances = []
     for number in range(len(student) - 1):
         squares = []
         for image in range(len(student[0])):
@@ -52,8 +52,8 @@ def reference_distances(student: list[Tensor], teacher: list[Tensor], pool: str 
                 for features in (student, teacher)
             ]
             squares += [(a - b) ** 2 for a, b in zip(flows[0].ravel(), flows[1].ravel(), strict=True)]
-        actual.append(sum(squares) / len(squares))
-    return actual
+        distances.append(sum(squares) / len(squares))
+    return distances
 
 
 def features_of(output: Output) -> list[Tensor]:
@@ -88,7 +88,7 @@ def test_pairs_of_consecutive_features_can_be_averaged() -> None:
     assert actual == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_chain_begins_at_the_first_stage_where_the_stem_is_left_out_or_missing() -> None:
+def test_the_first_stage_is_the_first_feature_where_the_stem_is_left_out_or_missing() -> None:
     student, teacher = two_stages(1), two_stages(2)
     expected = reference_distances(features_of(student), features_of(teacher))[1]
     without = FlowOfSolutionProcedure(stem=False)
@@ -120,7 +120,7 @@ def test_gradient_is_the_derivative_of_the_value(pool: Literal["average", "max"]
     assert gradient_is_the_derivative(FlowOfSolutionProcedure(pool=pool), without_ties, two_stages(2))
 
 
-def test_it_is_zero_for_equal_features_and_for_no_others_near_by() -> None:
+def test_it_is_zero_for_equal_features_alone() -> None:
     student, teacher = two_stages(1), two_stages(2)
     assert value(FlowOfSolutionProcedure(), teacher, teacher).item() == 0
     assert value(FlowOfSolutionProcedure(), student, teacher).item() > 0

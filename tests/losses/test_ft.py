@@ -1,4 +1,4 @@
-"""Factor transfer: what paraphraser, decoder and translator compute, and which of them a stage trains."""
+"""Factor transfer: the outputs of paraphraser, decoder and translator, and which of them a stage trains."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ def forward(module: nn.Module, map_NCHW: Map) -> Map:
     return map_NCHW
 
 
-def reference_parts(loss: FactorTransfer, student: Map, teacher: Map, *, whole: bool = False) -> tuple[float, float]:
-    """What the paraphraser fails to restore, and the distance of the factors."""
+def reference_parts(loss: FactorTransfer, student: Map, teacher: Map, *, flat: bool = False) -> tuple[float, float]:
+    """The reconstruction error of the paraphraser, and the distance of the factors."""
     factors = forward(loss.paraphrasers[0], teacher)
-    restored = forward(loss.decoders[0], factors)
+    reconstructed = forward(loss.decoders[0], factors)
     student_factors = forward(loss.translators[0], student)
     side = min(student_factors.shape[2], factors.shape[2])
     distances = []
     for pair in zip(average_pool(student_factors, side, side), average_pool(factors, side, side), strict=True):
-        a, b = ((each if whole else (each**2).mean(axis=0)).ravel() for each in pair)
+        a, b = ((image_FHW if flat else (image_FHW**2).mean(axis=0)).ravel() for image_FHW in pair)
         distances += list(np.abs(a / np.linalg.norm(a) - b / np.linalg.norm(b)))
-    return float(((restored - teacher) ** 2).mean()), sum(distances) / len(distances)
+    return float(((reconstructed - teacher) ** 2).mean()), sum(distances) / len(distances)
 
 
 def last_maps(student: Output, teacher: Output) -> tuple[Map, Map]:
@@ -85,18 +85,18 @@ def test_value_follows_the_formula(options: dict[str, Any], weights: tuple[float
 def test_the_factors_themselves_can_be_normalised() -> None:
     student, teacher = example()
     loss = prepared(FactorTransfer(normalised="factors"), student, teacher)
-    restoring, distance = reference_parts(loss, *last_maps(student, teacher), whole=True)
-    assert value(loss, student, teacher).item() == pytest.approx(restoring + 200 * distance, rel=1e-10)
+    reconstruction, distance = reference_parts(loss, *last_maps(student, teacher), flat=True)
+    assert value(loss, student, teacher).item() == pytest.approx(reconstruction + 200 * distance, rel=1e-10)
 
 
 def test_stages_can_be_chosen() -> None:
     student, teacher = example()
     loss = prepared(FactorTransfer(layers=[(1, 2)]), student, teacher)
-    restoring, distance = reference_parts(loss, student.maps[0].numpy(), teacher.maps[1].numpy())
-    assert value(loss, student, teacher).item() == pytest.approx(restoring + 200 * distance, rel=1e-10)
+    reconstruction, distance = reference_parts(loss, student.maps[0].numpy(), teacher.maps[1].numpy())
+    assert value(loss, student, teacher).item() == pytest.approx(reconstruction + 200 * distance, rel=1e-10)
 
 
-def test_neither_part_moves_what_the_other_one_trains() -> None:
+def test_neither_part_has_a_gradient_to_what_the_other_one_trains() -> None:
     student, teacher = example()
     gradients, weights = {}, prepared(FactorTransfer(), student, teacher).state_dict()
     for trains in ("both", "paraphraser", "translator"):
@@ -114,14 +114,14 @@ def test_neither_part_moves_what_the_other_one_trains() -> None:
         assert gradients[other][name] is None, name
 
 
-def test_the_translator_s_stage_leaves_the_paraphraser_as_it_is() -> None:
+def test_the_translator_s_stage_freezes_the_paraphraser() -> None:
     student, teacher = example()
     loss = prepared(FactorTransfer(trains="translator"), student, teacher)
     trained = {name.partition(".")[0] for name, parameter in loss.named_parameters() if parameter.requires_grad}
     assert trained == {"translators"}
 
 
-def test_both_stages_have_the_same_names_of_weights() -> None:
+def test_both_stages_have_the_same_state_dict_keys() -> None:
     student, teacher = example()
     first = prepared(FactorTransfer(trains="paraphraser"), student, teacher)
     second = prepared(FactorTransfer(trains="translator"), student, teacher)
@@ -134,11 +134,11 @@ def test_both_stages_have_the_same_names_of_weights() -> None:
 def test_the_rate_gives_the_number_of_factors(rate: float, factors: int) -> None:
     student, teacher = example()
     loss = prepared(FactorTransfer(paraphrase_rate=rate), student, teacher)
-    _, teacher_NCHW = (torch.from_numpy(each) for each in last_maps(student, teacher))
+    _, teacher_NCHW = map(torch.from_numpy, last_maps(student, teacher))
     assert loss.paraphrasers[0](teacher_NCHW).shape[1] == factors
 
 
-def test_adapters_are_as_large_as_the_published_ones() -> None:
+def test_adapters_have_the_published_sizes() -> None:
     # 3x3 convolutions with bias, 6 channels and 3 factors; batch norm in the translator alone, from 3 channels.
     loss = prepared(FactorTransfer(), *example())
     parts = (loss.paraphrasers, loss.decoders, loss.translators)
@@ -153,18 +153,18 @@ def test_gradient_is_the_derivative_of_the_value() -> None:
     assert gradient_is_the_derivative(prepared(FactorTransfer(), student, teacher), student, teacher)
 
 
-def test_all_that_it_owns_is_trained_and_saved() -> None:
+def test_all_parameters_are_trained_and_saved() -> None:
     student, teacher = example()
     assert trains_and_saves_all(prepared(FactorTransfer(), student, teacher), student, teacher)
 
 
 def test_bfloat16_maps_are_compared_in_float32() -> None:
-    student, teacher = (in_precision(each, torch.bfloat16) for each in example())
+    student, teacher = (in_precision(output, torch.bfloat16) for output in example())
     loss = prepared(FactorTransfer(), student, teacher).float()
-    restoring, distance = reference_parts(loss, *last_maps(student, teacher))
+    reconstruction, distance = reference_parts(loss, *last_maps(student, teacher))
     actual = value(loss, student, teacher)
     assert actual.dtype == torch.float32
-    assert actual.item() == pytest.approx(restoring + 200 * distance, rel=1e-4)
+    assert actual.item() == pytest.approx(reconstruction + 200 * distance, rel=1e-4)
 
 
 @pytest.mark.parametrize(

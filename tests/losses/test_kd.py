@@ -60,7 +60,7 @@ LABELS = [3, 1, 4, 1, 5, 9, 2, 6]
         pytest.param({"alpha": 0.1, "temperature": 4.0, "hard_weight": 1.0}, 1.6, 1.0, id="Knowledge-Distillation-Zoo"),
     ],
 )
-def test_published_conventions_weigh_the_divergence_and_the_labels(
+def test_published_conventions_have_their_weights_of_divergence_and_labels(
     options: dict[str, Any], soft_weight: float, hard_weight: float
 ) -> None:
     student_NK, teacher_NK = logits(1), logits(2)
@@ -104,7 +104,7 @@ def test_alpha_1_uses_no_labels() -> None:
     assert right == wrong
 
 
-def test_alpha_0_does_without_a_teacher() -> None:
+def test_alpha_0_needs_no_teacher() -> None:
     assert not KnowledgeDistillation(alpha=0.0).needs
     expected = cross_entropy(logits(1).numpy(), LABELS)
     assert value({"alpha": 0.0}, logits(1), None, LABELS).item() == pytest.approx(expected, rel=1e-12)

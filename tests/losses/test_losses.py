@@ -453,20 +453,20 @@ def test_nothing_is_better_than_the_teacher_s_own_output(row: Row) -> None:
 def test_order_of_the_batch_does_not_matter(row: Row) -> None:
     student, teacher, batch = random_case(row, 7, 10)
     order = torch.tensor([3, 0, 6, 1, 5, 2, 4])
-    shuffled = [map_parts(output, lambda t: t[order]) for output in (student, teacher)]
+    shuffled_student, shuffled_teacher = (map_parts(output, lambda t: t[order]) for output in (student, teacher))
     shuffled_batch = Batch(*(tensor[order] for tensor in batch))
-    in_order, out_of_order = value(row, student, teacher, batch), value(row, *shuffled, shuffled_batch)
-    same = out_of_order.item() == pytest.approx(in_order.item(), rel=1e-11)
+    shuffled = value(row, shuffled_student, shuffled_teacher, shuffled_batch)
+    same = shuffled.item() == pytest.approx(value(row, student, teacher, batch).item(), rel=1e-11)
     assert same is ("order" not in row.unlike)
 
 
 @every_row
 def test_value_does_not_grow_with_the_batch(row: Row) -> None:
     student, teacher, batch = random_case(row, 4, 10)
-    doubled = [map_parts(output, lambda t: torch.cat([t, t])) for output in (student, teacher)]
-    doubled_batch = Batch(*(torch.cat([tensor, tensor]) for tensor in batch))
-    once, twice = value(row, student, teacher, batch), value(row, *doubled, doubled_batch)
-    same = twice.item() == pytest.approx(once.item(), rel=1e-6)
+    double_student, double_teacher = (map_parts(output, lambda t: torch.cat([t, t])) for output in (student, teacher))
+    double_batch = Batch(*(torch.cat([tensor, tensor]) for tensor in batch))
+    twice = value(row, double_student, double_teacher, double_batch)
+    same = twice.item() == pytest.approx(value(row, student, teacher, batch).item(), rel=1e-6)
     assert same is ("batch size" not in row.unlike)
 
 

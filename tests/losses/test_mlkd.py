@@ -1,4 +1,4 @@
-"""Multi-level logit distillation on two views; one view is in the suite over all losses."""
+"""Multi-level logit distillation on two views; one view is tested in test_losses.py."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def random_peers(num_peers: int) -> Output:
 
 
 def logits(peers: Output) -> list[Tensor]:
-    return [each.logits for each in (peers, *peers.exits)]
+    return [output.logits for output in (peers, *peers.exits)]
 
 
 def value(peers: Output, **options: float) -> Tensor:
@@ -36,7 +36,7 @@ def value(peers: Output, **options: float) -> Tensor:
 
 
 def expected(peers: Output, others_weight: float = 1.0, temperature: float = 1.0) -> float:
-    arrays: list[np.ndarray] = [each.detach().numpy() for each in logits(peers)]
+    arrays: list[np.ndarray] = [logits_NK.detach().numpy() for logits_NK in logits(peers)]
     total = 0.0
     for k, own in enumerate(arrays):
         others = [kl(other, own, temperature) for j, other in enumerate(arrays) if j != k]
@@ -51,29 +51,29 @@ def test_value_follows_the_formula(num_peers: int, options: dict[str, float]) ->
     assert value(peers, **options).item() == pytest.approx(expected(peers, **options), rel=1e-12)
 
 
-def test_each_peer_takes_what_the_others_say_as_given() -> None:
+def test_the_others_outputs_are_detached() -> None:
     peers = random_peers(3)
     value(peers).backward()  # type: ignore[no-untyped-call]
     for k, own in enumerate(logits(peers)):
-        alone = own.detach().clone().requires_grad_()
-        total = F.cross_entropy(alone, LABELS)
+        own_leaf = own.detach().clone().requires_grad_()
+        total = F.cross_entropy(own_leaf, LABELS)
         for j, other in enumerate(logits(peers)):
             if j != k:
                 target = other.detach().softmax(1)
-                total = total + (target * (target.log() - alone.log_softmax(1))).sum(1).mean() / 2
+                total = total + (target * (target.log() - own_leaf.log_softmax(1))).sum(1).mean() / 2
         total.backward()  # type: ignore[no-untyped-call]
         assert own.grad is not None
-        assert alone.grad is not None
-        torch.testing.assert_close(own.grad, alone.grad)
+        assert own_leaf.grad is not None
+        torch.testing.assert_close(own.grad, own_leaf.grad)
 
 
-def test_peers_that_agree_learn_from_the_labels_alone() -> None:
+def test_peers_with_equal_outputs_learn_from_the_labels_alone() -> None:
     same = random_peers(1).logits
     peers = Output(same, torch.zeros(N, 1), exits=(Output(same, torch.zeros(N, 1)),))
     assert value(peers).item() == pytest.approx(2 * cross_entropy(same.detach().numpy(), LABELS.tolist()), rel=1e-12)
 
 
-def test_one_network_alone_is_refused() -> None:
+def test_a_single_network_is_refused() -> None:
     with pytest.raises(ValueError, match='needs several networks: use the student "peers"'):
         value(random_peers(1))
 

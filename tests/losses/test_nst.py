@@ -20,10 +20,10 @@ Channels = Sequence[NDArray[np.float64]]
 
 def mean_kernel(ones: Channels, others: Channels) -> float:
     total = 0.0
-    for one in ones:
-        for other in others:
-            if one.any() and other.any():  # a dead channel is like no other
-                total += (one @ other / np.linalg.norm(one) / np.linalg.norm(other)) ** 2
+    for student_map in ones:
+        for teacher_map in others:
+            if student_map.any() and teacher_map.any():  # a dead channel has no direction
+                total += (student_map @ teacher_map / np.linalg.norm(student_map) / np.linalg.norm(teacher_map)) ** 2
     return total / (len(ones) * len(others))
 
 
@@ -31,12 +31,12 @@ def reference_value(student: Output, teacher: Output) -> float:
     """Stage by stage, image by image, channel by channel."""
     total = 0.0
     for student_NCHW, teacher_NCHW in zip(student.maps, teacher.maps, strict=True):
-        one, other = student_NCHW.double().numpy(), teacher_NCHW.double().numpy()
-        side = min(one.shape[2], other.shape[2])
-        one, other = average_pool(one, side, side), average_pool(other, side, side)
-        for image in range(len(one)):
-            s, t = ([channel.ravel() for channel in each[image]] for each in (one, other))
-            total += (mean_kernel(t, t) + mean_kernel(s, s) - 2 * mean_kernel(s, t)) / len(one)
+        student_map, teacher_map = student_NCHW.double().numpy(), teacher_NCHW.double().numpy()
+        side = min(student_map.shape[2], teacher_map.shape[2])
+        student_map, teacher_map = average_pool(student_map, side, side), average_pool(teacher_map, side, side)
+        for image in range(len(student_map)):
+            s, t = ([channel.ravel() for channel in map_NCHW[image]] for map_NCHW in (student_map, teacher_map))
+            total += (mean_kernel(t, t) + mean_kernel(s, s) - 2 * mean_kernel(s, t)) / len(student_map)
     return total
 
 
@@ -84,7 +84,7 @@ def test_nothing_is_better_than_the_teacher_s_own_maps() -> None:
     least = value(NeuronSelectivityTransfer(), student, teacher)
     least.backward()  # type: ignore[no-untyped-call]
     assert abs(least.item()) < 1e-15
-    assert all(each.grad is not None and each.grad.abs().max() < 1e-12 for each in student.maps)
+    assert all(map_NCHW.grad is not None and map_NCHW.grad.abs().max() < 1e-12 for map_NCHW in student.maps)
     nearby = teacher._replace(maps=tuple(0.9 * m + 0.1 * m.roll(1, dims=3) for m in teacher.maps))
     assert value(NeuronSelectivityTransfer(), nearby, teacher) > 1e-6
 
@@ -98,7 +98,7 @@ def test_dead_channels_give_a_finite_loss_and_gradient() -> None:
     assert student.grad.isfinite().all()
 
 
-def test_nothing_of_the_size_of_all_channels_times_all_positions_is_made() -> None:
+def test_no_tensor_has_all_pairs_of_channels_at_all_positions() -> None:
     sizes = []
 
     def note(tensor: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ def test_nothing_of_the_size_of_all_channels_times_all_positions_is_made() -> No
 
 
 def test_bfloat16_maps_are_compared_in_float32() -> None:
-    student, teacher = (in_precision(each, torch.bfloat16) for each in example())
+    student, teacher = (in_precision(output, torch.bfloat16) for output in example())
     actual = value(NeuronSelectivityTransfer(), student, teacher)
     assert actual.dtype == torch.float32
     assert actual.item() == pytest.approx(reference_value(student, teacher), rel=1e-5)

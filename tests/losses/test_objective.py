@@ -15,7 +15,7 @@ STUDENT = Output(logits=torch.tensor([[1.0, 0.0], [0.0, 3.0]]), embedding=torch.
 
 
 class Constant(DistillLoss):
-    """A term of a known value, which counts how often it is asked."""
+    """A term of a known value, which counts its calls."""
 
     def __init__(self, value: float, *, needs_teacher: bool = False) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ def test_total_is_the_weighted_sum() -> None:
     assert total(Objective(terms)) == 22.0
 
 
-def test_terms_are_told_before_their_weights() -> None:
+def test_terms_are_returned_before_their_weights() -> None:
     terms = {"a": (Constant(2.0), TermOptions(weight=0.5)), "b": (Constant(7.0), TermOptions(weight=3.0))}
     _, values = Objective(terms)(STUDENT, None, BATCH, 0.0)
     assert {name: float(value) for name, value in values.items()} == {"a": 2.0, "b": 7.0}
@@ -44,10 +44,10 @@ def test_terms_are_told_before_their_weights() -> None:
 
 def test_term_of_weight_0_is_not_computed() -> None:
     unweighted, weighted = Constant(2.0), Constant(7.0)
-    objective = Objective({"free": (unweighted, TermOptions(weight=0.0)), "paid": (weighted, TermOptions())})
+    objective = Objective({"unweighted": (unweighted, TermOptions(weight=0.0)), "weighted": (weighted, TermOptions())})
     assert total(objective) == 7.0
     assert (unweighted.calls, weighted.calls) == (0, 1)
-    assert objective.names == ["paid"]
+    assert objective.names == ["weighted"]
 
 
 def test_nothing_but_weights_of_0_is_refused() -> None:
@@ -61,7 +61,7 @@ def test_weight_rises_linearly_over_the_warmup(epoch: float, expected: float) ->
     assert total(objective, epoch) == expected
 
 
-def test_warmup_of_one_term_leaves_the_others() -> None:
+def test_warmup_of_one_term_does_not_change_the_others() -> None:
     terms = {"late": (Constant(5.0), TermOptions(warmup_epochs=2.0)), "always": (Constant(1.0), TermOptions())}
     assert total(Objective(terms), epoch=1.0) == 3.5
 
@@ -70,7 +70,7 @@ def test_warmup_of_one_term_leaves_the_others() -> None:
 def test_teacher_is_needed_where_a_term_with_weight_needs_one(weight: float, needed: bool) -> None:
     with_teacher = Constant(1.0, needs_teacher=True)
     objective = Objective(
-        {"guided": (with_teacher, TermOptions(weight=weight)), "free": (Constant(1.0), TermOptions())}
+        {"with_teacher": (with_teacher, TermOptions(weight=weight)), "unweighted": (Constant(1.0), TermOptions())}
     )
     assert objective.needs == ({"logits"} if needed else set())
 

@@ -1,4 +1,4 @@
-"""One for all on the branches of the stages: each is what its layers make of a map, and counts like the logits."""
+"""One for all on the branches of the stages: their logits, and the sum over logits and branches."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.losses.reference import one_for_all
 
 
 def example(*, num_images: int = 3) -> tuple[Output, Output]:
-    """Three stages of the student; the teacher gives no maps at all, as one of another kind may."""
+    """Three stages of the student; the teacher returns no maps, as one of another architecture may."""
     student = random_output((2, 8, 8), (3, 4, 4), (4, 2, 2), seed=1, num_images=num_images)
     return student, random_output(seed=2, num_images=num_images, width=7)
 
@@ -60,13 +60,13 @@ def test_value_is_the_sum_over_logits_and_branches(layers: list[int] | None, num
     loss = prepared(OneForAll(gamma=1.5, layers=layers), student, teacher)
     labels = [0, 1, 0]
     assert len(loss.branches) == len(numbers)
-    of_branches = [
+    branch_logits = [
         reference_logits(branch, student.maps[number - 1].numpy())
         for branch, number in zip(loss.branches, numbers, strict=True)
     ]
     expected = sum(
         one_for_all(logits, teacher.logits.numpy(), labels, gamma=1.5)
-        for logits in [student.logits.numpy(), *of_branches]
+        for logits in [student.logits.numpy(), *branch_logits]
     )
     assert value(loss, student, teacher).item() == pytest.approx(expected, rel=1e-10)
 
@@ -82,7 +82,7 @@ def test_branches_are_trained_and_saved() -> None:
 
 
 def test_branches_have_the_published_sizes() -> None:
-    """Of a stage of 4 with 10 channels, where the wider embedding has 7: halved twice, so through 20 and 7 channels."""
+    """Stage 2 of 4, with 10 channels, where the wider embedding has 7: two halvings, to 20 and to 7 channels."""
     student = random_output((5, 8, 8), (10, 4, 4), (20, 2, 2), (40, 1, 1), seed=1)
     loss = prepared(OneForAll(layers=[2]), student, random_output(seed=2, width=7))
     shapes = [tuple(layer.weight.shape) for layer in loss.branches[0].children() if isinstance(layer, nn.Conv2d)]
@@ -93,7 +93,7 @@ def test_branches_have_the_published_sizes() -> None:
 
 
 def test_maps_may_be_bfloat16() -> None:
-    student, teacher = (in_precision(each, torch.bfloat16) for each in example())
+    student, teacher = (in_precision(output, torch.bfloat16) for output in example())
     loss = prepared(OneForAll(), student, teacher).float()
     assert value(loss, student, teacher).isfinite()
 

@@ -42,30 +42,30 @@ def reference_distance(predicted: Map, teacher: Map, margins: list[float]) -> fl
 
 
 def reference_margins(teacher: Map) -> list[float]:
-    actual = []
+    margins = []
     for c in range(teacher.shape[1]):
         negative = [value for value in teacher[:, c].ravel() if value < 0]
-        actual.append(sum(negative) / len(negative) if negative else 0.0)
-    return actual
+        margins.append(sum(negative) / len(negative) if negative else 0.0)
+    return margins
 
 
 def reference_value(loss: OverhaulOfFeatureDistillation, student: Output, teacher: Output) -> float:
     """With margins from this batch alone; stages are those of both networks in order."""
     total = 0.0
     for number, (student_NCHW, teacher_NCHW) in enumerate(zip(student.preacts, teacher.preacts, strict=True)):
-        one, other = student_NCHW.double().numpy(), teacher_NCHW.double().numpy()
-        side = min(one.shape[2], other.shape[2])
-        one, other = average_pool(one, side, side), average_pool(other, side, side)
+        student_map, teacher_map = student_NCHW.double().numpy(), teacher_NCHW.double().numpy()
+        side = min(student_map.shape[2], teacher_map.shape[2])
+        student_map, teacher_map = average_pool(student_map, side, side), average_pool(teacher_map, side, side)
         connector = cast(nn.Sequential, loss.connectors[number])
-        predicted = batch_norm(conv2d(one, connector[0]), connector[1])
-        total += reference_distance(predicted, other, reference_margins(other)) / 2 ** (
+        predicted = batch_norm(conv2d(student_map, connector[0]), connector[1])
+        total += reference_distance(predicted, teacher_map, reference_margins(teacher_map)) / 2 ** (
             len(student.preacts) - 1 - number
         )
     return total
 
 
 def example(*, num_images: int = 3) -> tuple[Output, Output]:
-    """Unequal widths; the teacher's maps are larger, as large and smaller."""
+    """Unequal widths; the teacher's maps are larger, of equal size and smaller."""
     student = random_output((2, 4, 4), (3, 4, 4), (3, 4, 4), seed=1, num_images=num_images)
     return student, random_output((5, 8, 8), (6, 4, 4), (4, 2, 2), seed=2, num_images=num_images)
 
@@ -77,7 +77,7 @@ def test_value_follows_the_formula(num_images: int) -> None:
     assert value(loss, student, teacher).item() == pytest.approx(reference_value(loss, student, teacher), rel=1e-10)
 
 
-def test_more_silence_than_the_teacher_s_costs_nothing() -> None:
+def test_predictions_below_an_inactive_target_cost_nothing() -> None:
     target = torch.tensor([-0.5, -0.5, -0.5, 2.0]).view(1, 1, 2, 2)
     predicted = torch.tensor([-9.0, -0.5, 0.5, -1.0]).view(1, 1, 2, 2)
     assert partial_distance(predicted, target).item() == 0 + 0 + 1 + 9
@@ -96,13 +96,13 @@ def test_margins_are_the_means_of_negative_responses_in_all_batches() -> None:
     np.testing.assert_allclose(margin.margin.numpy(), expected, rtol=1e-12)
 
 
-def test_responses_are_cut_off_at_the_margin() -> None:
+def test_responses_are_clamped_at_the_margin() -> None:
     margin = MarginReLU(1)
     cut = margin(torch.tensor([[[[-3.0, -1.0, 0.5, 2.0]]]]))
     assert cut.tolist() == [[[[-2.0, -1.0, 0.5, 2.0]]]]
 
 
-def test_margins_are_saved_and_gone_on_with() -> None:
+def test_margins_are_saved_and_resumed() -> None:
     student, teacher = example()
     other_student, other_teacher = (
         random_output(*SHAPES, seed=3),
@@ -121,7 +121,7 @@ def test_margins_are_saved_and_gone_on_with() -> None:
 SHAPES = ((2, 4, 4), (3, 4, 4), (3, 4, 4))
 
 
-def test_unequal_numbers_of_stages_take_their_margins_along() -> None:
+def test_margins_are_those_of_the_paired_stages() -> None:
     student = random_output((2, 4, 4), (3, 2, 2), seed=1)
     teacher = random_output((5, 8, 8), (5, 4, 4), (4, 2, 2), seed=2)
     shifted = teacher._replace(preacts=tuple(map_NCHW - 3.0 * k for k, map_NCHW in enumerate(teacher.preacts)))
@@ -145,7 +145,7 @@ def test_nothing_is_better_than_the_teacher_s_own_maps() -> None:
     assert partial_distance(target + 0.1, target) > 0
 
 
-def test_adapters_are_as_large_as_the_published_ones() -> None:
+def test_adapters_have_the_published_sizes() -> None:
     loss = prepared(OverhaulOfFeatureDistillation(), *example())
     sizes = [sum(parameter.numel() for parameter in connector.parameters()) for connector in loss.connectors]
     assert sizes == [2 * 5 + 2 * 5, 3 * 6 + 2 * 6, 3 * 4 + 2 * 4]  # a 1x1 convolution without bias, and batch norm
@@ -157,22 +157,22 @@ def test_gradient_is_the_derivative_of_the_value() -> None:
     assert gradient_is_the_derivative(loss, student, teacher)
 
 
-def test_all_that_it_owns_is_trained_and_saved() -> None:
+def test_all_parameters_are_trained_and_saved() -> None:
     student, teacher = example()
     assert trains_and_saves_all(prepared(OverhaulOfFeatureDistillation(), student, teacher), student, teacher)
 
 
 def test_bfloat16_maps_are_compared_in_float32() -> None:
-    student, teacher = (in_precision(each, torch.bfloat16) for each in example())
+    student, teacher = (in_precision(output, torch.bfloat16) for output in example())
     loss = prepared(OverhaulOfFeatureDistillation(), student, teacher).float()
     actual = value(loss, student, teacher)
     assert actual.dtype == torch.float32
     assert actual.item() == pytest.approx(reference_value(loss, student, teacher), rel=1e-4)
 
 
-@pytest.mark.parametrize("side", ["student", "teacher"])
-def test_a_network_that_returns_no_maps_before_the_relu_is_refused(side: str) -> None:
-    student = random_output((2, 4, 4), seed=1, preacts=side != "student")
-    teacher = random_output((2, 4, 4), seed=2, preacts=side != "teacher")
-    with pytest.raises(ValueError, match=f"the {side} does not return its maps before the ReLU"):
+@pytest.mark.parametrize("network", ["student", "teacher"])
+def test_a_network_that_returns_no_maps_before_the_relu_is_refused(network: str) -> None:
+    student = random_output((2, 4, 4), seed=1, preacts=network != "student")
+    teacher = random_output((2, 4, 4), seed=2, preacts=network != "teacher")
+    with pytest.raises(ValueError, match=f"the {network} does not return its maps before the ReLU"):
         prepared(OverhaulOfFeatureDistillation(), student, teacher)

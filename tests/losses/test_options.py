@@ -1,4 +1,4 @@
-"""Options of losses whose values have no meaning are refused, by name."""
+"""Impossible values of losses' options are refused, with the option's name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from model.errors import OptionError
 from model.registry import LOSSES
 
-WRONG: list[tuple[str, str, Any]] = [
+IMPOSSIBLE: list[tuple[str, str, Any]] = [
     ("cc", "gamma", 0.0),
     ("cc", "order", 0),
     ("cc_linear", "embedding_size", 0),
@@ -51,8 +51,8 @@ WRONG: list[tuple[str, str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("loss", "option", "value"), WRONG, ids=lambda part: str(part))
-def test_a_value_without_meaning_is_refused(loss: str, option: str, value: Any) -> None:
+@pytest.mark.parametrize(("loss", "option", "value"), IMPOSSIBLE, ids=lambda part: str(part))
+def test_an_impossible_value_is_refused(loss: str, option: str, value: Any) -> None:
     with pytest.raises(OptionError) as caught:
         LOSSES.build(loss, **{option: value})
     assert f"{option} must be" in str(caught.value)

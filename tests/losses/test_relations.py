@@ -1,4 +1,4 @@
-"""Losses that compare the images of a batch: what changes nothing for them, and images without a direction."""
+"""Losses that compare the images of a batch: their invariances, and images without a direction."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ INVARIANT_TO: dict[str, list[Callable[[Tensor], Tensor]]] = {
 
 
 @pytest.mark.parametrize(("name", "change"), [(name, change) for name in INVARIANT_TO for change in INVARIANT_TO[name]])
-def test_loss_does_not_see(name: str, change: Callable[[Tensor], Tensor]) -> None:
+def test_loss_is_invariant(name: str, change: Callable[[Tensor], Tensor]) -> None:
     student_ND, teacher_ND = points(1), points(2)
     plain = value(name, student_ND, teacher_ND).item()
     assert value(name, change(student_ND), teacher_ND).item() == pytest.approx(plain, rel=1e-10)
@@ -57,7 +57,7 @@ def test_loss_does_not_see(name: str, change: Callable[[Tensor], Tensor]) -> Non
 
 @pytest.mark.parametrize("name", INVARIANT_TO)
 @pytest.mark.parametrize("equal", [0.0, 1.0])
-def test_two_images_of_one_embedding_give_no_huge_gradient(name: str, equal: float) -> None:
+def test_two_images_with_equal_embeddings_give_no_huge_gradient(name: str, equal: float) -> None:
     student_ND = points(1).float()
     student_ND[:2] = equal
     student_ND.requires_grad_()
@@ -76,7 +76,7 @@ def test_distances_of_a_right_triangle_over_their_mean() -> None:
     torch.testing.assert_close(relative_distances(corners[None] - corners[:, None]), expected)
 
 
-def test_the_series_comes_to_the_gaussian_kernel() -> None:
+def test_the_series_converges_to_the_gaussian_kernel() -> None:
     embedding_ND = points(1)
     unit_ND = embedding_ND / embedding_ND.norm(dim=1, keepdim=True)
     actual = CorrelationCongruence(gamma=0.7, order=20).kernel(embedding_ND)
@@ -86,6 +86,6 @@ def test_the_series_comes_to_the_gaussian_kernel() -> None:
             assert actual[i, j].item() == pytest.approx(exact, rel=1e-12)
 
 
-def test_sp_says_which_side_has_no_maps() -> None:
+def test_sp_names_the_network_without_maps() -> None:
     with pytest.raises(ValueError, match="the student returns no maps to compare"):
         LOSSES.build("sp")(output_of(points(1))._replace(maps=()), output_of(points(2)), BATCH)

@@ -45,28 +45,31 @@ def part(module: nn.Module | None, number: int) -> nn.Module:
 
 def reference_value(loss: KnowledgeReview, student: Output, teacher: Output) -> float:
     """From the embedding up to the first stage; stages are those of both networks in order."""
-    ones = [*(each.double().numpy() for each in student.maps), student.embedding.double().numpy()[:, :, None, None]]
-    others = [
-        *(each.double().numpy() for each in teacher.preacts),
+    student_maps = [
+        *(map_NCHW.double().numpy() for map_NCHW in student.maps),
+        student.embedding.double().numpy()[:, :, None, None],
+    ]
+    teacher_maps = [
+        *(map_NCHW.double().numpy() for map_NCHW in teacher.preacts),
         teacher.embedding.double().numpy()[:, :, None, None],
     ]
     total, deeper = 0.0, None
-    for number in reversed(range(len(ones))):
+    for number in reversed(range(len(student_maps))):
         fusion = cast(Fusion, loss.fusions[number])
-        fused = batch_norm(conv2d(ones[number], part(fusion.inner, 0)), part(fusion.inner, 1))
+        fused = batch_norm(conv2d(student_maps[number], part(fusion.inner, 0)), part(fusion.inner, 1))
         if deeper is not None:
             deeper = interpolate_nearest(deeper, *fused.shape[2:])
             gates = 1 / (1 + np.exp(-conv2d(np.concatenate([fused, deeper], axis=1), part(fusion.gates, 0))))
             fused = fused * gates[:, [0]] + deeper * gates[:, [1]]
-        fused = interpolate_nearest(fused, *others[number].shape[2:])
+        fused = interpolate_nearest(fused, *teacher_maps[number].shape[2:])
         predicted = batch_norm(conv2d(fused, part(fusion.outer, 0)), part(fusion.outer, 1))
-        total += reference_distance(predicted, others[number])
+        total += reference_distance(predicted, teacher_maps[number])
         deeper = fused
     return total
 
 
 def example(*, num_images: int = 3) -> tuple[Output, Output]:
-    """Unequal widths; the teacher's maps are twice as large as the student's, half as large, and as large."""
+    """Unequal widths; the teacher's maps are twice as large as the student's, half as large, and of equal size."""
     student = random_output((2, 4, 4), (3, 4, 4), (3, 2, 2), seed=1, width=4, num_images=num_images)
     return student, random_output((5, 8, 8), (5, 2, 2), (6, 2, 2), seed=2, width=7, num_images=num_images)
 
@@ -80,12 +83,12 @@ def test_value_follows_the_formula(num_images: int) -> None:
 
 @pytest.mark.parametrize(
     ("side", "weights"),
-    # Of the whole map, then of the map averaged to 4x4, 2x2 and 1x1, as far as these are smaller.
+    # Of the full map, then of the map averaged to 4x4, 2x2 and 1x1, as far as these are smaller.
     [(8, (8, 4, 2, 1)), (4, (4, 0, 2, 1)), (2, (2, 0, 0, 1)), (1, (1, 0, 0, 0))],
 )
 def test_each_scale_counts_half_as_much_as_the_one_before(side: int, weights: tuple[int, ...]) -> None:
-    # Squares of 1 at every scale where the difference is 1 everywhere; where its sign changes from row to row, of 1 in
-    # the whole map and of 0 at all others.
+    # A difference of 1 everywhere has squares of 1 at every scale; one whose sign changes from row to row has squares
+    # of 1 in the full map and of 0 at all other scales.
     rows = torch.tensor([1.0, -1.0]).repeat(4)[:side, None].expand(1, 1, side, side)
     assert hierarchical_distance(torch.ones(1, 1, side, side), torch.zeros(1, 1, side, side)).item() == 1.0
     actual = hierarchical_distance(rows, torch.zeros(1, 1, side, side)).item()
@@ -112,8 +115,8 @@ def test_unequal_numbers_of_stages_are_paired() -> None:
     assert value(loss, student, teacher).item() == pytest.approx(reference_value(loss, student, matched), rel=1e-10)
 
 
-def test_adapters_are_as_large_as_the_published_ones() -> None:
-    # Into 4 channels by 1x1, a gate each for two maps of 4 channels, out of 4 channels by 3x3; batch norms.
+def test_adapters_have_the_published_sizes() -> None:
+    # 1x1 to 4 channels, a gate for each of two maps of 4 channels, 3x3 from 4 channels; batch norms.
     loss = prepared(KnowledgeReview(), *example())
     sizes = [sum(parameter.numel() for parameter in fusion.parameters()) for fusion in loss.fusions]
     gates = 2 * 8 + 2
@@ -130,13 +133,13 @@ def test_gradient_is_the_derivative_of_the_value() -> None:
     assert gradient_is_the_derivative(loss, student, teacher)
 
 
-def test_all_that_it_owns_is_trained_and_saved() -> None:
+def test_all_parameters_are_trained_and_saved() -> None:
     student, teacher = example()
     assert trains_and_saves_all(prepared(KnowledgeReview(), student, teacher), student, teacher)
 
 
 def test_bfloat16_maps_are_compared_in_float32() -> None:
-    student, teacher = (in_precision(each, torch.bfloat16) for each in example())
+    student, teacher = (in_precision(output, torch.bfloat16) for output in example())
     loss = prepared(KnowledgeReview(), student, teacher).float()
     actual = value(loss, student, teacher)
     assert actual.dtype == torch.float32

@@ -30,14 +30,12 @@ def test_a_label_that_the_teacher_ranks_last_leaves_nothing_to_learn() -> None:
     assert (total.item(), student_NK.grad.abs().max().item()) == (0.0, 0.0)
 
 
-def test_a_wrong_teacher_tells_how_sure_to_be_of_the_label() -> None:
+def test_a_wrong_teacher_s_confidence_is_the_target_for_the_label() -> None:
     loss = RefinedLogitDistillation(alpha=1.0, beta=0.0)
-    log_odds = 3.0 - torch.tensor([1.0, 2.0, 0.0, -1.0], dtype=torch.float64).logsumexp(
-        0
-    )  # log-odds of the teacher's best
-    # A student whose log-odds of the label, which the teacher ranks second, are just those.
+    # Of the teacher's most probable class.
+    log_odds = 3.0 - torch.tensor([1.0, 2.0, 0.0, -1.0], dtype=torch.float64).logsumexp(0)
+    # A student with the same log-odds of the label, which the teacher ranks second.
     student_NK = torch.tensor([[0.0, 0.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
     student_NK[0, 2] = log_odds + torch.tensor(4.0).log()
-    assert loss(Output(student_NK, student_NK), Output(TEACHER, TEACHER), batch_of(2)).item() == pytest.approx(
-        0, abs=1e-12
-    )
+    student, teacher = Output(student_NK, student_NK), Output(TEACHER, TEACHER)
+    assert loss(student, teacher, batch_of(2)).item() == pytest.approx(0, abs=1e-12)

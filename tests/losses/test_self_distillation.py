@@ -32,16 +32,16 @@ def value(output: Output, **options: object) -> Tensor:
 def arrays(output: Output) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Logits and features of all exits, the last one last."""
     outputs = (*output.exits, output)
-    return [each.logits.detach().numpy() for each in outputs], [each.embedding.detach().numpy() for each in outputs]
+    return [exit_.logits.detach().numpy() for exit_ in outputs], [exit_.embedding.detach().numpy() for exit_ in outputs]
 
 
 @pytest.mark.parametrize(("alpha", "temperature"), [(0.1, 3.0), (0.5, 1.0), (1.0, 4.0), (0.0, 3.0)])
 def test_value_follows_the_formula(alpha: float, temperature: float) -> None:
     output = student()
     logits, features = arrays(output)
-    hard = sum(cross_entropy(each, LABELS.tolist()) for each in logits)
-    soft = sum(kl(logits[-1], each, temperature) for each in logits[:-1])
-    distance = sum(((each - features[-1]) ** 2).mean() for each in features[:-1])
+    hard = sum(cross_entropy(exit_NK, LABELS.tolist()) for exit_NK in logits)
+    soft = sum(kl(logits[-1], exit_NK, temperature) for exit_NK in logits[:-1])
+    distance = sum(((exit_ND - features[-1]) ** 2).mean() for exit_ND in features[:-1])
     expected = (1 - alpha) * hard + alpha * temperature**2 * soft + 0.03 * distance
     actual = value(output, alpha=alpha, temperature=temperature, beta=0.03).item()
     assert actual == pytest.approx(expected, rel=1e-12)
@@ -50,9 +50,9 @@ def test_value_follows_the_formula(alpha: float, temperature: float) -> None:
 def test_original_sums_squares_and_has_the_entropy_in_its_value() -> None:
     output = student()
     logits, features = arrays(output)
-    hard = sum(cross_entropy(each, LABELS.tolist()) for each in logits)
-    soft = sum(kl(logits[-1], each, 3) + entropy(logits[-1], 3) for each in logits[:-1])
-    distance = sum(((each - features[-1]) ** 2).sum() for each in features[:-1])
+    hard = sum(cross_entropy(exit_NK, LABELS.tolist()) for exit_NK in logits)
+    soft = sum(kl(logits[-1], exit_NK, 3) + entropy(logits[-1], 3) for exit_NK in logits[:-1])
+    distance = sum(((exit_ND - features[-1]) ** 2).sum() for exit_ND in features[:-1])
     options = {"beta": 1e-6, "feature_reduction": "sum", "divergence": "cross_entropy"}
     assert value(output, **options).item() == pytest.approx(0.9 * hard + 0.1 * 9 * soft + 1e-6 * distance, rel=1e-12)
 
@@ -82,13 +82,13 @@ def test_every_exit_learns_from_logits_and_features() -> None:
         assert early.embedding.grad.any()
 
 
-def test_exits_that_say_what_the_last_one_says_have_nothing_to_learn_from_it() -> None:
+def test_exits_with_the_last_one_s_output_have_nothing_to_learn_from_it() -> None:
     last = student()
     same = last._replace(exits=(Output(last.logits, last.embedding),) * 3)
     assert value(same, alpha=1.0).item() == pytest.approx(0, abs=1e-12)
 
 
-def test_beta_of_zero_leaves_features_alone() -> None:
+def test_beta_of_zero_gives_features_no_gradient() -> None:
     output = student()
     value(output, beta=0.0).backward()  # type: ignore[no-untyped-call]
     assert all(early.embedding.grad is None for early in output.exits)
@@ -100,7 +100,7 @@ def test_network_without_exits_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("option", "wrong"), [("alpha", 1.5), ("alpha", -0.1), ("temperature", 0.0), ("beta", -1.0)])
-def test_values_without_meaning_are_refused(option: str, wrong: float) -> None:
+def test_impossible_values_are_refused(option: str, wrong: float) -> None:
     with pytest.raises(ValueError, match=f"{option} must be .*, got {wrong}"):
         SelfDistillation(**{option: wrong})  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""Semantic calibration: attention over the teacher's stages, and what batches of other sizes do to it."""
+"""Semantic calibration: attention over the teacher's stages, and batches of other sizes."""
 
 from __future__ import annotations
 
@@ -25,39 +25,47 @@ from tests.losses.layers import average_pool, batch_norm, conv2d, relu
 Map = NDArray[np.float64]
 
 
-def embedded(module: nn.Module, map_NCHW: Map, batch_size: int) -> list[Map]:
-    """Of every image: two linear layers of its inner products with all, then of unit length."""
+def reference_embeddings(module: nn.Module, map_NCHW: Map, batch_size: int) -> list[Map]:
+    """For every image, two linear layers on its inner products with all images, at unit length."""
     assert isinstance(module, nn.Sequential)
     first, second = cast(nn.Linear, module[0]), cast(nn.Linear, module[2])
-    actual = []
-    for one in map_NCHW:
-        products = [float((one * other).sum()) for other in map_NCHW]
+    embeddings = []
+    for image_CHW in map_NCHW:
+        products = [float((image_CHW * other_CHW).sum()) for other_CHW in map_NCHW]
         products = [*products, *[0.0] * batch_size][:batch_size]
         hidden = np.maximum(first.weight.detach().numpy() @ products + first.bias.detach().numpy(), 0)
         out = second.weight.detach().numpy() @ hidden + second.bias.detach().numpy()
-        actual.append(out / np.linalg.norm(out))
-    return actual
+        embeddings.append(out / np.linalg.norm(out))
+    return embeddings
 
 
 def reference_value(loss: SemanticCalibration, student: Output, teacher: Output, batch_size: int = 4) -> float:
-    ones, others = ([each.double().numpy() for each in output.maps] for output in (student, teacher))
-    queries = [embedded(module, each, batch_size) for module, each in zip(loss.queries, ones, strict=True)]
-    keys = [embedded(module, each, batch_size) for module, each in zip(loss.keys, others, strict=True)]
+    student_maps, teacher_maps = (
+        [map_NCHW.double().numpy() for map_NCHW in output.maps] for output in (student, teacher)
+    )
+    queries = [
+        reference_embeddings(module, map_NCHW, batch_size)
+        for module, map_NCHW in zip(loss.queries, student_maps, strict=True)
+    ]
+    keys = [
+        reference_embeddings(module, map_NCHW, batch_size)
+        for module, map_NCHW in zip(loss.keys, teacher_maps, strict=True)
+    ]
     total = 0.0
-    for i, one in enumerate(ones):
+    for i, student_map in enumerate(student_maps):
         distances = []
-        for j, other in enumerate(others):
-            side = min(one.shape[2], other.shape[2])
-            projector = cast(nn.Sequential, loss.projectors[i * len(others) + j])
-            projected = average_pool(one, side, side)
+        for j, teacher_map in enumerate(teacher_maps):
+            side = min(student_map.shape[2], teacher_map.shape[2])
+            projector = cast(nn.Sequential, loss.projectors[i * len(teacher_maps) + j])
+            projected = average_pool(student_map, side, side)
             projected = relu(batch_norm(conv2d(projected, projector[0]), projector[1]))
             projected = relu(batch_norm(conv2d(projected, projector[3]), projector[4]))
-            distances.append((conv2d(projected, projector[6]) - average_pool(other, side, side)) ** 2)
-        for image in range(len(one)):
+            distances.append((conv2d(projected, projector[6]) - average_pool(teacher_map, side, side)) ** 2)
+        for image in range(len(student_map)):
             energies = [float(np.exp(queries[i][image] @ key[image])) for key in keys]
             for energy, distance in zip(energies, distances, strict=True):
                 total += energy / sum(energies) * distance[image].mean()
-    return total / (len(ones) * len(ones[0]))
+    return total / (len(student_maps) * len(student_maps[0]))
 
 
 def example(*, num_images: int = 4) -> tuple[Output, Output]:
@@ -73,7 +81,7 @@ def test_value_follows_the_formula() -> None:
 
 
 @pytest.mark.parametrize("num_images", [1, 3, 5])
-def test_smaller_batches_are_filled_up_with_zeros_and_one_more_image_is_cut_off(num_images: int) -> None:
+def test_smaller_batches_are_padded_with_zeros_and_larger_ones_cropped(num_images: int) -> None:
     loss = prepared(SemanticCalibration(), *example())
     student, teacher = example(num_images=num_images)
     assert value(loss, student, teacher).item() == pytest.approx(reference_value(loss, student, teacher), rel=1e-10)
@@ -96,10 +104,10 @@ def test_dead_maps_give_a_finite_loss_and_gradient() -> None:
     actual = value(loss, student._replace(maps=dead), teacher)
     actual.backward()  # type: ignore[no-untyped-call]
     assert actual.isfinite()
-    assert all(each.grad is not None and each.grad.isfinite().all() for each in dead)
+    assert all(map_NCHW.grad is not None and map_NCHW.grad.isfinite().all() for map_NCHW in dead)
 
 
-def test_adapters_are_as_large_as_the_published_ones() -> None:
+def test_adapters_have_the_published_sizes() -> None:
     loss = prepared(SemanticCalibration(), *example(num_images=8))
     parts = (*loss.queries, *loss.keys, *loss.projectors)
     sizes = [sum(parameter.numel() for parameter in part.parameters()) for part in parts]
@@ -115,13 +123,13 @@ def test_gradient_is_the_derivative_of_the_value() -> None:
     assert gradient_is_the_derivative(prepared(SemanticCalibration(), student, teacher), student, teacher)
 
 
-def test_all_that_it_owns_is_trained_and_saved() -> None:
+def test_all_parameters_are_trained_and_saved() -> None:
     student, teacher = example()
     assert trains_and_saves_all(prepared(SemanticCalibration(), student, teacher), student, teacher)
 
 
 def test_bfloat16_maps_are_compared_in_float32() -> None:
-    student, teacher = (in_precision(each, torch.bfloat16) for each in example())
+    student, teacher = (in_precision(output, torch.bfloat16) for output in example())
     loss = prepared(SemanticCalibration(), student, teacher).float()
     actual = value(loss, student, teacher)
     assert actual.dtype == torch.float32

@@ -1,4 +1,4 @@
-"""The reused classifier: the squared difference of last maps, and a student that begins with the teacher's layer."""
+"""The reused classifier: the squared difference of last maps, and a student that starts with the teacher's layer."""
 
 from __future__ import annotations
 
@@ -27,25 +27,26 @@ def prepared(student: Output, teacher: Output, classifier: nn.Linear | None) -> 
 
 
 def reference_value(student: Tensor, teacher: Tensor) -> float:
-    """The larger map averaged down by whole factors; the teacher's behind its ReLU."""
-    one, other = student.numpy(), np.maximum(teacher.numpy(), 0)
-    side = min(one.shape[2], other.shape[2])
+    """The larger map averaged down by an integer factor; the teacher's after its ReLU."""
+    student_map, teacher_map = student.numpy(), np.maximum(teacher.numpy(), 0)
+    side = min(student_map.shape[2], teacher_map.shape[2])
     small = [
-        each.reshape(*each.shape[:2], side, each.shape[2] // side, side, -1).mean(axis=(3, 5)) for each in (one, other)
+        map_NCHW.reshape(*map_NCHW.shape[:2], side, map_NCHW.shape[2] // side, side, -1).mean(axis=(3, 5))
+        for map_NCHW in (student_map, teacher_map)
     ]
     return float(((small[0] - small[1]) ** 2).mean())
 
 
-@pytest.mark.parametrize(("side", "teachers"), [(4, 4), (2, 4), (8, 4)])
-def test_value_is_the_mean_squared_difference_of_the_last_maps(side: int, teachers: int) -> None:
-    student, teacher = random_output(5, side, seed=1), random_output(5, teachers, seed=2)
+@pytest.mark.parametrize(("side", "teacher_side"), [(4, 4), (2, 4), (8, 4)])
+def test_value_is_the_mean_squared_difference_of_the_last_maps(side: int, teacher_side: int) -> None:
+    student, teacher = random_output(5, side, seed=1), random_output(5, teacher_side, seed=2)
     loss = prepared(student, teacher, nn.Linear(5, 2))
     assert loss(student, teacher, BATCH).item() == pytest.approx(
         reference_value(student.maps[0], teacher.preacts[0]), rel=1e-12
     )
 
 
-def test_it_is_zero_where_the_student_says_what_the_teacher_says() -> None:
+def test_it_is_zero_for_equal_outputs() -> None:
     teacher = random_output(5, 4, seed=2)
     assert prepared(teacher, teacher, nn.Linear(5, 2))(teacher, teacher, BATCH).item() == 0
 
@@ -57,7 +58,7 @@ def test_gradient_is_the_derivative_of_the_value() -> None:
     assert torch.autograd.gradcheck(lambda m: loss(student._replace(maps=(m,)), teacher, BATCH), [map_NCHW])
 
 
-def test_the_student_begins_with_the_teachers_classifier_frozen() -> None:
+def test_the_student_starts_with_the_teachers_classifier_frozen() -> None:
     student, classifier = NETS.build("simkd", 2, network={"name": "resnet8"}), nn.Linear(64, 2)
     loss = prepared(random_output(64, 8, seed=1), random_output(64, 8, seed=2), classifier)
     loss.initialize_student(student)
@@ -79,7 +80,7 @@ def test_maps_of_other_widths_are_refused() -> None:
         prepared(random_output(4, 4, seed=1), random_output(5, 4, seed=2), nn.Linear(5, 2))
 
 
-def test_a_teacher_whose_classifier_reads_something_else_is_refused() -> None:
+def test_a_teacher_with_another_classifier_is_refused() -> None:
     student, teacher = random_output(5, 4, seed=1), random_output(5, 4, seed=2)
     message = "are not a linear function of the mean of its last map"
     with pytest.raises(ValueError, match=message):

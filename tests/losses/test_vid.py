@@ -1,4 +1,4 @@
-"""Variational information distillation: the guess, the variances, and that both learn."""
+"""Variational information distillation: the prediction, the variances, and that both are trained."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from tests.losses.layers import average_pool, conv2d, relu
 
 
 def reference_value(loss: VariationalInformationDistillation, student: Output, teacher: Output) -> float:
-    """Stages one by one, channel by channel; maps of equal numbers, whose sizes divide one another."""
+    """Stage by stage and channel by channel; equal numbers of maps, whose sizes divide one another."""
     total = 0.0
     stages = zip(loss.regressors, loss.raw_variances, student.maps, teacher.maps, strict=True)
     for regressor, raw_C, student_NCHW, teacher_NCHW in stages:
-        one, other = student_NCHW.double().numpy(), teacher_NCHW.double().numpy()
-        side = min(one.shape[2], other.shape[2])
-        one, other = average_pool(one, side, side), average_pool(other, side, side)
+        student_map, teacher_map = student_NCHW.double().numpy(), teacher_NCHW.double().numpy()
+        side = min(student_map.shape[2], teacher_map.shape[2])
+        student_map, teacher_map = average_pool(student_map, side, side), average_pool(teacher_map, side, side)
         assert isinstance(regressor, nn.Sequential)
-        predicted = conv2d(relu(conv2d(relu(conv2d(one, regressor[0])), regressor[2])), regressor[4])
+        predicted = conv2d(relu(conv2d(relu(conv2d(student_map, regressor[0])), regressor[2])), regressor[4])
         terms = []
         for c, raw in enumerate(raw_C.tolist()):
             variance = math.log(1 + math.exp(raw)) + 1e-5
-            terms.append((((other[:, c] - predicted[:, c]) ** 2 / variance + math.log(variance)) / 2).mean())
+            terms.append((((teacher_map[:, c] - predicted[:, c]) ** 2 / variance + math.log(variance)) / 2).mean())
         total += sum(terms) / len(terms)
     return total
 
@@ -60,15 +60,15 @@ def test_value_follows_the_formula(num_images: int) -> None:
 
 
 @pytest.mark.parametrize("variance", [0.5, 5.0, 1000.0])
-def test_variances_begin_where_they_should(variance: float) -> None:
+def test_variances_start_at_the_initial_variance(variance: float) -> None:
     student, teacher = example()
     loss = prepared(VariationalInformationDistillation(initial_variance=variance), student, teacher)
     for raw_C in loss.raw_variances:
-        actual = np.log1p(np.exp(-raw_C.detach().numpy())) + raw_C.detach().numpy() + 1e-5
-        np.testing.assert_allclose(actual, variance, rtol=1e-6)  # they are made in float32
+        variance_C = np.log1p(np.exp(-raw_C.detach().numpy())) + raw_C.detach().numpy() + 1e-5
+        np.testing.assert_allclose(variance_C, variance, rtol=1e-6)  # they are created in float32
 
 
-def test_no_variance_falls_below_the_least() -> None:
+def test_no_variance_falls_below_the_bound() -> None:
     teacher = random_output((2, 2, 2), seed=2)
     loss = prepared(VariationalInformationDistillation(least_variance=0.25), random_output((2, 2, 2), seed=1), teacher)
     for raw_C in loss.raw_variances:
@@ -83,14 +83,14 @@ def test_variances_learn_the_mean_squared_error_of_their_channels() -> None:
     student, teacher = random_output((2, 4, 4), seed=1, num_images=8), random_output((3, 4, 4), seed=2, num_images=8)
     loss = prepared(VariationalInformationDistillation(), student, teacher)
     for parameter in loss.regressors.parameters():
-        parameter.data.zero_()  # the guess is 0, and no convolution gets a gradient
+        parameter.data.zero_()  # the prediction is 0, and no convolution gets a gradient
     optimizer = torch.optim.LBFGS(loss.raw_variances, lr=1.0, max_iter=100, line_search_fn="strong_wolfe")
 
     def step() -> float:
         optimizer.zero_grad()
-        actual = value(loss, student, teacher)
-        actual.backward()  # type: ignore[no-untyped-call]
-        return actual.item()
+        loss_value = value(loss, student, teacher)
+        loss_value.backward()  # type: ignore[no-untyped-call]
+        return loss_value.item()
 
     optimizer.step(step)  # type: ignore[no-untyped-call]
     found_C = torch.nn.functional.softplus(loss.raw_variances[0]) + 1e-5
@@ -98,7 +98,7 @@ def test_variances_learn_the_mean_squared_error_of_their_channels() -> None:
     torch.testing.assert_close(found_C, expected_C, rtol=1e-3, atol=0)
 
 
-def test_adapters_are_as_large_as_the_published_ones() -> None:
+def test_adapters_have_the_published_sizes() -> None:
     loss = prepared(VariationalInformationDistillation(), *example())
     sizes = [sum(parameter.numel() for parameter in regressor.parameters()) for regressor in loss.regressors]
     assert sizes == [2 * 5 + 5 * 5 + 5 * 5, 3 * 4 + 4 * 4 + 4 * 4]  # three 1x1 convolutions without bias
@@ -111,7 +111,7 @@ def test_gradient_is_the_derivative_of_the_value() -> None:
     assert gradient_is_the_derivative(loss, student._replace(maps=student.preacts), teacher)  # none of them is 0
 
 
-def test_all_that_it_owns_is_trained_and_saved() -> None:
+def test_all_parameters_are_trained_and_saved() -> None:
     student, teacher = example()
     loss = prepared(VariationalInformationDistillation(), student, teacher)
     assert trains_and_saves_all(loss, student, teacher)
@@ -127,7 +127,7 @@ def test_unequal_numbers_of_stages_are_paired() -> None:
 
 
 def test_bfloat16_maps_are_compared_in_float32() -> None:
-    student, teacher = (in_precision(each, torch.bfloat16) for each in example())
+    student, teacher = (in_precision(output, torch.bfloat16) for output in example())
     loss = prepared(VariationalInformationDistillation(), student, teacher).float()
     actual = value(loss, student, teacher)
     assert actual.dtype == torch.float32

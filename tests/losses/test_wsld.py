@@ -26,7 +26,7 @@ def value(student_NK: Tensor, teacher_NK: Tensor) -> Tensor:
     return cast(Tensor, loss(Output(student_NK, student_NK), Output(teacher_NK, teacher_NK), BATCH))
 
 
-def test_gradient_is_the_soft_part_s_at_constant_weights() -> None:
+def test_gradient_is_that_of_the_soft_part_with_constant_weights() -> None:
     student_NK, teacher_NK = random_logits(1).requires_grad_(), random_logits(2)
     value(student_NK, teacher_NK).backward()  # type: ignore[no-untyped-call]
     student, teacher = student_NK.detach().numpy(), teacher_NK.numpy()
@@ -39,13 +39,13 @@ def test_gradient_is_the_soft_part_s_at_constant_weights() -> None:
     np.testing.assert_allclose(student_NK.grad.numpy(), expected, rtol=1e-5)
 
 
-def test_a_teacher_that_is_sure_of_the_labels_counts_fully() -> None:
+def test_a_teacher_that_is_certain_of_the_labels_has_weight_1() -> None:
     teacher_NK = torch.zeros(3, 5, dtype=torch.float64).scatter(1, BATCH.labels[:, None], 100.0)
     student_NK = random_logits(1)
-    whole = kl(teacher_NK.numpy(), student_NK.numpy(), 4) + entropy(teacher_NK.numpy(), 4)
-    assert value(student_NK, teacher_NK).item() == pytest.approx(16 * whole, rel=1e-12)
+    divergence = kl(teacher_NK.numpy(), student_NK.numpy(), 4) + entropy(teacher_NK.numpy(), 4)
+    assert value(student_NK, teacher_NK).item() == pytest.approx(16 * divergence, rel=1e-12)
 
 
-def test_a_student_that_is_sure_of_the_labels_learns_nothing() -> None:
+def test_a_student_that_is_certain_of_the_labels_learns_nothing() -> None:
     student_NK = torch.zeros(3, 5, dtype=torch.float64).scatter(1, BATCH.labels[:, None], 100.0)
     assert value(student_NK, random_logits(2)).item() == 0.0

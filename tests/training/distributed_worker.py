@@ -27,8 +27,8 @@ from tests.training.toy import CPU, live_teacher, open_data, seeded, toy_trainer
 
 BATCH_SIZE = 14  # 80 images: in three processes 5, 5 and 4 of each batch, and 4, 3 and 3 of the last one
 
-# Every loss that is no mean over images, and some that are; weights such that none of them drowns the others.
-TERMS: dict[str, tuple[dict[str, Any], float]] = {
+# Options and weights such that no term drowns the others; `ce`, `kd` and `vid` are means over images.
+CHOSEN: dict[str, tuple[dict[str, Any], float]] = {
     "ce": ({}, 1.0),
     "kd": ({}, 1.0),
     "vid": ({}, 0.1),
@@ -46,6 +46,8 @@ TERMS: dict[str, tuple[dict[str, Any], float]] = {
     "sp": ({}, 10.0),
     "srd": ({}, 0.1),
 }
+# These, and every other loss that reads the global batch.
+TERMS = CHOSEN | {name: ({}, 0.1) for name in LOSSES.names() if LOSSES[name]().global_batch and name not in CHOSEN}
 
 
 RUNS = ("one_view", "two_views")

@@ -97,7 +97,8 @@ def test_every_term_moves_what_it_owns(one: Path, tmp_path: Path) -> None:
         tensors(one / "one_view", "objective"),
     )
     moved = {name.split(".")[1] for name in before if not torch.equal(before[name], after[name])}
-    assert moved == {"vid", "cc_linear", "crd", "ofd", "semckd", "srd"}
+    assert moved == {name.split(".")[1] for name in before}
+    assert moved >= {"vid", "cc_linear", "crd", "ofd", "semckd", "srd"}
 
 
 def test_layer_that_no_term_reaches_stays_as_it_was(three: Path, tmp_path: Path) -> None:
@@ -124,10 +125,10 @@ def test_validation_is_that_of_one_process(one: Path, three: Path) -> None:
     assert shared == pytest.approx(alone, rel=1e-5)
 
 
-def test_every_loss_that_needs_the_whole_batch_is_among_them() -> None:
-    needing = {name for name in LOSSES.names() if LOSSES[name]().global_batch}
-    assert needing <= distributed_worker.TERMS.keys()
-    assert len(needing) == 12
+def test_every_loss_that_reads_the_global_batch_is_among_them() -> None:
+    reading = {name for name in LOSSES.names() if LOSSES[name]().global_batch}
+    assert reading <= distributed_worker.TERMS.keys()
+    assert len(reading) >= 12
 
 
 # Agreeing -----------------------------------------------------------------------------------------------------------
