@@ -40,7 +40,7 @@ class Registry(Generic[Common]):
         self._common_options = {} if dataclass is None else _settable(dataclass)
         self._functions: dict[str, Callable[..., Any]] = {}
         self._families: dict[str, Callable[..., Any]] = {}
-        self._default_terms: dict[str, Common] = {}
+        self._default_terms: dict[str, Common | None] = {}
         self._examples: dict[str, Mapping[str, Any]] = {}
 
     def register(
@@ -58,10 +58,7 @@ class Registry(Generic[Common]):
         def add(function: F) -> F:
             assert name not in self._functions, f"two {self.kind}s named {name}"
             self._functions[name] = function
-            if default_term is not None:
-                self._default_terms[name] = default_term
-            if example is not None:
-                self._examples[name] = example
+            self._default_terms[name], self._examples[name] = default_term, example or {}
             return function
 
         return add
@@ -99,7 +96,7 @@ class Registry(Generic[Common]):
         own = _settable(self[name])
         if self.common is None:
             return own
-        defaults = self._default_terms.get(name, self.common())
+        defaults = self._default_terms.get(name) or self.common()
         common = {key: each.replace(default=getattr(defaults, key)) for key, each in self._common_options.items()}
         return own | common
 
