@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from benchmarks import REPOSITORY
 from model.build.experiment import Experiment
 from model.build.runtime import Runtime
 from model.build.teacher import build_teacher, read_teacher_weights
@@ -19,7 +20,6 @@ from model.build.trainer import build_trainer, describe
 from model.config.folder import Folder
 from model.config.params import parse_params
 from model.files import write_json
-from model.home import ROOT
 from model.registry import NETS
 from model.training.checkpoint import save_checkpoint
 from model.training.malloc import keep_freed_memory
@@ -127,7 +127,7 @@ def trained(trainer: Trainer) -> Step:
 def conventional(runtime: Runtime) -> Iterator[Step]:
     """The loop that most projects have, in a process of its own, for the allocator there is as the system has it."""
     command = [sys.executable, "-m", "benchmarks.conventional", str(runtime.data_dir), str(runtime.device)]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
 

@@ -19,11 +19,11 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from benchmarks import REPOSITORY
 from benchmarks.speed import wait
 from model.build.runtime import find_device
 from model.docs.methods_page import COSTS_FILE, STUDENT, TEACHER, classifier_for, output_shapes
 from model.files import write_json
-from model.home import ROOT
 from model.losses.objective import Objective
 from model.registry import LOSSES, NETS, OPTIMIZERS
 from model.training.malloc import keep_freed_memory
@@ -53,7 +53,7 @@ def main() -> None:
             ratios[name].append(duration / seconds["kd"])
     medians = {name: round(statistics.median(rounds), 2) for name, rounds in ratios.items()}
     write_json(COSTS_FILE, {"device": device.type, "rounds": args.rounds, "ratios": medians})
-    print(f"written: {COSTS_FILE.relative_to(ROOT)}")
+    print(f"written: {COSTS_FILE.relative_to(REPOSITORY)}")
 
 
 class Workload:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
+from benchmarks import REPOSITORY
 from benchmarks.loops import BATCH_SIZE, COMMON, BenchmarkRuns, trained
 from model.build.runtime import Runtime
 from model.config.folder import Folder
@@ -111,7 +112,7 @@ def images_per_second(*, runs: int, threads: int) -> float:
     workers = [
         subprocess.Popen(
             command,
-            cwd=ROOT,
+            cwd=REPOSITORY,
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -157,7 +158,7 @@ def where(folder: Folder, runtime: Runtime) -> list[str]:
 
 def seconds_of(command: list[str]) -> float:
     start = time.perf_counter()
-    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return time.perf_counter() - start
 
 

@@ -1,13 +1,69 @@
-"""The command line."""
+"""The command line: the options of every command, for the scripts of the repository and for the installed `retort`.
+
+torch is imported after the options are parsed, so that `--help` and a mistyped option need not wait for it.
+"""
 
 from __future__ import annotations
 
+import math
 import os
+import shlex
 import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
-from typing import NoReturn
+from pathlib import Path
+from typing import NamedTuple, NoReturn
 
+from .config.params import Params
 from .errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER, RunFailed, Stopped, UserError
+from .home import CHECKOUT, ROOT
+from .report.pivot import pivot_table
+from .report.search_tables import tables_of_search
+from .report.tables import results_table, write_results
+from .search.driver import search
+from .search.estimate import format_estimate, num_remaining_runs
+from .search.executors import options as executors
+from .search.executors.base import ExecutorFactory
+from .search.pareto import pareto_table
+from .search.plan import CheckParams, format_runs, format_summary, make_plan
+from .search.run_queue import FailurePolicy
+from .search.seeds import FinalSeeds, final_runs
+
+
+class Command(NamedTuple):
+    """A command: what it is for, its options, and the function that runs it and returns the exit status."""
+
+    description: str
+    add_options: Callable[[ArgumentParser], None]
+    run: Callable[[Namespace], int]
+
+
+def main() -> NoReturn:
+    """The command `retort`."""
+    package = __name__.partition(".")[0]
+    parser = ArgumentParser(
+        prog="retort" if package == "retort" else f"python -m {package}",
+        description="Knowledge distillation, one folder per experiment.",
+    )
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        command.add_options(subparsers.add_parser(name, help=command.description, description=command.description))
+    args = parser.parse_args()
+    run_script(lambda: _run(COMMANDS[args.command], args))
+
+
+def run_command(name: str) -> int:
+    """Run a command with the options of the script that is its only one."""
+    command = COMMANDS[name]
+    parser = ArgumentParser(description=command.description)
+    command.add_options(parser)
+    return _run(command, parser.parse_args())
+
+
+def _run(command: Command, args: Namespace) -> int:
+    if not ROOT.is_dir():
+        raise UserError(f"RETORT_HOME: no folder {ROOT}")
+    return command.run(args)
 
 
 def run_script(main: Callable[[], int]) -> NoReturn:
@@ -30,3 +86,203 @@ def run_script(main: Callable[[], int]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = EXIT_DONE
     sys.exit(status)
+
+
+# train ----------------------------------------------------------------------------------------------------------------
+
+
+def train_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--model_dir", type=Path, required=True, help="folder with params.json")
+    _runtime_options(parser)
+    parser.add_argument("--restart", action="store_true", help="delete the folder's earlier run and begin anew")
+    parser.add_argument("--no_train_teacher", action="store_true", help="an untrained teacher is an error")
+    parser.add_argument("--dry_run", action="store_true", help="build everything, run one batch, write nothing")
+
+
+def run_train(args: Namespace) -> int:
+    from .build.experiment import Experiment
+    from .build.runtime import Runtime, find_device
+    from .commands.dry_run import dry_run
+    from .commands.train import train
+    from .training.distributed import init_distributed
+
+    with init_distributed() as world:
+        device = world.on_all_ranks(find_device, args.device, world)
+        if args.dry_run:
+            experiment = Experiment(args.model_dir, Runtime(device=device, data_dir=args.data_dir))
+            world.on_rank_zero(lambda: print(dry_run(experiment)))
+        else:
+            runtime = Runtime(device=device, data_dir=args.data_dir, world=world.for_device(device))
+            experiment = Experiment(args.model_dir, runtime)
+            train(experiment, restart=args.restart, train_teachers=not args.no_train_teacher)
+    return EXIT_DONE
+
+
+def _runtime_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--data_dir", type=Path, default=ROOT / "data", help="folder of the data sets (default: data)")
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
+
+
+# evaluate -------------------------------------------------------------------------------------------------------------
+
+
+def evaluate_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--model_dir", type=Path, required=True, help="folder with a trained run")
+    parser.add_argument("--split", choices=("test", "val", "train"), default="test", help="default: test")
+    parser.add_argument("--restore_file", default="best", help="best (default), last, or the path of a weights file")
+    parser.add_argument(
+        "--temperature", type=float, default=1.0, help="of the probabilities in the .npz file (default: 1)"
+    )
+    parser.add_argument(
+        "--ensemble",
+        choices=("probabilities", "logits"),
+        default="probabilities",
+        help="what an ensemble of generations averages (default: probabilities)",
+    )
+    _runtime_options(parser)
+
+
+def run_evaluate(args: Namespace) -> int:
+    from .build.experiment import Experiment
+    from .build.runtime import Runtime, find_device
+    from .commands.evaluate import evaluate
+
+    experiment = Experiment(args.model_dir, Runtime(device=find_device(args.device), data_dir=args.data_dir))
+    page = evaluate(
+        experiment,
+        split=args.split,
+        restore_file=args.restore_file,
+        temperature=args.temperature,
+        ensemble=args.ensemble,
+    )
+    print(page)
+    return EXIT_DONE
+
+
+# search ---------------------------------------------------------------------------------------------------------------
+
+
+def search_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--parent_dir", type=Path, required=True, help="folder with params.json and search.json")
+    parser.add_argument("--data_dir", type=Path, help="folder of the data sets (default: data)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--top", type=int, metavar="K", help="when all runs are finished, train the best K trials ...")
+    parser.add_argument("--final_seeds", type=int, metavar="N", help="... with N seeds that the search did not use")
+    parser.add_argument("--retries", type=int, default=0, help="how often a failed run is retried (default: 0)")
+    parser.add_argument("--max_failures", type=int, metavar="N", help="give up after N failed runs in a row")
+    parser.add_argument("--restart", action="store_true", help="begin every run anew, finished ones too")
+    parser.add_argument("--dry_run", action="store_true", help="print the plan and write nothing")
+    executors.add_options(parser)
+
+
+def run_search(args: Namespace) -> int:
+    if (args.top is None) != (args.final_seeds is None):
+        raise UserError("--top K and --final_seeds N go together")
+    failure_policy = FailurePolicy(args.retries, args.max_failures, args.time_limit)
+    final = FinalSeeds(args.top, args.final_seeds) if args.top is not None else None
+    make_executor = executors.executor_factory(args)
+
+    from .build.experiment import Experiment
+    from .build.runtime import Runtime, find_device
+    from .commands.preflight import check_experiment
+
+    command = [*train_argv(CHECKOUT, ROOT), "--device", args.device]
+    command += ["--data_dir", str(args.data_dir.absolute())] if args.data_dir else []
+    cpu = Runtime(device=find_device("cpu"), data_dir=args.data_dir or ROOT / "data")
+
+    def check(params: Params, path: Path) -> None:
+        check_experiment(Experiment(path.parent, cpu, params=params))
+
+    if args.dry_run:
+        print_plan(args, command, make_executor, check, final)
+        return EXIT_DONE
+    status = search(
+        args.parent_dir,
+        command=command,
+        make_executor=make_executor,
+        check=check,
+        restart=args.restart,
+        failure_policy=failure_policy,
+        final=final,
+    )
+    if status != EXIT_STOPPED:
+        print_tables(args.parent_dir, final)
+    return status
+
+
+def print_plan(
+    args: Namespace, command: list[str], make_executor: ExecutorFactory, check: CheckParams, final: FinalSeeds | None
+) -> None:
+    """Print what a search would do, and how long that takes."""
+    from .build.experiment import Experiment
+    from .build.runtime import Runtime, find_device
+    from .commands.dry_run import estimate_run_seconds
+
+    plan = make_plan(args.parent_dir, check=check, restart=args.restart)
+    print(format_summary(plan))
+    executor = make_executor(math.ceil(num_remaining_runs(plan)))
+    print(f"{executor.describe()}: {shlex.join(command)} --model_dir RUN")
+    runtime = Runtime(device=find_device(args.device), data_dir=args.data_dir or ROOT / "data")
+
+    def measure(params: Params, path: Path) -> float | None:
+        experiment = Experiment(path.parent, runtime, params=params)
+        return estimate_run_seconds(experiment, threads=executor.threads_per_job)
+
+    print(format_estimate(plan, executor.max_jobs, measure, num_final=final.num_runs if final else 0))
+    print(format_runs(plan))
+
+
+def print_tables(parent_dir: Path, final: FinalSeeds | None) -> None:
+    """Print the results of a search that has ended."""
+    print(tables_of_search(parent_dir))
+    plan = make_plan(parent_dir)
+    if len(plan.space.metric) > 1:
+        print(f"\nThe Pareto front:\n\n{pareto_table(plan)}")
+    if final:
+        names = [run.name for run in final_runs(plan, final)]
+        print(f"\nThe best {final.top} on val, with {final.num_seeds} seeds that were not used in the search:\n")
+        print(results_table(parent_dir, group_by_seed=True, only=names))
+
+
+def train_argv(checkout: Path | None, root: Path) -> list[str]:
+    """The command that trains a run in a process of its own, without options.
+
+    Args:
+        checkout: The repository; None where this package is installed.
+        root: The run's, too; it is passed on, as another node may lack the environment and the working directory.
+    """
+    home = [] if root == checkout else ["env", f"RETORT_HOME={root}"]
+    if checkout is not None:
+        return [*home, sys.executable, str(checkout / "train.py")]
+    # As for a script, the working directory is not in sys.path: its files could hide modules.
+    safe_path = ["-P"] if sys.version_info >= (3, 11) else []
+    return [*home, sys.executable, *safe_path, "-m", __name__.partition(".")[0], "train"]
+
+
+# results --------------------------------------------------------------------------------------------------------------
+
+
+def results_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--parent_dir", type=Path, default=Path("experiments"), help="default: experiments")
+    parser.add_argument(
+        "--group_by_seed", action="store_true", help="one row for runs that differ in their seed only: mean ± std"
+    )
+    parser.add_argument(
+        "--pivot", nargs=2, metavar=("DOWN", "ACROSS"), help="also a table of test accuracies over two parameters"
+    )
+
+
+def run_results(args: Namespace) -> int:
+    print(write_results(args.parent_dir, group_by_seed=args.group_by_seed))
+    print(f"\nwritten to {args.parent_dir / 'results.md'} and {args.parent_dir / 'results.csv'}")
+    if args.pivot:
+        print(f"\n{pivot_table(args.parent_dir, *args.pivot)}")
+    return EXIT_DONE
+
+
+COMMANDS = {
+    "train": Command("Train the experiment of a folder, or resume it.", train_options, run_train),
+    "evaluate": Command("Evaluate the trained network of a folder.", evaluate_options, run_evaluate),
+    "search": Command("Train the runs that a folder's search.json defines.", search_options, run_search),
+    "results": Command("Table of every run below a folder, by validation accuracy.", results_options, run_results),
+}

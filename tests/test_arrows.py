@@ -15,11 +15,18 @@ from model.home import ROOT
 
 GROUND = ("model.errors", "model.files", "model.home", "model.logs", "model.randomness", "model.types")
 
+SCRIPTS = ("train", "evaluate", "search_hyperparams", "synthesize_results")
+
 # A part -> what it may import beside itself. A part is a module or a package with all that is in it.
 ARROWS: dict[str, tuple[str, ...]] = {
-    # the scripts call a command
-    **dict.fromkeys(("train", "evaluate", "search_hyperparams", "synthesize_results"), ("model",)),
-    "model.cli": ("model.errors",),
+    # the scripts run a command
+    **dict.fromkeys(SCRIPTS, ("model.cli",)),
+    "retort": ("model",),
+    "model.__main__": ("model.cli",),
+    "model.cli": (
+        *("model.build", "model.commands", "model.config", "model.report", "model.search"),
+        *("model.training.distributed", *GROUND),
+    ),
     # orchestration
     "model.commands": (
         "model.build",
@@ -77,7 +84,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
 }
 
 WITHOUT_TORCH = (
-    *("model.search", "model.report", "model.config"),
+    *("model.cli", "model.search", "model.report", "model.config"),
     *("model.errors", "model.files", "model.home", "model.logs", "model.types", "model.registry"),
 )
 
@@ -163,7 +170,7 @@ def test_what_looks_at_folders_does_not_import_torch(module: str) -> None:
 
 def test_what_looks_at_folders_runs_without_torch() -> None:
     modules = [name for name in FILES if name != "model" and part_of(name) in WITHOUT_TORCH]
-    modules += ["search_hyperparams", "synthesize_results"]
+    modules += ["retort", *SCRIPTS]
     script = f"import sys, {', '.join(modules)}; print('torch' in sys.modules)"
 
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)

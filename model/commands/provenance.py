@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ..build.experiment import Experiment
-from ..home import ROOT
+from ..home import CHECKOUT
 
 
 def provenance(experiment: Experiment) -> dict[str, Any]:
@@ -53,9 +53,11 @@ def processor() -> str:
 
 @functools.cache  # that of the code which this process runs, whatever happens to the files meanwhile
 def _git_commit() -> str | None:
+    if CHECKOUT is None:
+        return None
     try:
         found = subprocess.run(
-            ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"],
+            ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty", "--abbrev=40"],
             capture_output=True,
             text=True,
             timeout=10,

@@ -18,6 +18,7 @@ from ..config.generations import prepare_generations
 from ..errors import Stopped, UserError
 from ..evaluation.latency import latency
 from ..files import read_json, write_json
+from ..home import TRAIN_COMMAND
 from ..logs import format_duration, log, logging_to
 from ..training.checkpoint import load_checkpoint, restore
 from ..training.malloc import keep_freed_memory
@@ -78,7 +79,7 @@ def require_trained(experiment: Experiment) -> None:
     for needed in untrained_dependencies(experiment):
         raise UserError(
             f"{experiment.folder.params}: {role(experiment, needed)}: {needed.name} is not trained "
-            f"(its run is {needed.folder.state()}); python train.py --model_dir {needed.name}"
+            f"(its run is {needed.folder.state()}); {TRAIN_COMMAND} --model_dir {needed.name}"
         )
 
 

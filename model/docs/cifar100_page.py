@@ -8,11 +8,11 @@ from __future__ import annotations
 from tabulate import tabulate
 
 from ..files import read_json
-from ..home import ROOT
 from ..report.published import PUBLISHED_FILE, read_published
+from . import REPOSITORY
 from .pages import PageWithGeneratedSection
 
-BENCHMARK = ROOT / "experiments" / "cifar100_benchmark" / "methods"
+BENCHMARK = REPOSITORY / "experiments" / "cifar100_benchmark" / "methods"
 NUM_SAME_ARCHITECTURE = 7  # the first pairs of the search: teacher and student are of one architecture
 
 

@@ -19,16 +19,16 @@ from torch import nn
 
 from .. import build  # fills the registries
 from ..files import read_json
-from ..home import ROOT
 from ..losses.base import DistillLoss
 from ..registry import LOSSES, NETS
 from ..report.published import PublishedResult, read_published
 from ..types import LossContext, Output
+from . import REPOSITORY
 from .docstrings import argument_texts, module_docstring, with_code_blocks
 from .pages import GeneratedPage, markdown_table
 
-COSTS_FILE = ROOT / "benchmarks" / "losses.json"
-BENCHMARK = ROOT / "experiments" / "cifar100_benchmark" / "methods"
+COSTS_FILE = REPOSITORY / "benchmarks" / "losses.json"
+BENCHMARK = REPOSITORY / "experiments" / "cifar100_benchmark" / "methods"
 STUDENT, TEACHER = "resnet8x4", "resnet32x4"
 
 HEAD = f"""# Loss terms

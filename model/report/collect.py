@@ -20,7 +20,7 @@ from ..config.legacy import is_flat
 from ..config.params import Params, load_params
 from ..config.references import rebase_paths
 from ..errors import OptionError, UserError, did_you_mean
-from ..search.space.schema import SEARCH_FILE, is_parameter
+from ..search.space.search_file import SEARCH_FILE, read_space_if_valid
 
 SPLITS = ("val", "test")
 WEIGHTS: tuple[Weights, ...] = ("best", "last")
@@ -176,15 +176,16 @@ def _read_params(folder: Folder, notes: list[str]) -> tuple[dict[str, Any], froz
 def _choices(folder: Folder) -> dict[str, str]:
     """The choices that a search made for this run: parameter -> name of the choice."""
     raw, parent_dir = _read_object(folder.params, []), folder.path.parent
-    found = {}
-    for name, parameter in _read_object(parent_dir / SEARCH_FILE, []).get("parameters", {}).items():
-        for choice, content in (parameter.get("choices", {}) if isinstance(parameter, dict) else {}).items():
-            values = {key: value for key, value in content.items() if not is_parameter(value)}
+    space = read_space_if_valid(parent_dir)
+    choices = {}
+    for name, parameter in space.parameters.items() if space else ():
+        for choice in parameter.choice_names:
             with suppress(OptionError):  # it sets a value that this run does not have
-                searched = {key: value_of(raw, key) for key in content.keys() - values.keys()}
-                if with_values(raw, rebase_paths(values, parent_dir) | searched) == raw:
-                    found[name] = choice
-    return found
+                values = rebase_paths(parameter.values_of(name, choice), parent_dir)
+                searched = {key: value_of(raw, key) for key in parameter.conditional(choice)}
+                if with_values(raw, values | searched) == raw:
+                    choices[name] = choice
+    return choices
 
 
 def _by_path(params: dict[str, Any]) -> dict[str, Any]:

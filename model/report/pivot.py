@@ -14,8 +14,7 @@ from tabulate import tabulate
 
 from ..config.dotted import NON_RESULT_KEYS
 from ..errors import UserError, did_you_mean
-from ..files import read_json
-from ..search.space.schema import SEARCH_FILE
+from ..search.space.search_file import read_space_if_valid
 from .collect import RunRecord, collect_runs, format_value, natural_order
 from .published import first_published, read_published
 
@@ -79,10 +78,9 @@ def _check_differ_in_seed_only(group: Sequence[RunRecord], cell: dict[str, str])
 
 
 def _order(parent_dir: Path, name: str) -> Any:
-    """A sort key: choices as search.json has them, all else in natural order."""
-    search = read_json(parent_dir / SEARCH_FILE) if (parent_dir / SEARCH_FILE).exists() else {}
-    parameter = search.get("parameters", {}).get(name, {})
-    choices = list(parameter.get("choices", {})) if isinstance(parameter, dict) else []
+    """A sort key: choices in the order of search.json, all else in natural order."""
+    space = read_space_if_valid(parent_dir)
+    choices = space.parameters[name].choice_names if space and name in space.parameters else []
     return lambda text: (choices.index(text) if text in choices else len(choices), natural_order(text))
 
 

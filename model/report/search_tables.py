@@ -1,44 +1,24 @@
-"""What a search prints at its end."""
+"""The tables that a search prints at its end."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from ..files import read_json
-from ..search.space.schema import SEARCH_FILE, is_parameter
+from ..search.space.search_file import read_space
 from .pivot import pivot_table
 from .tables import results_table
 
 
 def tables_of_search(parent_dir: Path) -> str:
-    """The table of all runs, one row for those that differ in their seed; for two parameters, one of two ways, too.
+    """The table of all runs, one row per group of seeds; for two parameters, a pivot table as well.
 
     Raises:
-        UserError: There is no run in the folder.
+        UserError: There is no run in the folder, or search.json cannot be read.
     """
-    file = parent_dir / SEARCH_FILE
-    asked = read_json(file) if file.exists() else {"parameters": {"alpha": [], "temperature": []}}
-    varied = {
-        name: given
-        for name, given in asked.get("parameters", {}).items()
-        if not isinstance(given, dict) or "value" not in given
-    }
-    table = results_table(parent_dir, group_by_seed="seed" in varied or "seeds" in asked)
-    ways = [name for name in varied if name != "seed"]
-    if len(ways) != 2 or not all(_is_a_way(varied[name]) for name in ways):
+    space = read_space(parent_dir)
+    table = results_table(parent_dir, group_by_seed="seed" in space.varied or space.seeds is not None)
+    parameters = {name: parameter for name, parameter in space.varied.items() if name != "seed"}
+    if len(parameters) != 2 or not all(parameter.is_tabular for parameter in parameters.values()):
         return table
-    across, down = ways
+    across, down = parameters
     return f"{table}\n\n{pivot_table(parent_dir, down, across)}"
-
-
-def _is_a_way(parameter: Any) -> bool:
-    """Whether rows can be made of a parameter: it has a few values, or choices without parameters of their own."""
-    if isinstance(parameter, list):
-        return True
-    choices = parameter.get("choices", {})
-    return "values" in parameter or (bool(choices) and not any(map(is_parameter, _contents(choices))))
-
-
-def _contents(choices: dict[str, dict[str, Any]]) -> list[Any]:
-    return [content for choice in choices.values() for content in choice.values()]

@@ -1,1 +1,1 @@
-"""Many runs over a space of parameters: which ones, in which order, and where they are done; without torch."""
+"""Searches: many runs over a space of parameters, proposed by a sampler and executed by an executor; without torch."""

@@ -1,4 +1,4 @@
-"""About how long a search takes, before it is begun."""
+"""An estimate of how long a search takes, before it begins."""
 
 from __future__ import annotations
 
@@ -11,43 +11,48 @@ from ..config.params import PARAMS_FILE, Params, parse_params
 from ..logs import format_duration
 from .plan import ENDED, Plan
 from .progress import fraction_done
-from .space.points import samples
+from .space.points import covering_points
 
-Measure = Callable[[Params, Path], float | None]  # seconds of a run; None where they cannot be told
+MeasureSeconds = Callable[[Params, Path], float | None]  # of one run; None where they cannot be measured
 
 
-def told_time(plan: Plan, at_once: int, measure: Measure, *, num_final: int = 0) -> str:
-    """One line: the time, and where it is from.
+def format_estimate(plan: Plan, max_jobs: int, measure: MeasureSeconds, *, num_final: int = 0) -> str:
+    """The estimated time with what it is based on, in one line.
 
     Args:
-        at_once: How many runs go at the same time.
-        measure: Times a few steps of a run; asked only where no run is finished yet.
-        num_final: How many runs follow on other seeds.
+        max_jobs: The number of runs at a time.
+        measure: Times a few steps of a run; called only if no run is finished yet.
+        num_final: The number of runs with final seeds.
     """
-    took = [run.folder.read_run().get("seconds") for run in plan.runs if run.folder.state() == "finished"]
-    known = [seconds for seconds in took if isinstance(seconds, int | float)]
-    num_runs = num_to_come(plan) + num_final
+    num_runs = num_remaining_runs(plan) + num_final
     if num_runs == 0:
         return "time: none, nothing is left to do"
+    durations = [run.folder.read_run().get("seconds") for run in plan.runs if run.folder.state() == "finished"]
+    known = [seconds for seconds in durations if isinstance(seconds, int | float)]
     if known:
         seconds, source = statistics.mean(known), f"mean of {len(known)} finished"
     else:
-        point = next((cell.point for cell in plan.cells if cell.run in plan.to_do), None) or samples(plan.space)[0]
-        path = plan.parent_dir / PARAMS_FILE
-        measured = measure(parse_params(with_values(plan.base, point.values), path), path)
+        measured = _measure_first(plan, measure)
         if measured is None:
-            return "time: not known, as the data set is not here yet"
-        seconds, source = measured, "the first, by a few of its steps"
+            return "time: unknown, as the data set has not been downloaded yet"
+        seconds, source = measured, "measured on a few steps of the first"
     about = "at most" if plan.space.early_terminate else "about"
-    first = "; beside what is trained first" if plan.needed else ""
-    total = format_duration(seconds * num_runs / at_once)
-    return f"time: {about} {total}, {num_runs:.3g} to do of {format_duration(seconds)} each ({source}{first})"
+    first = "; without what is trained first" if plan.prerequisites else ""
+    total = format_duration(seconds * num_runs / max_jobs)
+    runs = f"{num_runs:.3g} x {format_duration(seconds)}, {max_jobs} at a time"
+    return f"time: {about} {total}, {runs} ({source}{first})"
 
 
-def num_to_come(plan: Plan) -> float:
-    """How many runs are left; one that has begun counts by what is left of it."""
-    left = sum(1.0 if run.restart else 1 - fraction_done(run.folder) for run in plan.to_do)
+def _measure_first(plan: Plan, measure: MeasureSeconds) -> float | None:
+    pending = (trial.point for trial in plan.trials if trial.run in plan.pending)
+    point = next(pending, None) or covering_points(plan.space)[0]
+    path = plan.parent_dir / PARAMS_FILE
+    return measure(parse_params(with_values(plan.base, point.values), path), path)
+
+
+def num_remaining_runs(plan: Plan) -> float:
+    """The number of runs that are left; one that has begun counts by the fraction that is left of it."""
+    remaining = sum(1.0 if run.restart else 1 - fraction_done(run.folder) for run in plan.pending)
     num_ended = 0 if plan.restart else sum(run.folder.state() in ENDED for run in plan.runs)
-    left += max(0, plan.cap - num_ended - len(plan.to_do))
-    others = plan.seeds[1:]
-    return left + min(plan.space.top, plan.cap) * len(others)
+    remaining += max(0, plan.num_trials - num_ended - len(plan.pending))
+    return remaining + min(plan.space.top, plan.num_trials) * len(plan.seeds[1:])

@@ -1,4 +1,4 @@
-"""What a search has to do: the runs with their params.json, and the folders that are trained before them."""
+"""The plan of a search: its trials with their params.json, the pending runs, and what is trained before them."""
 
 from __future__ import annotations
 
@@ -20,17 +20,19 @@ from ..config.references import find_folder, rebase_paths
 from ..errors import OptionError, UserError
 from ..files import read_json, write_json, write_text
 from .space.existing import TRIAL_FILE, existing_points
-from .space.points import Point, describe, num_points, points, samples
-from .space.schema import Metric, Space, load_space
+from .space.metric import Metric
+from .space.points import Point, covering_points, describe_axes, num_points
+from .space.schema import Space
+from .space.search_file import load_space
 
 CheckParams = Callable[[Params, Path], object]  # raises UserError where params cannot be trained
 
-TOLD: dict[State, str] = {
+STATE_LABELS: dict[State, str] = {
     "new": "new",
     "finished": "finished",
-    "stopped": "to go on",
-    "killed": "to go on",
-    "failed": "failed, to be tried again",
+    "stopped": "to be resumed",
+    "killed": "to be resumed",
+    "failed": "failed, to be retried",
     "running": "running in another process",
     "pruned": "pruned",
 }
@@ -42,9 +44,9 @@ class TrialRun:
     """A folder to be trained.
 
     Args:
-        params: What its params.json must say; None where the one that is there counts, as for a teacher.
-        number: Of the proposal that it is.
-        restart: Whether an earlier run in the folder is thrown away.
+        params: The content of its params.json; None to leave the file as it is, as for a teacher.
+        number: Of the trial, where the sampler is sequential.
+        restart: Whether an earlier run in the folder is discarded.
     """
 
     folder: Folder
@@ -57,14 +59,14 @@ class TrialRun:
     def num_epochs(self) -> int:
         return int((self.params or {}).get("num_epochs", Params.model_fields["num_epochs"].default))
 
-    def prepare(self, *, anew: bool) -> None:
-        """Make the folder and its params.json, unless it is there and the same.
+    def prepare(self, *, restart: bool) -> None:
+        """Make the folder and its params.json, unless they exist and are the same.
 
         Args:
-            anew: Whether an earlier run in the folder is thrown away.
+            restart: Whether an earlier run in the folder is discarded.
         """
         self.folder.path.mkdir(exist_ok=True)
-        if anew:
+        if restart:
             self.folder.run.unlink(missing_ok=True)  # first: a finished run must not be taken for one of these params
         if self.number is not None:
             write_json(self.folder.path / TRIAL_FILE, {"number": self.number})
@@ -76,7 +78,7 @@ class TrialRun:
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """A point of the space, its number in the order of the grid or of the proposals, and its first seed's run."""
+    """A point of the space, its number in the order of the grid or of the proposals, and the run of its first seed."""
 
     point: Point
     number: int
@@ -85,30 +87,35 @@ class Trial:
 
 @dataclass(frozen=True)
 class Plan:
-    """All runs of a search that are known, in order, and what is left to do."""
+    """All trials of a search that are known, in order, and what is left to do.
+
+    Args:
+        base: The content of params.json, in our form.
+        restart: Whether every run begins anew.
+        pending: The runs of trials that are not finished or pruned.
+        prerequisites: Folders that have to be trained first: teachers of pending runs, and those that runs start from.
+    """
 
     parent_dir: Path
-    base: dict[str, Any]  # params.json in our form
+    base: dict[str, Any]
     space: Space
     restart: bool
-    cells: tuple[Trial, ...] = ()
-    to_do: tuple[TrialRun, ...] = ()
-    needed: tuple[
-        TrialRun, ...
-    ] = ()  # folders that teach runs to do, or that these start from, and that are not trained yet
+    trials: tuple[Trial, ...] = ()
+    pending: tuple[TrialRun, ...] = ()
+    prerequisites: tuple[TrialRun, ...] = ()
 
     @property
     def runs(self) -> tuple[TrialRun, ...]:
-        return tuple(cell.run for cell in self.cells)
+        return tuple(trial.run for trial in self.trials)
 
     @property
     def metric(self) -> Metric:
-        """What the best run is the best in; of several the first."""
+        """The metric that determines the best run; of several the first."""
         return self.space.metric[0]
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds that decide; the first is that of all cells."""
+        """The seeds of the search; the first is that of all trials."""
         return self.space.seeds or [self.base_seed]
 
     @property
@@ -117,134 +124,149 @@ class Plan:
         return int(value_of({"seed": 0} | with_shared, "seed"))
 
     @property
-    def cap(self) -> int:
-        """How many cells there are in the end."""
-        if not self.space.has_proposals:
-            return len(self.cells)
-        known = (self.space.run_cap, num_points(self.space))
-        return min(number for number in known if number is not None)
+    def num_trials(self) -> int:
+        """The number of trials when the search is done."""
+        if not self.space.is_sequential:
+            return len(self.trials)
+        limits = (self.space.run_cap, num_points(self.space))
+        return min(limit for limit in limits if limit is not None)
 
-    def suffix(self, seed: int) -> str:
-        """What the name of a seed's run ends in: nothing for that of params.json."""
+    def seed_suffix(self, seed: int) -> str:
+        """The end of the folder names of a seed's runs: nothing for the seed of params.json."""
         return "" if seed == self.base_seed else f"_seed_{seed}"
 
     def make_run(self, point: Point, seed: int, *, number: int | None = None) -> TrialRun:
         """The run of a point with a seed, in a folder of its own."""
-        name = f"{point.name}{self.suffix(seed)}"
-        raw = rebase_paths(with_values(self.base, point.values), self.parent_dir)
-        raw = raw | {"seed": seed} if self.suffix(seed) else raw
-        return TrialRun(Folder(self.parent_dir / name), name, raw, number, self.restart)
+        suffix = self.seed_suffix(seed)
+        params = rebase_paths(with_values(self.base, point.values), self.parent_dir)
+        params = params | {"seed": seed} if suffix else params
+        name = f"{point.name}{suffix}"
+        return TrialRun(Folder(self.parent_dir / name), name, params, number, self.restart)
 
 
 def make_plan(parent_dir: Path, *, check: CheckParams | None = None, restart: bool = False) -> Plan:
-    """Read a search's folder and look at how far its runs are; writes nothing.
+    """Read a search's folder and the state of its runs; writes nothing.
 
     Args:
         parent_dir: Folder with params.json, the base of all runs, and search.json.
-        check: Called with the params of each run that is to be done; where runs are yet to be proposed, with those of
-            points among which every value and both ends of every range occur.
-        restart: Whether all runs are to be done, finished ones too.
+        check: Called with the params of each pending run; if runs are yet to be proposed, also with those of points in
+            which every value and both ends of every range occur.
+        restart: Whether all runs are pending, finished ones included.
 
     Raises:
-        UserError: A wrong file, a wrong value, or a run that was begun with other parameters.
+        UserError: A wrong file, a wrong value, or a run that began with other parameters.
     """
     load_params(parent_dir)
     base = read_json(parent_dir / PARAMS_FILE)
     base = nested_from_flat(base) if is_flat(base) else base
     space = load_space(parent_dir, base)
     plan = Plan(parent_dir, base, space, restart)
-    cells = _proposed_cells(plan) if space.has_proposals else _cells_of_grid(plan)
-    to_do: list[TrialRun] = []
-    tried = [] if len(cells) >= plan.cap or not space.has_proposals else samples(space)
-    for cell in cells:
-        with _naming(cell.point):
-            if not restart:
-                refuse_other_params(cell.run)
-        if restart or cell.run.folder.state() not in ENDED:
-            to_do.append(cell.run)
-            tried.append(cell.point)
-    if space.has_proposals and not restart:
-        failed = [run for run in to_do if run.folder.state() == "failed"]
-        room = max(0, plan.cap - len(cells) + len(failed))
-        to_do = [run for run in to_do if run not in failed[room:]]  # others were proposed in their place
-    needed: dict[Path, TrialRun] = {}
-    # Each is tried out with its networks and losses, which for hundreds of runs takes half a minute.
-    for point in tqdm(tried, desc="checking", unit="run", delay=3, leave=False):
-        with _naming(point):
-            params = parse_params(with_values(base, point.values), parent_dir / PARAMS_FILE)
+    plan = replace(plan, trials=tuple(_proposed_trials(plan) if space.is_sequential else _grid_trials(plan)))
+    if not restart:
+        for trial in plan.trials:
+            with _naming_point(trial.point):
+                check_same_params(trial.run)
+    pending = [trial for trial in plan.trials if restart or trial.run.folder.state() not in ENDED]
+    points = [trial.point for trial in pending]
+    if space.is_sequential and len(plan.trials) < plan.num_trials:
+        points = [*covering_points(space), *points]
+    return replace(
+        plan,
+        pending=tuple(_without_replaced(plan, [trial.run for trial in pending])),
+        prerequisites=tuple(_check_points(plan, points, check)),
+    )
+
+
+def _grid_trials(plan: Plan) -> list[Trial]:
+    seed, points = plan.seeds[0], plan.space.build_sampler().all_points()
+    return [Trial(point, number, plan.make_run(point, seed)) for number, point in enumerate(points)]
+
+
+def _proposed_trials(plan: Plan) -> list[Trial]:
+    seed = plan.seeds[0]
+    existing = existing_points(plan.parent_dir, plan.space, plan.base, suffix=plan.seed_suffix(seed))
+    return [Trial(point, number, plan.make_run(point, seed, number=number)) for number, point in existing]
+
+
+def _without_replaced(plan: Plan, pending: list[TrialRun]) -> list[TrialRun]:
+    """Without the failed runs in whose place others have been proposed."""
+    if plan.restart or not plan.space.is_sequential:
+        return pending
+    failed = [run for run in pending if run.folder.state() == "failed"]
+    num_retried = max(0, plan.num_trials - len(plan.trials) + len(failed))
+    return [run for run in pending if run not in failed[num_retried:]]
+
+
+def _check_points(plan: Plan, points: list[Point], check: CheckParams | None) -> list[TrialRun]:
+    """Check the params of points, and return the folders that have to be trained before them."""
+    path = plan.parent_dir / PARAMS_FILE
+    prerequisites: dict[Path, TrialRun] = {}
+    # Each check builds networks and losses, which takes half a minute for hundreds of runs.
+    for point in tqdm(points, desc="checking", unit="run", delay=3, leave=False):
+        with _naming_point(point):
+            params = parse_params(with_values(plan.base, point.values), path)
             if check is not None:
-                check(params, parent_dir / PARAMS_FILE)
-            for folder in _needed(params, parent_dir):
+                check(params, path)
+            for folder in _referenced_folders(params, plan.parent_dir):
                 if not folder.is_trained():
-                    needed[folder.path] = TrialRun(folder, folder.name)
-    return replace(plan, cells=tuple(cells), to_do=tuple(to_do), needed=tuple(needed.values()))
+                    prerequisites[folder.path] = TrialRun(folder, folder.name)
+    return list(prerequisites.values())
 
 
-def _cells_of_grid(plan: Plan) -> list[Trial]:
-    seed = plan.seeds[0]
-    return [Trial(point, number, plan.make_run(point, seed)) for number, point in enumerate(points(plan.space))]
-
-
-def _proposed_cells(plan: Plan) -> list[Trial]:
-    seed = plan.seeds[0]
-    found = existing_points(plan.parent_dir, plan.space, plan.base, suffix=plan.suffix(seed))
-    return [Trial(point, number, plan.make_run(point, seed, number=number)) for number, point in found]
-
-
-def summary(plan: Plan) -> str:
-    """How many runs there are, in which state, and what comes before them."""
-    states = Counter(TOLD[run.folder.state()] for run in plan.runs)
-    to_come = plan.cap - len(plan.cells)
-    if to_come > 0:
-        states[f"proposed by {plan.space.method}"] = to_come
-    told = ", ".join(f"{number} {state}" for state, number in states.items())
-    lines = [f"{plan.parent_dir}: {max(plan.cap, len(plan.cells))} runs: {told}"]
-    if plan.restart and any(run.folder.state() in ENDED for run in plan.runs):
-        lines[0] += "; all begin anew"
-    lines += [f"to be trained first: {needed.name}" for needed in plan.needed]
-    return "\n".join(lines)
-
-
-def listing(plan: Plan) -> str:
-    """Every run with its state, a line each, and where others will be proposed."""
-    width = max((len(run.name) for run in plan.runs), default=0)
-    lines = [f"  {run.name:<{width}}  {TOLD[run.folder.state()]}" for run in plan.runs]
-    if plan.space.has_proposals:
-        lines += [f"{plan.space.method} proposes", *(f"  {line}" for line in describe(plan.space))]
-    return "\n".join(lines)
+def _referenced_folders(params: Params, parent_dir: Path) -> list[Folder]:
+    try:
+        paths = [find_folder(name, parent_dir) for name in params.teacher.model_dir] if params.teacher else []
+        paths += [find_folder(params.init.model_dir, parent_dir, key="init")] if params.init else []
+        return [Folder(path) for path in paths]
+    except OptionError as error:
+        raise UserError(f"{parent_dir / PARAMS_FILE}: {error}") from None
 
 
 @contextmanager
-def _naming(point: Point) -> Iterator[None]:
-    """Say in a user's error which values it came with."""
+def _naming_point(point: Point) -> Iterator[None]:
+    """Append the values of a point to a user's error."""
     try:
         yield
     except UserError as error:
         raise UserError(f"{error} (the run with {point})") from None
 
 
-def refuse_other_params(run: TrialRun) -> None:
-    """A run goes on only with the parameters that it began with.
+def check_same_params(run: TrialRun) -> None:
+    """A run can be resumed only with the parameters that it began with.
 
     Raises:
-        UserError: Some differ; they are listed with both values.
+        UserError: Some differ; the message lists them with both values.
     """
     folder = run.folder
-    begun = folder.state() != "new" or folder.metrics("val", "best").exists()
-    if not begun or not folder.params.exists():
+    has_begun = folder.state() != "new" or folder.metrics("val", "best").exists()
+    if not has_begun or not folder.params.exists():
         return
-    now = parse_params(run.params, folder.params).model_dump()
-    if changed := differences(load_params(folder.path).model_dump(), now):
+    params = parse_params(run.params, folder.params).model_dump()
+    if changed := differences(load_params(folder.path).model_dump(), params):
         raise UserError(
-            f"{folder.params}: the search asks for other parameters than this run began with: {'; '.join(changed)}; "
-            "put them back, use another parent folder, or begin all runs anew with --restart"
+            f"{folder.params}: the parameters of this run have changed since it began: {'; '.join(changed)}; "
+            "change them back, use another parent folder, or begin all runs anew with --restart"
         )
 
 
-def _needed(params: Params, parent_dir: Path) -> list[Folder]:
-    try:
-        found = [find_folder(name, parent_dir) for name in params.teacher.model_dir] if params.teacher else []
-        found += [find_folder(params.init.model_dir, parent_dir, key="init")] if params.init else []
-        return [Folder(path) for path in found]
-    except OptionError as error:
-        raise UserError(f"{parent_dir / PARAMS_FILE}: {error}") from None
+def format_summary(plan: Plan) -> str:
+    """The number of runs in each state, and what is trained before them."""
+    counts = Counter(STATE_LABELS[run.folder.state()] for run in plan.runs)
+    num_proposed = plan.num_trials - len(plan.trials)
+    if num_proposed > 0:
+        counts[f"to be proposed by {plan.space.method}"] = num_proposed
+    states = ", ".join(f"{number} {state}" for state, number in counts.items())
+    lines = [f"{plan.parent_dir}: {max(plan.num_trials, len(plan.trials))} runs: {states}"]
+    if plan.restart and any(run.folder.state() in ENDED for run in plan.runs):
+        lines[0] += "; all begin anew"
+    lines += [f"to be trained first: {run.name}" for run in plan.prerequisites]
+    return "\n".join(lines)
+
+
+def format_runs(plan: Plan) -> str:
+    """Every run with its state, a line each, and the axes on which others will be proposed."""
+    width = max((len(run.name) for run in plan.runs), default=0)
+    lines = [f"  {run.name:<{width}}  {STATE_LABELS[run.folder.state()]}" for run in plan.runs]
+    if plan.space.is_sequential:
+        lines += [f"{plan.space.method} proposes", *(f"  {line}" for line in describe_axes(plan.space))]
+    return "\n".join(lines)

@@ -1,11 +1,11 @@
-"""One phase of a search: runs that need nothing of one another, several at once, and how each ends."""
+"""A queue of runs that are independent of each other: executes several at a time and handles how each ends."""
 
 from __future__ import annotations
 
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING
 
 from ..errors import EXIT_DONE, EXIT_STOPPED, UserError
 from ..logs import log
-from .executors.base import GRACE_SECONDS, Executor, Job, JobEnd, JobHandle
+from .executors.base import GRACE_SECONDS, Executor, ExecutorFactory, Job, JobEnd, JobHandle
 from .plan import TrialRun
 from .progress import Progress
 from .results import missing_metric
 from .sampling.pruner import Pruner
-from .space.schema import Metric
+from .space.metric import Metric
 
 if TYPE_CHECKING:
     from .sampling.suggest import Suggester
 
 POLL_SECONDS = 0.02
-LOOK_SECONDS = 1.0
-HOPELESS = 3  # so many failures with no run finished before: what is common to all runs must be wrong
-TOO_MANY = 10  # so many later: a full disk, or a whole corner of a grid that diverges
-TAIL_LINES = 10
+READ_PROGRESS_SECONDS = 1.0
+MAX_FAILURES_AT_START = 3  # with no finished run, what all runs have in common must be wrong
+MAX_FAILURES_IN_A_ROW = 10  # later: a full disk, or a whole corner of a grid that diverges
+NUM_LOG_LINES = 10  # of a failed run that are shown
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -36,13 +36,13 @@ STOPPED = (EXIT_STOPPED, *(-number for number in STOP_SIGNALS))  # minus: before
 
 @dataclass(frozen=True)
 class FailurePolicy:
-    """What is put up with.
+    """How many failures are tolerated.
 
     Args:
-        retries: How often a run that failed is tried again in the same call.
-        max_failures: After so many failures with no run finished between, no more runs begin; by default HOPELESS
-            before any run is finished, then TOO_MANY.
-        time_limit: Seconds after which a run that has not ended is stopped and has failed.
+        retries: How often a run that failed is started again by the same call.
+        max_failures: The number of failures without a finished run in between after which no more runs are started; by
+            default MAX_FAILURES_AT_START before any run is finished, then MAX_FAILURES_IN_A_ROW.
+        time_limit: Seconds after which a run that has not ended is stopped and counts as failed.
     """
 
     retries: int = 0
@@ -58,21 +58,23 @@ class FailurePolicy:
 
 @dataclass(frozen=True)
 class SearchContext:
-    """What all phases of a search share.
+    """What all queues of a search share.
 
     Args:
-        received: The signals that came; the first stops all runs, the second kills them.
+        command: The train command, to which `--model_dir FOLDER` is added.
+        make_executor: Makes the executor of a number of runs.
+        received_signals: The first stops all runs, the second kills them.
     """
 
     command: Sequence[str]
-    make_engine: Callable[[int], Executor]
-    limits: FailurePolicy
-    received: list[int]
+    make_executor: ExecutorFactory
+    failure_policy: FailurePolicy
+    received_signals: list[int]
 
 
 @dataclass
 class RunCounts:
-    """How the runs of one phase ended, by name; the others did not begin, or were pruned."""
+    """How the runs of one queue ended, by name; the others were not started, or were pruned."""
 
     finished: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
@@ -83,89 +85,87 @@ class RunCounts:
 
 @dataclass
 class RunningTrial:
-    """A run that an engine works on."""
+    """A run that the executor works on.
+
+    Args:
+        log_size: Of stdout.log when the run was started: the output of an earlier attempt ends there.
+        pruned_at: The time at which the pruner stopped it.
+    """
 
     run: TrialRun
     job: Job
-    log_size: int  # of stdout.log when the run began: what an earlier one printed ends there
-    stopped_at: float | None = None  # when the pruner had it stopped
-
-    @property
-    def is_pruned(self) -> bool:
-        return self.stopped_at is not None
+    log_size: int
+    pruned_at: float | None = None
 
 
 class RunQueue:
-    """Runs that need nothing of one another.
+    """Runs that are independent of each other.
 
     Args:
-        crew: What all phases share.
-        engine: Where they are done.
-        progress: Is told what happens.
-        metrics: What a finished run must have a number of; else it failed.
-        proposals: Gives more runs when those that are known have begun, and is told how each ended.
-        pruner: Says which runs are stopped.
+        metrics: A finished run without a finite value of one of these has failed.
+        suggester: Proposes more runs when the given ones have been started.
+        pruner: Decides which runs are stopped early.
     """
 
     def __init__(
         self,
-        crew: SearchContext,
-        engine: Executor,
+        context: SearchContext,
+        executor: Executor,
         progress: Progress,
         *,
         metrics: Sequence[Metric] = (),
-        proposals: Suggester | None = None,
+        suggester: Suggester | None = None,
         pruner: Pruner | None = None,
     ) -> None:
-        self.crew, self.engine, self.progress = crew, engine, progress
-        self.metrics, self.proposals, self.pruner = metrics, proposals, pruner
-        self.tally = RunCounts()
+        self.context, self.executor, self.progress = context, executor, progress
+        self.metrics, self.suggester, self.pruner = metrics, suggester, pruner
+        self.counts = RunCounts()
         self._waiting: list[TrialRun] = []
         self._running: dict[JobHandle, RunningTrial] = {}
-        self._begun: Counter[TrialRun] = Counter()
-        self._told_busy: set[TrialRun] = set()
+        self._num_attempts: Counter[TrialRun] = Counter()
+        self._logged_as_busy: set[TrialRun] = set()
         self._kill_at: float | None = None
-        self._next_look = 0.0
+        self._next_read = 0.0
 
-    def do(self, runs: Sequence[TrialRun]) -> RunCounts:
-        """Begin runs in their order while there is room, until all have ended or a signal came.
+    def execute(self, runs: Sequence[TrialRun]) -> RunCounts:
+        """Start runs in their order as the executor has room, until all have ended or a signal was received.
 
         Raises:
-            UserError: The engine has no place for them, or a run that is to begin anew is still being done.
+            UserError: The executor can never execute them, or a run to be restarted is still running.
         """
         self._waiting = [run for run in runs if not self._attach(run)]
         try:
             while True:
-                self._note_ends()
-                if self.crew.received:
+                self._handle_ends()
+                if self.context.received_signals:
                     self._stop_running()
-                is_more_to_come = self._fill()
-                self._look_at_running()
-                self.progress.look()
-                if not self._running and not is_more_to_come:
-                    return self.tally
+                has_more = self._start_runs()
+                self._read_progress()
+                self.progress.refresh()
+                if not self._running and not has_more:
+                    return self.counts
                 time.sleep(POLL_SECONDS)
         finally:
             self.progress.close()
-            for handle in self._running:  # only where an error ends the search
-                self.engine.stop(handle)
+            for handle in self._running:  # only if an error ends the search
+                self.executor.stop(handle)
 
-    def _fill(self) -> bool:
-        """Begin as many runs as there is room for, and say whether more may follow."""
-        while self._may_begin() and (self._waiting or self.proposals):
-            if not self.engine.can_submit():
+    def _start_runs(self) -> bool:
+        """Start as many runs as there is room for; returns whether more may follow."""
+        while self._may_start() and (self._waiting or self.suggester):
+            if not self.executor.can_submit():
                 return True
             run = self._next()
             if run is None:
                 return bool(self._waiting)
-            self._begin(run)
+            self._start(run)
         return False
 
-    def _may_begin(self) -> bool:
-        return not self.crew.received and not self.tally.gave_up
+    def _may_start(self) -> bool:
+        return not self.context.received_signals and not self.counts.gave_up
 
     def _next(self) -> TrialRun | None:
-        """The first run in whose folder no process works, or else a new one.
+        """The first run whose folder no process works in, or else a newly proposed one.
 
         In a folder that a killed search left behind, a process may still be saving.
         """
@@ -173,151 +173,152 @@ class RunQueue:
             if not run.folder.is_busy():
                 self._waiting.remove(run)
                 return run
-            if run not in self._told_busy:
-                self._told_busy.add(run)
+            if run not in self._logged_as_busy:
+                self._logged_as_busy.add(run)
                 process = run.folder.read_run()
                 log.info("%s: waiting for process %s on %s", run.name, process.get("process"), process.get("host"))
-        return self.proposals.next() if self.proposals else None
+        return self.suggester.next() if self.suggester else None
 
     def _attach(self, run: TrialRun) -> bool:
-        """Whether an earlier driver's job still does the run; then it is ours from now on."""
-        job = self._job(run)
-        handle = self.engine.attach(job)
+        """Take over the job of an earlier call that still executes the run; returns whether there is one."""
+        job = self._make_job(run)
+        handle = self.executor.attach(job)
         if handle is None:
             return False
         if run.restart:
-            raise UserError(f"{run.name}: a job of an earlier call still works on it; end it, then begin anew")
-        self._begun[run] += 1
-        self.progress.begin(run, "goes on, as an earlier call began it")
+            raise UserError(f"{run.name}: a job of an earlier call still executes this run; cancel it before --restart")
+        self._num_attempts[run] += 1
+        self.progress.begin(run, "still running, started by an earlier call")
         self._begin_pruning(run)
         self._running[handle] = RunningTrial(run, job, log_size=0)
         return True
 
-    def _begin(self, run: TrialRun) -> None:
-        job = self._job(run)
-        anew = run.restart and not self._begun[run]
-        self._begun[run] += 1
-        self.progress.begin(run, "begins")
+    def _start(self, run: TrialRun) -> None:
+        job = self._make_job(run)
+        restart = run.restart and not self._num_attempts[run]
+        self._num_attempts[run] += 1
+        self.progress.begin(run, "started")
         try:
-            run.prepare(anew=anew)
+            run.prepare(restart=restart)
             log_size = job.log.stat().st_size if job.log.exists() else 0
             self._begin_pruning(run)
-            self._running[self.engine.submit(job)] = RunningTrial(run, job, log_size)
+            self._running[self.executor.submit(job)] = RunningTrial(run, job, log_size)
         except OSError as error:
-            self._note_failure(run, f"failed ({error})")
+            self._handle_failure(run, f"failed ({error})")
 
-    def _job(self, run: TrialRun) -> Job:
+    def _make_job(self, run: TrialRun) -> Job:
         folder = run.folder.path.absolute()
-        command = (*self.crew.command, "--model_dir", str(folder))
-        when_new = ("--restart",) if run.restart else ()
-        return Job(folder, command, when_new, self.crew.limits.time_limit)
+        command = (*self.context.command, "--model_dir", str(folder))
+        options_if_new = ("--restart",) if run.restart else ()
+        return Job(folder, command, options_if_new, self.context.failure_policy.time_limit)
 
     def _begin_pruning(self, run: TrialRun) -> None:
         if self.pruner is not None:
             self.pruner.begin(run.folder, num_epochs=run.num_epochs)
 
-    def _note_ends(self) -> None:
+    def _handle_ends(self) -> None:
         for handle, running in list(self._running.items()):
-            end = self.engine.poll(handle)
+            end = self.executor.poll(handle)
             if end is not None:
                 del self._running[handle]
-                self._note_end(running, end)
+                self._handle_end(running, end)
 
-    def _note_end(self, running: RunningTrial, end: JobEnd) -> None:
-        status, why = end
+    def _handle_end(self, running: RunningTrial, end: JobEnd) -> None:
+        status, error = end
         run, is_finished = running.run, running.run.folder.state() == "finished"
-        lacking = missing_metric(run.folder, self.metrics) if is_finished else None
-        if is_finished and lacking is None and (status == EXIT_DONE or why is not None):
-            self.tally.finished.append(run.name)
-            self.tally.failures_in_a_row = 0
-            self._note_other_end(run, "finished")
-        elif running.is_pruned and (status in STOPPED or status == -signal.SIGKILL):
+        missing = missing_metric(run.folder, self.metrics) if is_finished else None
+        if is_finished and missing is None and (status == EXIT_DONE or error is not None):
+            self.counts.finished.append(run.name)
+            self.counts.failures_in_a_row = 0
+            self._end(run, "finished")
+        elif running.pruned_at is not None and (status in STOPPED or status == -signal.SIGKILL):
             run.folder.update_run(state="pruned")
-            self.tally.failures_in_a_row = 0
-            self._note_other_end(run, "pruned")
-        elif why is not None:
-            with suppress(OSError):  # the disk may be full; then the next call tries the run again all the same
-                run.folder.update_run(state="failed", error=why)
-            self._tell_failure(running, why)
-        elif status in STOPPED or (self.crew.received and status == -signal.SIGKILL):
-            self.tally.stopped.append(run.name)
-            self._note_other_end(run, "stopped")
+            self.counts.failures_in_a_row = 0
+            self._end(run, "pruned")
+        elif error is not None:
+            with suppress(OSError):  # the disk may be full; then the next call retries the run all the same
+                run.folder.update_run(state="failed", error=error)
+            self._handle_failed_job(running, error)
+        elif status in STOPPED or (self.context.received_signals and status == -signal.SIGKILL):
+            self.counts.stopped.append(run.name)
+            self._end(run, "stopped")
         else:
-            self._tell_failure(running, lacking or reason(status))
+            self._handle_failed_job(running, missing or describe_exit(status))
 
-    def _tell_failure(self, running: RunningTrial, why: str) -> None:
-        printed = tail(running.job.log, running.log_size)
-        self._note_failure(running.run, f"failed ({why})", f"{running.job.log}:\n{printed}" if printed else "")
-
-    def _note_other_end(self, run: TrialRun, told: str) -> None:
-        self.progress.end(run, told)
+    def _end(self, run: TrialRun, event: str) -> None:
+        self.progress.end(run, event)
         if self.pruner is not None:
-            self.pruner.look(run.folder)
-        if self.proposals is not None:
-            self.proposals.ended(run)
+            self.pruner.update(run.folder)
+        if self.suggester is not None:
+            self.suggester.end(run)
 
-    def _note_failure(self, run: TrialRun, told: str, last_lines: str = "") -> None:
-        is_last_time = self._begun[run] > self.crew.limits.retries or not self._may_begin()
-        if is_last_time:
-            self.tally.failed.append(run.name)
-            self.tally.failures_in_a_row += 1
-            self.progress.end(run, told, failed=True)
+    def _handle_failed_job(self, running: RunningTrial, reason: str) -> None:
+        lines = last_lines(running.job.log, running.log_size)
+        self._handle_failure(running.run, f"failed ({reason})", f"{running.job.log}:\n{lines}" if lines else "")
+
+    def _handle_failure(self, run: TrialRun, event: str, log_excerpt: str = "") -> None:
+        is_last_attempt = self._num_attempts[run] > self.context.failure_policy.retries or not self._may_start()
+        if is_last_attempt:
+            self.counts.failed.append(run.name)
+            self.counts.failures_in_a_row += 1
+            self.progress.end(run, event, failed=True)
         else:
             self._waiting.append(run)
-            self.progress.try_again(run, told)
-        if last_lines:
-            log.error("the last lines of %s", last_lines)
-        if is_last_time and self.proposals is not None:
-            self.proposals.ended(run)
-        limit = self.crew.limits.max_failures or (TOO_MANY if self.tally.finished else HOPELESS)
-        if self.tally.failures_in_a_row >= limit and not self.tally.gave_up:
-            self.tally.gave_up = True
-            log.error("%d runs failed one after another, so no more are begun", self.tally.failures_in_a_row)
+            self.progress.retry(run, event)
+        if log_excerpt:
+            log.error("the last lines of %s", log_excerpt)
+        if is_last_attempt and self.suggester is not None:
+            self.suggester.end(run)
+        default = MAX_FAILURES_IN_A_ROW if self.counts.finished else MAX_FAILURES_AT_START
+        limit = self.context.failure_policy.max_failures or default
+        if self.counts.failures_in_a_row >= limit and not self.counts.gave_up:
+            self.counts.gave_up = True
+            log.error("%d runs in a row have failed; no more runs are started", self.counts.failures_in_a_row)
 
-    def _look_at_running(self) -> None:
-        """Read how far the runs are, and stop those that do too badly."""
-        if time.monotonic() < self._next_look or self.crew.received:
+    def _read_progress(self) -> None:
+        """Read how far the runs are, and stop those that the pruner decides on."""
+        if time.monotonic() < self._next_read or self.context.received_signals:
             return
-        self._next_look = time.monotonic() + LOOK_SECONDS
+        self._next_read = time.monotonic() + READ_PROGRESS_SECONDS
         for handle, running in self._running.items():
             folder = running.run.folder
-            if self.proposals is not None:
-                self.proposals.look(running.run)
-            if self.pruner is not None and running.stopped_at is None:
-                self.pruner.look(folder)
-                if self.pruner.should_stop(folder, num_epochs=running.run.num_epochs):
-                    running.stopped_at = time.monotonic()
-                    self.engine.stop(handle)
-            if running.stopped_at is not None and time.monotonic() > running.stopped_at + GRACE_SECONDS:
-                self.engine.kill(handle)
+            if self.suggester is not None:
+                self.suggester.update(running.run)
+            if self.pruner is not None and running.pruned_at is None:
+                self.pruner.update(folder)
+                if self.pruner.should_prune(folder):
+                    running.pruned_at = time.monotonic()
+                    self.executor.stop(handle)
+            if running.pruned_at is not None and time.monotonic() > running.pruned_at + GRACE_SECONDS:
+                self.executor.kill(handle)
 
     def _stop_running(self) -> None:
         now = time.monotonic()
         if self._kill_at is None:
             self._kill_at = now + GRACE_SECONDS
-            log.info("stopping: %d runs save and end; once more kills them", len(self._running))
+            log.info("stopping: %d runs are saving; a second signal kills them", len(self._running))
             for handle in self._running:
-                self.engine.stop(handle)
-        if len(self.crew.received) > 1 or now > self._kill_at:
+                self.executor.stop(handle)
+        if len(self.context.received_signals) > 1 or now > self._kill_at:
             for handle in self._running:
-                self.engine.kill(handle)
+                self.executor.kill(handle)
 
 
-def reason(status: int) -> str:
+def describe_exit(status: int) -> str:
     """An exit status in words."""
     if status == EXIT_DONE:
-        return "it ended well, but its run is not finished"
+        return "exit status 0, but its run is not finished"
     if status > 0:
         return f"exit status {status}"
     name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
     return f"killed by {name}{', the machine may be out of memory' if -status == signal.SIGKILL else ''}"
 
 
-def tail(path: Path, start: int) -> str:
-    """The last lines of a log from a byte on; a progress bar's steps count as lines."""
-    if not path.exists():  # a job of a cluster that never began
+def last_lines(path: Path, start: int) -> str:
+    """The last lines of a log from a byte on, indented; each update of a progress bar counts as a line."""
+    if not path.exists():  # a cluster's job that never began
         return ""
     with path.open("rb") as file:
         file.seek(max(start, path.stat().st_size - 8192))
         lines = file.read().decode("utf-8", errors="replace").splitlines()
-    return "\n".join(f"    {line.rstrip()}" for line in [line for line in lines if line.strip()][-TAIL_LINES:])
+    return "\n".join(f"    {line.rstrip()}" for line in [line for line in lines if line.strip()][-NUM_LOG_LINES:])

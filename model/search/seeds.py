@@ -1,57 +1,74 @@
-"""Runs of the best cells with more seeds. Which are the best is decided on val, by the first seeds alone."""
+"""Runs of the best trials with more seeds. Trials are ranked on val, by the seeds of the search alone."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ..errors import UserError
-from .plan import Plan, Trial, TrialRun, refuse_other_params
+from .plan import Plan, Trial, TrialRun, check_same_params
 from .results import result_of_trial
 
 
-def replicates(plan: Plan) -> list[TrialRun]:
-    """The runs of the other seeds of search.json, for the best `top` cells of the first one."""
+@dataclass(frozen=True)
+class FinalSeeds:
+    """Train the best `top` trials with `num_seeds` seeds that were not used in the search."""
+
+    top: int
+    num_seeds: int
+
+    def __post_init__(self) -> None:
+        if self.top < 1 or self.num_seeds < 1:
+            raise UserError(f"--top and --final_seeds must be 1 or more, got {self.top} and {self.num_seeds}")
+
+    @property
+    def num_runs(self) -> int:
+        return self.top * self.num_seeds
+
+
+def replicate_runs(plan: Plan) -> list[TrialRun]:
+    """The runs of the other seeds of search.json, for the best `top` trials of the first one."""
     if len(plan.seeds) == 1:
         return []
-    return _runs(plan, best_cells(plan, plan.seeds[:1])[: plan.space.top], plan.seeds[1:])
+    return _make_runs(plan, best_trials(plan, plan.seeds[:1])[: plan.space.top], plan.seeds[1:])
 
 
-def final_runs(plan: Plan, *, top: int, num_seeds: int) -> list[TrialRun]:
-    """The runs of the best `top` cells with seeds that had no part in the search; those of one cell stand together."""
-    fresh = itertools.islice((seed for seed in itertools.count() if seed not in plan.seeds), num_seeds)
-    return _runs(plan, best_cells(plan, plan.seeds)[:top], list(fresh))
+def final_runs(plan: Plan, final: FinalSeeds) -> list[TrialRun]:
+    """The runs of the best trials with seeds that were not used in the search, trial by trial."""
+    unused = (seed for seed in itertools.count() if seed not in plan.seeds)
+    return _make_runs(plan, best_trials(plan, plan.seeds)[: final.top], list(itertools.islice(unused, final.num_seeds)))
 
 
-def refuse_final_runs(plan: Plan) -> None:
-    """Refuse searches in which no cells are the best, or that search over seeds.
+def check_final_seeds(plan: Plan) -> None:
+    """Refuse searches that do not rank their trials, or that search over seeds.
 
     Raises:
         UserError: As it says.
     """
     if len(plan.space.metric) > 1:
         names = ", ".join(metric.name for metric in plan.space.metric)
-        raise UserError(f"--top needs one metric that says which are the best, and the search has several: {names}")
-    if any("seed" in point.values for point in (cell.point for cell in plan.cells)):
+        raise UserError(f"--top needs a single metric to rank by, and the search has several: {names}")
+    if any("seed" in trial.point.values for trial in plan.trials):
         raise UserError('--top: the search sets "seed" as a parameter; write "seeds" in search.json instead')
 
 
-def best_cells(plan: Plan, seeds: Sequence[int]) -> list[Trial]:
-    """The finished cells: first those that have the most of the seeds, then by the mean of their values."""
+def best_trials(plan: Plan, seeds: Sequence[int]) -> list[Trial]:
+    """The complete trials: first those with the most finished seeds, then by the mean of their values."""
     ranked = []
-    for cell in plan.cells:
-        folders = [plan.make_run(cell.point, seed).folder for seed in seeds]
-        outcome = result_of_trial(folders, plan.space.metric)
-        if outcome.state == "complete":
+    for trial in plan.trials:
+        folders = [plan.make_run(trial.point, seed).folder for seed in seeds]
+        result = result_of_trial(folders, plan.space.metric)
+        if result.state == "complete":
             num_seeds = sum(folder.state() == "finished" for folder in folders)
-            value = -outcome.values[0] if plan.metric.is_maximized else outcome.values[0]
-            ranked.append((-num_seeds, value, cell.number, cell))
-    return [cell for *_, cell in sorted(ranked, key=lambda each: each[:3])]
+            value = -result.values[0] if plan.metric.is_maximized else result.values[0]
+            ranked.append((-num_seeds, value, trial.number, trial))
+    return [trial for *_, trial in sorted(ranked, key=lambda item: item[:3])]
 
 
-def _runs(plan: Plan, cells: Sequence[Trial], seeds: Sequence[int]) -> list[TrialRun]:
-    runs = [plan.make_run(cell.point, seed) for cell in cells for seed in seeds]
+def _make_runs(plan: Plan, trials: Sequence[Trial], seeds: Sequence[int]) -> list[TrialRun]:
+    runs = [plan.make_run(trial.point, seed) for trial in trials for seed in seeds]
     for run in runs:
         if not plan.restart:
-            refuse_other_params(run)
+            check_same_params(run)
     return runs

@@ -15,7 +15,7 @@ from model.docs.pages import BEGIN, END, GeneratedPage, PageWithGeneratedSection
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("model.docs.pages.ROOT", tmp_path)
+    monkeypatch.setattr("model.docs.pages.REPOSITORY", tmp_path)
     (tmp_path / "docs").mkdir()
     return tmp_path
 

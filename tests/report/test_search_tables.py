@@ -75,3 +75,16 @@ def test_only_some_runs_can_be_shown(tmp_path: Path, make_run: MakeRun, cnn: dic
     for name in ("a", "b", "c"):
         make_run(name, params=cnn, run={"state": "finished"}, val=(0.5, 0.5))
     assert column(results_table(tmp_path, only=["a", "c"]), "path") == ["a", "c"]
+
+
+def test_a_report_needs_neither_the_sampler_nor_the_pruner_of_a_search(conditional: Path) -> None:
+    search = {"method": "of a plug-in", "early_terminate": {"type": "of a plug-in"}}
+    write(conditional / "search.json", search | {"parameters": {"method": METHOD, "batch_size": [64]}})
+    assert column(tables_of_search(conditional), "method") == ["hinton", "hinton", "alone"]
+
+
+def test_a_broken_search_json_costs_the_names_of_the_choices_alone(conditional: Path) -> None:
+    (conditional / "search.json").write_text('{"parameters": 7}')
+    table = results_table(conditional)
+    assert "method" not in headers(table)
+    assert column(table, "alpha") == ["0.9", "0.1", "-"]

@@ -1,4 +1,4 @@
-"""The clusters that tests of engines run on."""
+"""Fixtures of the clusters that tests of executors run on."""
 
 from tests.search.executors.clusters import ray_cluster, slurm
 

@@ -1,4 +1,4 @@
-"""A search's folder whose runs are done by fake_train.py, in this process or in one of its own."""
+"""A search whose runs are executed by fake_train.py; the driver runs in this process or in one of its own."""
 
 import json
 import os
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import optuna
 
 HERE = Path(__file__).parent
-LOCAL = "engine = None"
+LOCAL = "make_executor = None"
 
 BASE: dict[str, Any] = {
     "dataset": {"name": "cifar10"},
@@ -42,7 +42,7 @@ class FakeSearch:
 
     Args:
         parameters: What is searched; None leaves search.json out.
-        student: Options of the base's student: they tell fake_train.py what to do.
+        student: Options of the base's student, which control fake_train.py.
         search: Other keys of search.json.
         base: Other keys of the base.
     """
@@ -66,35 +66,36 @@ class FakeSearch:
     def command(self) -> list[str]:
         return [sys.executable, "-IS", str(HERE / "fake_train.py"), "--events", str(self.events_file)]
 
-    def run(self, *, jobs: int = 2, engine: Callable[..., Executor] | None = None, **options: Any) -> int:
+    def run(self, *, jobs: int = 2, make_executor: Callable[..., Executor] | None = None, **options: Any) -> int:
         """Search in this process, as the script does; returns the exit status.
 
         Args:
-            engine: Makes it of the number of runs and `jobs`; by default the local one, without GPUs.
+            make_executor: Called with the number of runs and `jobs`; by default the local executor, without GPUs.
         """
-        make_engine = partial(engine or partial(LocalExecutor.for_runs, device="cpu"), jobs=jobs)
+        factory = partial(make_executor or partial(LocalExecutor.for_runs, device="cpu"), jobs=jobs)
         with pytest.raises(SystemExit) as exit_:
-            run_script(lambda: search(self.folder, command=self.command, make_engine=make_engine, **options))
+            run_script(lambda: search(self.folder, command=self.command, make_executor=factory, **options))
         assert isinstance(exit_.value.code, int)
         return exit_.value.code
 
     def start(
-        self, *, jobs: int = 2, engine: str = LOCAL, stderr: int | None = subprocess.PIPE
+        self, *, jobs: int = 2, make_executor: str = LOCAL, stderr: int | None = subprocess.PIPE
     ) -> "subprocess.Popen[str]":
         """Search in a process of its own.
 
         Args:
-            engine: A program that sets `engine` to what `run` takes; it may use the search's folder, `parent`.
+            make_executor: A program that sets `make_executor` as `run` takes it; `parent` is the search's folder.
         """
         program = (
             "import sys; from tests.search.fake_search import FakeSearch; from pathlib import Path;"
             "self = FakeSearch.__new__(FakeSearch); self.folder, self.events_file = map(Path, sys.argv[1:3]);"
-            f"parent = self.folder; {engine}; sys.exit(self.run(jobs=int(sys.argv[3]), engine=engine))"
+            f"parent = self.folder; {make_executor};"
+            "sys.exit(self.run(jobs=int(sys.argv[3]), make_executor=make_executor))"
         )
-        passed = {name: os.environ[name] for name in ("PATH", "SLURM_CONF", "RAY_AUTH_MODE") if name in os.environ}
+        inherited = {name: os.environ[name] for name in ("PATH", "SLURM_CONF", "RAY_AUTH_MODE") if name in os.environ}
         return subprocess.Popen(
             [sys.executable, "-c", program, str(self.folder), str(self.events_file), str(jobs)],
-            env=passed | {"PYTHONPATH": str(ROOT), "TERM": "xterm"},
+            env=inherited | {"PYTHONPATH": str(ROOT), "TERM": "xterm"},
             stderr=stderr,
             text=True,
         )
@@ -109,16 +110,16 @@ class FakeSearch:
         folders = [path.parent for path in self.folder.glob("*/params.json")]
         return [folder.name for folder in sorted(folders, key=lambda folder: (number_of(folder), folder.name))]
 
-    def events(self, what: str | None = None) -> list[dict[str, Any]]:
-        """What the runs noted, in the order of time."""
+    def events(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """The events of all runs, or those of one kind, in chronological order."""
         lines = self.events_file.read_text().splitlines() if self.events_file.exists() else []
-        return [row for row in map(json.loads, lines) if what in (None, row["event"])]
+        return [row for row in map(json.loads, lines) if kind in (None, row["event"])]
 
     def begun(self) -> list[str]:
         return [event["run"] for event in self.events("begin")]
 
     def study(self) -> "optuna.Study":
-        """The journal as Optuna reads it."""
+        """The journal of the dashboard as Optuna reads it."""
         import optuna  # here, as a grid's process must not import it
         from optuna.storages.journal import JournalFileBackend
 
@@ -141,7 +142,7 @@ def number_of(folder: Path) -> int:
 
 
 def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Everything below a folder with its time of writing and its content."""
+    """Everything below a folder with its modification time and its content."""
     return {
         str(path): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
         for path in [folder, *folder.rglob("*")]
@@ -151,7 +152,7 @@ def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
 def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "timeout"
         time.sleep(0.005)
 
 

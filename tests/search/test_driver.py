@@ -1,4 +1,4 @@
-"""The loop: what is run, in which order, and what is said of runs that fail."""
+"""The driver: what is executed, in which order, and how failures are handled and logged."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ def with_outcomes(tmp_path: Path, *outcomes: str, **student: Any) -> FakeSearch:
     return FakeSearch(tmp_path, {"student.outcome": list(outcomes)}, student={"outcome": "finish"} | student)
 
 
-def test_all_runs_are_done_in_their_order(tmp_path: Path) -> None:
+def test_all_runs_are_executed_in_order(tmp_path: Path) -> None:
     fake = FakeSearch(tmp_path, ALPHAS)
     assert fake.run(jobs=1) == 0
     assert fake.begun() == RUNS
@@ -92,17 +92,17 @@ def test_runs_on_the_cpu_do_not_see_a_gpu(tmp_path: Path, monkeypatch: pytest.Mo
     assert {event["CUDA_VISIBLE_DEVICES"] for event in fake.events("begin")} == {""}
 
 
-def test_the_log_tells_when_each_run_begins_and_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_start_and_end_of_a_run_is_logged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fake = FakeSearch(tmp_path, {"alpha": [0.25, 0.75, 0.5]})
     fake.run(jobs=1)
     shown = capsys.readouterr().err
     assert (fake.folder / "search.log").read_text() == shown
-    told = [line[20:] for line in shown.splitlines()]  # less the time
-    assert told[1] == "alpha_0.25: begins"
-    assert told[2].startswith("alpha_0.25: finished after 0 s, val_accuracy 25.00 %; 1 of 3 finished, best 25.00 %")
-    assert "2 of 3 finished, best 75.00 % (alpha_0.75), about 0 s left" in told[4]
-    assert "3 of 3 finished, best 75.00 % (alpha_0.75)" in told[6]
-    assert told[7] == "3 of 3 runs are finished"
+    lines = [line[20:] for line in shown.splitlines()]  # without the time
+    assert lines[1] == "alpha_0.25: started"
+    assert lines[2].startswith("alpha_0.25: finished after 0 s, val_accuracy 25.00 %; 1 of 3 finished, best 25.00 %")
+    assert "2 of 3 finished, best 75.00 % (alpha_0.75), about 0 s left" in lines[4]
+    assert "3 of 3 finished, best 75.00 % (alpha_0.75)" in lines[6]
+    assert lines[7] == "3 of 3 runs are finished"
 
 
 def test_the_best_run_is_the_best_in_the_searchs_own_metric(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,7 +116,7 @@ def test_the_best_run_is_the_best_in_the_searchs_own_metric(tmp_path: Path, caps
 # Failures -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_failed_run_is_told_with_its_last_lines_and_the_rest_goes_on(
+def test_a_failed_run_is_logged_with_its_last_lines_and_the_others_continue(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake = with_outcomes(tmp_path, "fail", "finish")
@@ -136,7 +136,7 @@ def test_only_the_lines_of_the_last_attempt_are_shown(tmp_path: Path, capsys: py
     assert "of an earlier attempt" not in capsys.readouterr().err
 
 
-def test_a_failed_run_is_tried_again_by_the_next_call(tmp_path: Path) -> None:
+def test_a_failed_run_is_retried_by_the_next_call(tmp_path: Path) -> None:
     fake = with_outcomes(tmp_path, "fail", "finish")
     fake.run()
     assert fake.run() == 1
@@ -144,27 +144,29 @@ def test_a_failed_run_is_tried_again_by_the_next_call(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "told"),
+    ("outcome", "event"),
     [
         ("refuse", "failed (exit status 2)"),
         ("die", "failed (killed by SIGKILL, the machine may be out of memory)"),
-        ("forget", "failed (it ended well, but its run is not finished)"),
+        ("forget", "failed (exit status 0, but its run is not finished)"),
     ],
 )
-def test_every_bad_end_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str, told: str) -> None:
-    fake = with_outcomes(tmp_path, how)
+def test_every_bad_end_is_a_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], outcome: str, event: str
+) -> None:
+    fake = with_outcomes(tmp_path, outcome)
     assert fake.run() == 1
-    assert f"outcome_{how}: {told}" in capsys.readouterr().err
+    assert f"outcome_{outcome}: {event}" in capsys.readouterr().err
 
 
-def test_a_run_that_somebody_stopped_is_left_for_the_next_call(
+def test_a_run_that_was_stopped_from_outside_is_left_for_the_next_call(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fake = with_outcomes(tmp_path, "somebody stops it", "finish", seconds=0.05)
+    fake = with_outcomes(tmp_path, "stopped from outside", "finish", seconds=0.05)
     assert fake.run() == 75
-    assert "1 of 2 runs are finished; stopped by somebody: outcome_somebody-stops-it" in capsys.readouterr().err
+    assert "1 of 2 runs are finished; stopped from outside: outcome_stopped-from-outside" in capsys.readouterr().err
     assert fake.run() == 0
-    assert len(fake.history("outcome_somebody-stops-it")) == 2
+    assert len(fake.history("outcome_stopped-from-outside")) == 2
 
 
 def test_a_search_whose_first_three_runs_fail_gives_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -172,7 +174,7 @@ def test_a_search_whose_first_three_runs_fail_gives_up(tmp_path: Path, capsys: p
     assert fake.run(jobs=1) == 1
     assert len(fake.begun()) == 3
     error = capsys.readouterr().err
-    assert "3 runs failed one after another, so no more are begun" in error
+    assert "3 runs in a row have failed; no more runs are started" in error
     assert "loss is not finite" in error
 
 
@@ -182,15 +184,15 @@ def test_three_failures_after_a_finished_run_do_not_end_a_search(tmp_path: Path)
     assert len(fake.begun()) == 5
 
 
-def test_a_search_gives_up_after_so_many_failures_in_a_row(tmp_path: Path) -> None:
+def test_a_search_gives_up_after_max_failures_in_a_row(tmp_path: Path) -> None:
     fake = with_outcomes(tmp_path, "finish", "fail", "refuse", "die", "forget")
-    assert fake.run(jobs=1, limits=FailurePolicy(max_failures=2)) == 1
+    assert fake.run(jobs=1, failure_policy=FailurePolicy(max_failures=2)) == 1
     assert fake.begun() == ["outcome_finish", "outcome_fail", "outcome_refuse"]
 
 
-def test_a_run_that_finishes_ends_the_row_of_failures(tmp_path: Path) -> None:
+def test_a_finished_run_resets_the_count_of_failures(tmp_path: Path) -> None:
     fake = with_outcomes(tmp_path, "fail", "finish", "die")
-    fake.run(jobs=1, limits=FailurePolicy(max_failures=2))
+    fake.run(jobs=1, failure_policy=FailurePolicy(max_failures=2))
     assert len(fake.begun()) == 3
 
 
@@ -201,21 +203,21 @@ def test_ten_failures_in_a_row_end_a_search_that_has_finished_runs(tmp_path: Pat
     assert len(fake.begun()) == 1 + 10
 
 
-def test_a_failed_run_is_tried_again_as_often_as_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_run_is_retried_up_to_the_given_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fake = with_outcomes(tmp_path, "fail once", "fail", "finish")
-    assert fake.run(jobs=1, limits=FailurePolicy(retries=2)) == 1
+    assert fake.run(jobs=1, failure_policy=FailurePolicy(retries=2)) == 1
     assert sorted(fake.begun()) == ["outcome_fail"] * 3 + ["outcome_fail-once"] * 2 + ["outcome_finish"]
     error = capsys.readouterr().err
-    assert "outcome_fail-once: failed (exit status 1); it is tried again\n" in error
+    assert "outcome_fail-once: failed (exit status 1); will be retried\n" in error
     assert error.count("the last lines of") == 4
     assert error.endswith("2 of 3 runs are finished; failed: outcome_fail\n")
 
 
-def test_a_retry_of_a_restart_goes_on(tmp_path: Path) -> None:
+def test_a_retry_of_a_restart_resumes(tmp_path: Path) -> None:
     fake = with_outcomes(tmp_path, "fail once")
     fake.run()
     fake.events_file.unlink()
-    assert fake.run(restart=True, limits=FailurePolicy(retries=1)) == 0
+    assert fake.run(restart=True, failure_policy=FailurePolicy(retries=1)) == 0
     assert ["--restart" in event["argv"] for event in fake.events("begin")] == [True, False]
 
 
@@ -236,35 +238,35 @@ def test_a_run_whose_folder_cannot_be_made_fails_alone(tmp_path: Path, capsys: p
     assert sorted(fake.begun()) == ["alpha_0.1", "alpha_0.3", "alpha_0.4"]
 
 
-def test_a_run_that_takes_too_long_fails_and_the_rest_goes_on(
+def test_a_run_that_exceeds_its_time_limit_fails_and_the_others_continue(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake = FakeSearch(tmp_path, {"seconds": [30, 0]}, student={"seconds": 0})
-    assert fake.run(jobs=1, limits=FailurePolicy(time_limit=1)) == 1
+    assert fake.run(jobs=1, failure_policy=FailurePolicy(time_limit=1)) == 1
     assert "seconds_30: failed (time limit of 1 s exceeded) after 1 s" in capsys.readouterr().err
     assert [fake.state(run) for run in ("seconds_30", "seconds_0")] == ["failed", "finished"]
     assert fake.read("seconds_30", "run.json")["error"] == "time limit of 1 s exceeded"
-    assert fake.run(limits=FailurePolicy(time_limit=1)) == 1
+    assert fake.run(failure_policy=FailurePolicy(time_limit=1)) == 1
     assert fake.begun() == ["seconds_30", "seconds_0", "seconds_30"]
 
 
 def test_a_run_that_finishes_while_it_is_stopped_for_its_time_is_finished(tmp_path: Path) -> None:
     fake = FakeSearch(tmp_path, {"alpha": [0.1]}, student={"seconds": 0.8, "deaf": True})
-    assert fake.run(limits=FailurePolicy(time_limit=1)) == 0
+    assert fake.run(failure_policy=FailurePolicy(time_limit=1)) == 0
     assert fake.state("alpha_0.1") == "finished"
 
 
-# Engines that are not here ------------------------------------------------------------------------------------------
+# Executors of clusters ----------------------------------------------------------------------------------------------
 
 
-class OfAnEarlierCall(LocalExecutor):
-    """An engine on which the run alpha_0.2 is going already."""
+class WithEarlierJob(LocalExecutor):
+    """An executor that already executes the run alpha_0.2."""
 
     def attach(self, job: Job) -> JobHandle | None:
         return self.submit(job) if job.folder.name == "alpha_0.2" else None
 
 
-def test_a_job_of_an_earlier_call_is_waited_for_and_not_begun_again(
+def test_a_job_of_an_earlier_call_is_waited_for_and_not_started_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake = FakeSearch(tmp_path, ALPHAS)
@@ -273,14 +275,14 @@ def test_a_job_of_an_earlier_call_is_waited_for_and_not_begun_again(
         write(fake.folder / run / "run.json", {"state": "stopped"})
         (fake.folder / run / "metrics.jsonl").unlink()
     fake.events_file.unlink()
-    assert fake.run(jobs=1, engine=OfAnEarlierCall.for_runs) == 0
+    assert fake.run(jobs=1, make_executor=WithEarlierJob.for_runs) == 0
     assert fake.begun() == ["alpha_0.2", "alpha_0.3"]
     error = capsys.readouterr().err
-    assert error.count("alpha_0.2: goes on, as an earlier call began it\n") == 1
+    assert error.count("alpha_0.2: still running, started by an earlier call\n") == 1
     assert error.endswith("4 of 4 runs are finished\n")
 
 
-def test_a_run_is_not_begun_anew_while_an_earlier_calls_job_goes(
+def test_a_run_is_not_restarted_while_a_job_of_an_earlier_call_executes_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Busy(LocalExecutor):
@@ -290,9 +292,9 @@ def test_a_run_is_not_begun_anew_while_an_earlier_calls_job_goes(
     fake = FakeSearch(tmp_path, ALPHAS)
     fake.run()
     before = (fake.folder / "alpha_0.1" / "run.json").read_bytes()
-    assert fake.run(engine=Busy.for_runs, restart=True) == 2
-    told = "error: alpha_0.2: a job of an earlier call still works on it; end it, then begin anew\n"
-    assert capsys.readouterr().err.endswith(told)
+    assert fake.run(make_executor=Busy.for_runs, restart=True) == 2
+    error = "error: alpha_0.2: a job of an earlier call still executes this run; cancel it before --restart\n"
+    assert capsys.readouterr().err.endswith(error)
     assert (fake.folder / "alpha_0.1" / "run.json").read_bytes() == before
 
 
@@ -300,28 +302,28 @@ def test_a_run_is_not_begun_anew_while_an_earlier_calls_job_goes(
     "search",
     [{"parameters": ALPHAS}, {"parameters": {"alpha": {"min": 0.1, "max": 0.9}}, "method": "tpe", "run_cap": 4}],
 )
-def test_a_place_that_has_no_room_yet_is_waited_for(tmp_path: Path, search: dict[str, Any]) -> None:
-    class NotYet(LocalExecutor):
-        asked = 0
+def test_an_executor_without_room_is_waited_for(tmp_path: Path, search: dict[str, Any]) -> None:
+    class BusyAtFirst(LocalExecutor):
+        num_calls = 0
 
         def can_submit(self) -> bool:
-            self.asked += 1
-            return self.asked > 5 and super().can_submit()
+            self.num_calls += 1
+            return self.num_calls > 5 and super().can_submit()
 
     fake = FakeSearch(tmp_path, search["parameters"], search=search)
-    assert fake.run(engine=NotYet.for_runs) == 0
+    assert fake.run(make_executor=BusyAtFirst.for_runs) == 0
     assert len(fake.begun()) == 4
 
 
-def test_a_place_that_can_never_do_the_runs_is_told_before_any_begins(
+def test_an_executor_that_can_never_execute_the_runs_is_an_error_before_the_first(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Nowhere(LocalExecutor):
+    class WithoutGpus(LocalExecutor):
         def can_submit(self) -> bool:
             raise UserError("no node has 9 GPUs")
 
     fake = FakeSearch(tmp_path, ALPHAS)
-    assert fake.run(engine=Nowhere.for_runs) == 2
+    assert fake.run(make_executor=WithoutGpus.for_runs) == 2
     assert capsys.readouterr().err.endswith("error: no node has 9 GPUs\n")
     assert fake.begun() == []
 
@@ -357,17 +359,17 @@ def test_the_teachers_params_json_is_left_as_it_is(tmp_path: Path) -> None:
     assert (tmp_path / "experiments" / "teacher" / "params.json").read_bytes() == before
 
 
-def test_no_run_begins_without_its_teacher(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_run_is_started_without_its_teacher(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fake = with_teacher(tmp_path, outcome="fail")
     assert fake.run() == 1
     assert fake.begun() == ["teacher"]
     error = capsys.readouterr().err
     assert "loss is not finite" in error
-    assert error.endswith("teacher was not trained, so no run was begun\n")
+    assert error.endswith("teacher could not be trained, so no run was started\n")
 
 
-def test_a_teacher_that_somebody_stopped_stops_the_search(tmp_path: Path) -> None:
-    fake = with_teacher(tmp_path, outcome="somebody stops it", seconds=0.05)
+def test_a_teacher_that_was_stopped_from_outside_stops_the_search(tmp_path: Path) -> None:
+    fake = with_teacher(tmp_path, outcome="stopped from outside", seconds=0.05)
     assert fake.run() == 75
     assert fake.begun() == ["teacher"]
 

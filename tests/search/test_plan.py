@@ -1,4 +1,4 @@
-"""Which params.json each run gets, which runs are to be done, and what comes before them."""
+"""The params.json of each run, which runs are pending, and which folders are trained before them."""
 
 import re
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 from model.config.params import Params
 from model.errors import UserError
 from model.home import ROOT
-from model.search.plan import make_plan, summary
+from model.search.plan import format_summary, make_plan
 from tests.search.fake_search import BASE, FakeSearch, tree, write
 
 ALPHAS = {"alpha": [0.1, 0.5]}
@@ -34,8 +34,8 @@ FLAT = {
 
 
 def begin(fake: FakeSearch, run: str, state: str, **changed: Any) -> None:
-    """Put a run there as a search before would have left it."""
-    params = next(planned for planned in make_plan(fake.folder).runs if planned.name == run).params
+    """Write a run as an earlier search would have left it."""
+    params = next(each for each in make_plan(fake.folder).runs if each.name == run).params
     assert params is not None
     write(fake.folder / run / "params.json", params | changed)
     write(fake.folder / run / "run.json", {"state": state})
@@ -74,7 +74,7 @@ def test_a_run_begun_with_other_parameters_is_an_error_that_shows_the_difference
     begin(fake, "alpha_0.5", state, num_epochs=1, gradient_clip=2.0)
     assert fake.run() == 2
     error = capsys.readouterr().err
-    assert f"{fake.folder}/alpha_0.5/params.json: the search asks for other parameters" in error
+    assert f"{fake.folder}/alpha_0.5/params.json: the parameters of this run have changed since it began: " in error
     assert "gradient_clip was 2.0, is null; num_epochs was 1, is 2;" in error
     assert "--restart" in error
     assert fake.events() == []
@@ -88,19 +88,21 @@ def test_results_without_a_run_json_count_as_begun(tmp_path: Path) -> None:
         make_plan(fake.folder)
 
 
-def test_an_equal_number_and_a_key_that_is_free_to_change_are_no_difference(tmp_path: Path) -> None:
+def test_an_equal_number_and_a_key_that_does_not_change_results_are_no_difference(tmp_path: Path) -> None:
     fake = FakeSearch(tmp_path, ALPHAS)
     begin(fake, "alpha_0.1", "finished", description="another text", loss={"kd": {"alpha": 0.1, "temperature": 4}})
-    assert [run.name for run in make_plan(fake.folder).to_do] == ["alpha_0.5"]
+    assert [run.name for run in make_plan(fake.folder).pending] == ["alpha_0.5"]
 
 
-def test_finished_runs_are_counted_and_the_others_are_to_be_done(tmp_path: Path) -> None:
+def test_finished_runs_are_counted_and_the_others_are_pending(tmp_path: Path) -> None:
     fake = FakeSearch(tmp_path, {"alpha": [0.1, 0.2, 0.3, 0.4, 0.5]})
     for run, state in (("alpha_0.1", "finished"), ("alpha_0.2", "stopped"), ("alpha_0.3", "failed")):
         begin(fake, run, state)
     plan = make_plan(fake.folder)
-    assert [run.name for run in plan.to_do] == ["alpha_0.2", "alpha_0.3", "alpha_0.4", "alpha_0.5"]
-    assert summary(plan) == (f"{fake.folder}: 5 runs: 1 finished, 1 to go on, 1 failed, to be tried again, 2 new")
+    assert [run.name for run in plan.pending] == ["alpha_0.2", "alpha_0.3", "alpha_0.4", "alpha_0.5"]
+    assert format_summary(plan) == (
+        f"{fake.folder}: 5 runs: 1 finished, 1 to be resumed, 1 failed, to be retried, 2 new"
+    )
 
 
 # Teachers -----------------------------------------------------------------------------------------------------------
@@ -143,13 +145,13 @@ def test_a_teacher_in_the_space_is_relative_to_the_search_too(tmp_path: Path) ->
     plan = make_plan(with_teacher(tmp_path, None, {"teacher": ["../one", "../two"]}).folder)
     assert [run.name for run in plan.runs] == ["teacher_one", "teacher_two"]
     assert [run.params["teacher"] for run in plan.runs if run.params] == ["../../one", "../../two"]
-    assert [teacher.folder.path.name for teacher in plan.needed] == ["one", "two"]
+    assert [teacher.folder.path.name for teacher in plan.prerequisites] == ["one", "two"]
 
 
-def test_a_teacher_that_many_runs_name_is_trained_once(tmp_path: Path) -> None:
+def test_a_teacher_of_many_runs_is_trained_once(tmp_path: Path) -> None:
     plan = make_plan(with_teacher(tmp_path, ["../one", "../two", "../one"]).folder)
-    assert [teacher.folder.path.name for teacher in plan.needed] == ["one", "two"]
-    assert summary(plan).splitlines()[1:] == [
+    assert [teacher.folder.path.name for teacher in plan.prerequisites] == ["one", "two"]
+    assert format_summary(plan).splitlines()[1:] == [
         f"to be trained first: {tmp_path}/experiments/one",
         f"to be trained first: {tmp_path}/experiments/two",
     ]
@@ -159,7 +161,7 @@ def test_no_teacher_is_trained_for_runs_that_are_finished(tmp_path: Path) -> Non
     fake = with_teacher(tmp_path, "../one")
     for run in ("alpha_0.1", "alpha_0.5"):
         begin(fake, run, "finished")
-    assert make_plan(fake.folder).needed == ()
+    assert make_plan(fake.folder).prerequisites == ()
 
 
 @pytest.mark.parametrize("made_by", ["a run", "hand"])
@@ -168,7 +170,7 @@ def test_a_trained_teacher_is_left_alone(tmp_path: Path, made_by: str) -> None:
     (tmp_path / "experiments" / "one" / "best.pth.tar").touch()
     if made_by == "a run":
         write(tmp_path / "experiments" / "one" / "run.json", {"state": "finished"})
-    assert make_plan(fake.folder).needed == ()
+    assert make_plan(fake.folder).prerequisites == ()
 
 
 def test_a_teacher_that_is_not_there_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -196,7 +198,7 @@ def test_a_folder_without_params_json_is_an_error(tmp_path: Path, capsys: pytest
     assert tree(fake.folder) == before
 
 
-def test_a_value_of_the_wrong_type_is_named_with_the_runs_values(
+def test_a_value_of_the_wrong_type_is_reported_with_the_values_of_the_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake = FakeSearch(tmp_path, {"alpha": [0.5], "batch_size": [64, "many"]})
@@ -206,7 +208,7 @@ def test_a_value_of_the_wrong_type_is_named_with_the_runs_values(
     assert '(the run with alpha 0.5, batch_size "many")' in error
 
 
-def test_every_run_is_checked_before_the_first_begins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_run_is_checked_before_the_first_is_started(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def check(params: Params, path: Path) -> None:
         if params.loss["kd"]["alpha"] > 1:
             raise UserError(f"{path}: loss.kd.alpha: must be at most 1")
@@ -217,7 +219,7 @@ def test_every_run_is_checked_before_the_first_begins(tmp_path: Path, capsys: py
     assert fake.events() == []
 
 
-# The ancestor's files, the script -----------------------------------------------------------------------------------
+# Legacy params.json, the script -------------------------------------------------------------------------------------
 
 
 def test_a_flat_base_is_searched_in_our_form(tmp_path: Path) -> None:
@@ -253,11 +255,11 @@ def test_a_dry_run_prints_the_plan(
     assert re.fullmatch(
         r"1 at a time, \d+ threads? each: .*python.* .*/train\.py --device auto --data_dir .* --model_dir RUN", lines[2]
     )
-    assert lines[3] == "time: about 45 s, 1 to do of 45 s each (mean of 1 finished; beside what is trained first)"
+    assert lines[3] == "time: about 45 s, 1 x 45 s, 1 at a time (mean of 1 finished; without what is trained first)"
     assert lines[4:] == ["  alpha_0.1  finished", "  alpha_0.5  new"]
 
 
-def test_a_dry_run_tells_what_will_be_proposed(
+def test_a_dry_run_prints_what_will_be_proposed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parameters = {
@@ -270,7 +272,7 @@ def test_a_dry_run_tells_what_will_be_proposed(
     write(tmp_path / "experiments" / "one" / "params.json", BASE | {"loss": {"ce": {}}})
     dry_run(fake, monkeypatch)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"{fake.folder}: 7 runs: 7 proposed by tpe"
+    assert lines[0] == f"{fake.folder}: 7 runs: 7 to be proposed by tpe"
     assert lines[4:] == [
         "tpe proposes",
         "  temperature: uniform from 1 to 20",
@@ -298,6 +300,7 @@ def test_a_dry_run_checks_every_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_searching_does_not_import_torch() -> None:
     program = (
         "import sys, model.search.driver, model.search.executors.local, model.search.executors.die_with_parent;"
+        "import model.search.sampling, model.report.search_tables;"
         "loaded = {name.partition('.')[0] for name in sys.modules};"
         "assert not loaded & {'torch', 'torchvision', 'numpy', 'optuna'}"
     )

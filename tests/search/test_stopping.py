@@ -1,4 +1,4 @@
-"""Ends that come from outside: Ctrl-C, SIGTERM, kill -9, a second search; on a terminal too."""
+"""What ends or hinders a search from outside: Ctrl-C, SIGTERM, kill -9, a second search; the terminal display."""
 
 import fcntl
 import json
@@ -39,7 +39,7 @@ def start_two(fake: FakeSearch) -> "subprocess.Popen[str]":
 
 
 def finish_quickly(fake: FakeSearch) -> int:
-    """Let the runs go on without waiting, which is no change of the experiment to fake_train.py."""
+    """Resume the runs without their pauses, which fake_train.py does not take for a change of the experiment."""
     for path in fake.folder.glob("**/params.json"):
         params = json.loads(path.read_text())
         write(path, params | {"student": params["student"] | {"seconds": 0}})
@@ -53,7 +53,7 @@ def assert_all_done_and_no_epoch_twice(fake: FakeSearch) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_lets_the_runs_save_and_the_next_call_goes_on(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_lets_the_runs_save_and_the_next_call_resumes_them(tmp_path: Path, number: signal.Signals) -> None:
     fake = slow(tmp_path)
     driver = start_two(fake)
     driver.send_signal(number)
@@ -74,7 +74,10 @@ def test_the_teacher_can_be_stopped_too(tmp_path: Path) -> None:
     driver = fake.start()
     wait_until(lambda: fake.begun() == ["teacher"])
     driver.send_signal(signal.SIGINT)
-    assert "what the runs need is not trained yet; run the same command" in driver.communicate(timeout=10)[1]
+    assert (
+        "the folders that the runs depend on are not trained yet; run the same command"
+        in driver.communicate(timeout=10)[1]
+    )
     assert driver.returncode == 75
     assert [event["run"] for event in fake.events()] == ["teacher", "teacher"]
 
@@ -107,7 +110,7 @@ def test_runs_that_do_not_stop_are_killed_after_a_while(tmp_path: Path, monkeypa
     assert not any(is_alive(process) for process in processes(fake))
 
 
-def test_after_kill_9_no_run_lives_on_and_the_next_call_goes_on(tmp_path: Path) -> None:
+def test_after_kill_9_no_run_lives_on_and_the_next_call_resumes_them(tmp_path: Path) -> None:
     fake = slow(tmp_path)
     driver = start_two(fake)
     driver.kill()
@@ -132,13 +135,13 @@ def test_a_run_that_another_process_works_on_is_waited_for(tmp_path: Path, capsy
     assert len(fake.history("alpha_0.1")) == 5
 
 
-def test_a_second_search_in_a_folder_is_refused_and_told_who_works_there(
+def test_a_second_search_in_a_folder_is_refused_and_the_first_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake = slow(tmp_path)
     driver = start_two(fake)
     assert fake.run() == 2
-    holder = f"another search works here, process {driver.pid} on {socket.gethostname()}"
+    holder = f"another search is running in this folder, process {driver.pid} on {socket.gethostname()}"
     assert f"error: {fake.folder}: {holder}\n" in capsys.readouterr().err
     driver.send_signal(signal.SIGINT)
     driver.communicate()
@@ -154,7 +157,7 @@ def test_on_a_terminal_each_run_has_a_line_and_all_runs_one(tmp_path: Path) -> N
     while True:
         try:
             shown += os.read(ours, 65536)
-        except OSError:  # how Linux tells that the other side has closed
+        except OSError:  # Linux: the other side has closed
             break
     os.close(ours)
     assert driver.wait() == 0
@@ -165,4 +168,4 @@ def test_on_a_terminal_each_run_has_a_line_and_all_runs_one(tmp_path: Path) -> N
     assert re.search(r"alpha_0\.1 +\d+%, epoch \d/5, val_accuracy 10\.00 %", text)
     assert re.search(r"about \d+ s left", text)
     assert "alpha_0.4: finished after" in text
-    assert "begins" not in text
+    assert "started" not in text

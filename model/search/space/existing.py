@@ -1,9 +1,8 @@
-"""Which points of a space have a folder already; the folders are all that a search knows of its past."""
+"""Which points of a space have a folder already; a search knows of its past only what lies in the folders."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,60 +12,62 @@ from ...config.params import PARAMS_FILE
 from ...config.references import rebase_paths
 from ...errors import OptionError, UserError, preview
 from ...files import read_json
-from .naming import canonical, is_whole
-from .points import Pick, Point, axes, point_of
-from .schema import Parameter, Space
+from .naming import canonical
+from .parameter import Parameter
+from .points import PickOption, Point, axes, make_point
+from .schema import Space
 
-TRIAL_FILE = "trial.json"  # in the folder of a proposal: {"number": 7}, its place in their order
+TRIAL_FILE = "trial.json"  # in the folder of a proposed trial: {"number": 7}, its index in their order
 
 
 def existing_points(
     parent_dir: Path, space: Space, base: dict[str, Any], *, suffix: str = ""
 ) -> list[tuple[int, Point]]:
-    """The points that have a folder, and their numbers, in the order in which they were proposed.
+    """The points that have a folder, with their trial numbers, in the order in which they were proposed.
 
-    Folders without a number, such as those of a grid, come first in the order of their names. What is no point of the
-    space, or not called like one, is left alone.
+    Folders without a number, such as those of a grid, come first in the order of their names. A folder is ignored if
+    its params.json is no point of the space, or if it does not have the point's name.
 
     Args:
         base: The content of params.json, in our form.
-        suffix: What the folders' names end in, as those of a seed do.
+        suffix: The end of the folders' names, such as that of a seed.
 
     Raises:
         UserError: A file cannot be read.
     """
-    found: list[tuple[int, str, Point]] = []
+    existing: list[tuple[int, str, Point]] = []
     for params in parent_dir.glob(f"*/{PARAMS_FILE}"):
         folder = params.parent
         if not folder.name.endswith(suffix):
             continue
-        point = _point_in(read_json(params), folder.name.removesuffix(suffix), space, base, parent_dir)
+        point = _read_point(read_json(params), folder.name.removesuffix(suffix), space, base, parent_dir)
         if point is not None:
-            found.append((_number(folder / TRIAL_FILE), folder.name, point))
-    found.sort(key=lambda each: each[:2])
-    return [(max(number, place), point) for place, (number, _, point) in enumerate(found)]
+            existing.append((_read_number(folder / TRIAL_FILE), folder.name, point))
+    existing.sort(key=lambda item: item[:2])
+    return [(max(number, index), point) for index, (number, _, point) in enumerate(existing)]
 
 
-def _number(path: Path) -> int:
+def _read_number(path: Path) -> int:
     if not path.exists():
         return -1
-    told = read_json(path)
-    number = told.get("number") if isinstance(told, dict) else None
+    content = read_json(path)
+    number = content.get("number") if isinstance(content, dict) else None
     if not isinstance(number, int) or number < 0:
-        raise UserError(f"{path}: must hold the number of a proposal, got {preview(told)}")
+        raise UserError(f"{path}: must hold the number of a trial, got {preview(content)}")
     return number
 
 
-def _point_in(raw: Any, name: str, space: Space, base: dict[str, Any], parent_dir: Path) -> Point | None:
-    """The point of this name whose values a params.json has."""
+def _read_point(raw: Any, name: str, space: Space, base: dict[str, Any], parent_dir: Path) -> Point | None:
+    """The point that has this name and the values of a params.json."""
     if not isinstance(raw, dict):
         return None
-    choosing = {axis: list(parameter.choices) for axis, _, parameter in axes(space) if parameter.choices}
-    paths = {axis: _path(base, key) for axis, key, _ in axes(space)}
-    for chosen in itertools.product(*choosing.values()):
+    choices = {axis.name: axis.parameter.choice_names for axis in axes(space) if axis.parameter.choice_names}
+    paths = {axis.name: _path(base, axis.key) for axis in axes(space)}
+    for combination in itertools.product(*choices.values()):
+        chosen = dict(zip(choices, combination, strict=True))
         try:
-            point = point_of(space, _reading(raw, paths, dict(zip(choosing, chosen, strict=True)), parent_dir))
-        except (OptionError, LookupError):  # a value is not there, or not one of the space
+            point = make_point(space, _pick_from(raw, paths, chosen, parent_dir))
+        except (OptionError, LookupError):  # a value is missing, or is no option
             continue
         if name in (point.name, point.unique_name):
             return replace(point, name=name)
@@ -74,43 +75,34 @@ def _point_in(raw: Any, name: str, space: Space, base: dict[str, Any], parent_di
 
 
 def _path(base: dict[str, Any], key: str) -> str:
-    """What a key stands for, which a choice may have made ambiguous in its runs."""
+    """The dotted path of a key, which a choice may have made ambiguous in its runs."""
     try:
         return full_path(base, key)
     except OptionError:
-        return key  # one of a choice's own
+        return key  # a conditional parameter's
 
 
-def _reading(raw: dict[str, Any], paths: dict[str, str], chosen: dict[str, str], parent_dir: Path) -> Pick:
+def _pick_from(raw: dict[str, Any], paths: dict[str, str], chosen: dict[str, str], parent_dir: Path) -> PickOption:
+    """Picks of the options that a run's params.json has.
+
+    Args:
+        raw: The params.json.
+        paths: Name of an axis -> dotted path.
+        chosen: Name of an axis -> the choice that is assumed there.
+    """
+
     def pick(axis: str, parameter: Parameter) -> Any:
-        if parameter.choices:
+        if axis in chosen:
             return chosen[axis]
         path = paths[axis]
         value = value_of(raw, path)
-        if parameter.is_range:
-            return _within(value, parameter)
-        return _one_of(value, parameter.values, raw, path, parent_dir)
+        try:
+            return parameter.find(value)
+        except LookupError:  # the path of a folder is written differently in the search's folder and in a run's
+            for option in parameter.options:
+                moved = rebase_paths(with_values(raw, {path: option}), parent_dir)
+                if canonical(value_of(moved, path)) == canonical(value):
+                    return option
+            raise
 
     return pick
-
-
-def _within(value: Any, parameter: Parameter) -> Any:
-    low, high = parameter.bounds
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise LookupError
-    if parameter.distribution == "int_uniform" and not is_whole(value):
-        raise LookupError
-    steps = 0.0 if parameter.q is None else (value - low) / parameter.q
-    if abs(steps - round(steps)) > 1e-8:
-        raise LookupError
-    return value
-
-
-def _one_of(value: Any, values: Sequence[Any], raw: dict[str, Any], path: str, parent_dir: Path) -> Any:
-    for each in values:
-        if canonical(each) == canonical(value):
-            return each
-    for each in values:  # a folder that is named relative to the search's is named otherwise in its runs
-        if canonical(value_of(rebase_paths(with_values(raw, {path: each}), parent_dir), path)) == canonical(value):
-            return each
-    raise LookupError

@@ -219,7 +219,7 @@ def test_a_search_has_the_same_results_on_every_executor(make_executor: MakeExec
     parameters = {"alpha": {"min": 0.05, "max": 0.95}, "temperature": {"min": 1.0, "max": 9.0}}
     expected, fake = (FakeSearch(tmp_path / name, parameters, search=search) for name in ("local", "other"))
     assert expected.run(jobs=1) == 0
-    assert fake.run(jobs=1, engine=make_executor) == 0
+    assert fake.run(jobs=1, make_executor=make_executor) == 0
     assert fake.runs() == expected.runs()
     assert [fake.history(run)[-1]["val_accuracy"] for run in fake.runs()] == [
         expected.history(run)[-1]["val_accuracy"] for run in expected.runs()
@@ -232,9 +232,9 @@ def test_ctrl_c_lets_the_runs_save_and_the_next_call_resumes(make_executor: Make
     def make_interrupting(num_runs: int, *, jobs: int) -> Executor:
         return Interrupting(make_executor(num_runs, jobs=jobs), lambda: len(fake.begun()) == 2)
 
-    assert fake.run(engine=make_interrupting) == 75
+    assert fake.run(make_executor=make_interrupting) == 75
     assert [fake.state(run) for run in fake.runs()] == ["stopped", "stopped"]
-    assert fake.run(engine=make_executor) == 0
+    assert fake.run(make_executor=make_executor) == 0
     assert [[row["epoch"] for row in fake.history(run)] for run in fake.runs()] == [[1, 2, 3]] * 3
     assert len(fake.begun()) == 5
 

@@ -238,7 +238,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> type[ToyExecutor]:
 def test_a_registered_executor_does_the_runs_of_a_search(tmp_path: Path, toy: type[ToyExecutor]) -> None:
     fake = FakeSearch(tmp_path, {"alpha": [0.1, 0.2]})
     make_executor = executor_factory(parse("--engine", "toy", "--label", "first"))
-    assert fake.run(engine=lambda num_runs, jobs: make_executor(num_runs)) == 0
+    assert fake.run(make_executor=lambda num_runs, jobs: make_executor(num_runs)) == 0
     assert toy.events == [("alpha_0.1", "first"), ("alpha_0.2", "first")]
     assert [fake.state(run) for run in fake.runs()] == ["finished", "finished"]
 

@@ -42,7 +42,7 @@ def second_node(ray_cluster: Any) -> Iterator[Any]:
 def executor_program(address: str) -> str:
     return (
         "from functools import partial; from model.search.executors.ray import RayExecutor;"
-        f"engine = partial(RayExecutor.for_runs, search_dir=parent, address={address!r}, gpus=0)"
+        f"make_executor = partial(RayExecutor.for_runs, search_dir=parent, address={address!r}, gpus=0)"
     )
 
 
@@ -153,7 +153,7 @@ def test_a_run_whose_worker_is_killed_saves_and_is_resumed(
     make: MakeRayExecutor, ray_cluster: Any, tmp_path: Path
 ) -> None:
     fake = FakeSearch(tmp_path, {"alpha": [0.5]}, num_epochs=8, student={"seconds": 0.5})
-    driver = fake.start(engine=executor_program(ray_cluster.address))
+    driver = fake.start(make_executor=executor_program(ray_cluster.address))
     wait_until(lambda: (fake.folder / "alpha_0.5" / "metrics.jsonl").exists(), PATIENCE)
     kill_and_wait(worker_pid(fake.folder / "alpha_0.5"))
     assert driver.communicate(timeout=PATIENCE)[1].endswith("1 of 1 runs are finished\n")
@@ -164,7 +164,7 @@ def test_a_run_whose_worker_is_killed_saves_and_is_resumed(
 def test_a_run_whose_node_dies_is_resumed_on_another(ray_cluster: Any, tmp_path: Path, second_node: Any) -> None:
     fake = FakeSearch(tmp_path, {"alpha": [0.5]}, num_epochs=8, student={"seconds": 0.5})
     three_cores = executor_program(ray_cluster.address).replace("gpus=0", "gpus=0, cpus=3")
-    driver = fake.start(engine=three_cores)
+    driver = fake.start(make_executor=three_cores)
     wait_until(lambda: (fake.folder / "alpha_0.5" / "metrics.jsonl").exists(), PATIENCE)
     ray_cluster.remove_node(second_node, allow_graceful=False)
     ray_cluster.add_node(num_cpus=4, num_gpus=0, object_store_memory=10**8)
@@ -175,11 +175,11 @@ def test_a_run_whose_node_dies_is_resumed_on_another(ray_cluster: Any, tmp_path:
 
 def test_runs_of_a_killed_driver_end_and_the_next_driver_resumes_them(ray_cluster: Any, tmp_path: Path) -> None:
     fake = FakeSearch(tmp_path, {"alpha": [0.1, 0.2]}, num_epochs=8, student={"seconds": 0.5})
-    driver = fake.start(engine=executor_program(ray_cluster.address))
+    driver = fake.start(make_executor=executor_program(ray_cluster.address))
     wait_until(lambda: len(fake.events("begin")) == 2, PATIENCE)
     driver.kill()
     driver.communicate()
-    assert fake.run(engine=on_ray(fake, ray_cluster)) == 0
+    assert fake.run(make_executor=on_ray(fake, ray_cluster)) == 0
     assert [[row["epoch"] for row in fake.history(run)] for run in fake.runs()] == [[*range(1, 9)]] * 2
     assert sorted(fake.begun()) == ["alpha_0.1", "alpha_0.1", "alpha_0.2", "alpha_0.2"]
 

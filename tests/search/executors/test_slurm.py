@@ -24,7 +24,7 @@ pytestmark = pytest.mark.cluster
 ON_CPU = SlurmOptions(minutes=10, gpus="0")
 EXECUTOR_PROGRAM = (
     "from functools import partial; from model.search.executors import slurm; slurm.SQUEUE_SECONDS = 0.2;"
-    "engine = partial(slurm.SlurmExecutor.for_runs, search_dir=parent, time=10, gpus='0')"
+    "make_executor = partial(slurm.SlurmExecutor.for_runs, search_dir=parent, time=10, gpus='0')"
 )
 
 
@@ -118,7 +118,7 @@ def test_a_driver_that_is_a_job_itself_does_not_pass_on_its_own_resources(
 def assert_requeued_and_resumed(tmp_path: Path, slurm: SlurmCluster, preempt: Callable[[str], object]) -> None:
     """A run whose job is requeued in the middle of it by `preempt`, which takes the job's ID."""
     fake = FakeSearch(tmp_path, {"alpha": [0.5]}, num_epochs=6, student={"seconds": 0.5})
-    driver = fake.start(engine=EXECUTOR_PROGRAM)
+    driver = fake.start(make_executor=EXECUTOR_PROGRAM)
     wait_until(lambda: fake.folder.joinpath("alpha_0.5", "metrics.jsonl").exists(), PATIENCE)
     job_id = only_job(slurm)
     preempt(job_id)
@@ -199,7 +199,7 @@ def test_a_job_that_is_stopped_while_pending_never_begins(tmp_path: Path, slurm:
 
 def test_a_killed_slurmd_costs_no_run(tmp_path: Path, slurm: SlurmCluster) -> None:
     fake = FakeSearch(tmp_path, {"alpha": [0.5]}, num_epochs=6, student={"seconds": 0.3})
-    driver = fake.start(engine=EXECUTOR_PROGRAM.replace("gpus='0'", "gpus='0', sbatch=[('nodelist', 'n2')]"))
+    driver = fake.start(make_executor=EXECUTOR_PROGRAM.replace("gpus='0'", "gpus='0', sbatch=[('nodelist', 'n2')]"))
     wait_until(lambda: len(fake.events("begin")) == 1, PATIENCE)
     slurm.kill_node("n2")
     try:
@@ -229,13 +229,13 @@ def test_jobs_of_a_killed_driver_go_on_and_the_next_driver_attaches_to_them(
     tmp_path: Path, slurm: SlurmCluster
 ) -> None:
     fake = FakeSearch(tmp_path, {"alpha": [0.1, 0.2, 0.3]}, num_epochs=8, student={"seconds": 0.5})
-    driver = fake.start(jobs=2, engine=EXECUTOR_PROGRAM)
+    driver = fake.start(jobs=2, make_executor=EXECUTOR_PROGRAM)
     wait_until(lambda: len(fake.events("begin")) == 2, PATIENCE)
     driver.kill()
     error = driver.communicate()[1]
     job_ids = re.findall(r"alpha_0\.\d: SLURM job (\d+)", error)
     assert sorted(slurm.jobs()) == sorted(job_ids)
-    assert fake.run(jobs=2, engine=on_slurm(fake)) == 0
+    assert fake.run(jobs=2, make_executor=on_slurm(fake)) == 0
     log = (fake.folder / "search.log").read_text()
     assert log.count(" goes on, as an earlier call began it") == 2
     assert sorted(fake.begun()) == ["alpha_0.1", "alpha_0.2", "alpha_0.3"]
@@ -272,12 +272,12 @@ def test_restart_is_refused_while_a_job_of_an_earlier_call_runs(
     tmp_path: Path, slurm: SlurmCluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake = FakeSearch(tmp_path, {"alpha": [0.1]}, num_epochs=3, student={"seconds": 60})
-    driver = fake.start(engine=EXECUTOR_PROGRAM)
+    driver = fake.start(make_executor=EXECUTOR_PROGRAM)
     wait_until(lambda: len(fake.events("begin")) == 1, PATIENCE)
     driver.kill()
     driver.communicate()
     capsys.readouterr()
-    assert fake.run(engine=on_slurm(fake), restart=True) == 2
+    assert fake.run(make_executor=on_slurm(fake), restart=True) == 2
     assert "error: alpha_0.1: a job of an earlier call still works on it" in capsys.readouterr().err
 
 
@@ -307,7 +307,7 @@ def test_options_that_sbatch_rejects_are_an_error_before_the_first_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake = FakeSearch(tmp_path, {"alpha": [0.1, 0.2]})
-    assert fake.run(engine=on_slurm(fake, partition="nowhere")) == 2
+    assert fake.run(make_executor=on_slurm(fake, partition="nowhere")) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: --engine slurm: sbatch: error: ")
     assert "nvalid partition" in error
@@ -321,7 +321,7 @@ def test_a_node_that_does_not_see_the_folder_is_an_error_before_the_first_run(
         "model.search.executors.slurm.write_text", lambda path, text: None
     )  # as if the file were written elsewhere
     fake = FakeSearch(tmp_path, {"alpha": [0.1, 0.2]})
-    assert fake.run(engine=on_slurm(fake)) == 2
+    assert fake.run(make_executor=on_slurm(fake)) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert re.search(r"error: SLURM job \d+ cannot execute runs: FileNotFoundError: .*; the search's", error)
     assert fake.events() == []
@@ -329,10 +329,10 @@ def test_a_node_that_does_not_see_the_folder_is_an_error_before_the_first_run(
 
 def test_a_search_that_was_checked_once_is_not_checked_again(tmp_path: Path) -> None:
     fake = FakeSearch(tmp_path, {"alpha": [0.1]})
-    assert fake.run(engine=on_slurm(fake)) == 0
+    assert fake.run(make_executor=on_slurm(fake)) == 0
     write_more = {"parameters": {"alpha": [0.1, 0.2]}}
     (fake.folder / "search.json").write_text(json.dumps(write_more))
-    assert fake.run(engine=on_slurm(fake)) == 0
+    assert fake.run(make_executor=on_slurm(fake)) == 0
     assert (fake.folder / "search.log").read_text().count("checks whether a node sees") == 1
 
 

@@ -1,4 +1,4 @@
-"""What is proposed: always a point of the space, the same for the same folders, and better with time."""
+"""Samplers: proposals are points of the space, deterministic given the known trials, and improve with time."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from model.search.results import TrialResult
-from model.search.sampling.sampler import Sampler
 from model.search.space.points import Point
-from model.search.space.schema import Space, load_space
+from model.search.space.schema import Space
+from model.search.space.search_file import load_space
 from tests.search.fake_search import BASE, write
 
 METHODS = [
@@ -42,8 +42,7 @@ MIXED = {
 
 
 def space(tmp_path: Path, method: str, parameters: Any, **keys: Any) -> Space:
-    asked = {"method": method, "run_cap": 100, "parameters": parameters} | keys
-    write(tmp_path / "search.json", asked)
+    write(tmp_path / "search.json", {"method": method, "run_cap": 100, "parameters": parameters} | keys)
     return load_space(tmp_path, BASE)
 
 
@@ -52,10 +51,10 @@ def quadratic(point: Point) -> tuple[float]:
     return (1 - (point.values["alpha"] - 0.3) ** 2 - ((point.values["temperature"] - 5) / 20) ** 2,)
 
 
-def searched(
+def search(
     searched_space: Space, num_runs: int, objective: Callable[[Point], tuple[float, ...]]
 ) -> list[tuple[Point, TrialResult]]:
-    sampler = Sampler(searched_space)
+    sampler = searched_space.build_sampler()
     known: list[tuple[Point, TrialResult]] = []
     for number in range(num_runs):
         point = next(sampler.proposals(known, number))
@@ -65,7 +64,7 @@ def searched(
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_proposal_is_a_point_of_the_space(tmp_path: Path, method: str) -> None:
-    for point, _ in searched(space(tmp_path, method, MIXED), 16, lambda point: (point.values["batch_size"] / 32,)):
+    for point, _ in search(space(tmp_path, method, MIXED), 16, lambda point: (point.values["batch_size"] / 32,)):
         values = dict(point.values)
         assert values.pop("batch_size") in (8, 16, 32)
         num_epochs = values.pop("num_epochs")
@@ -81,73 +80,71 @@ def test_every_proposal_is_a_point_of_the_space(tmp_path: Path, method: str) -> 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_same_runs_lead_to_the_same_proposal(tmp_path: Path, method: str) -> None:
     ranges = space(tmp_path, method, RANGES)
-    known = searched(ranges, 14, quadratic)
-    first, again = (next(Sampler(ranges).proposals(known, 14)) for _ in range(2))
+    known = search(ranges, 14, quadratic)
+    first, again = (next(ranges.build_sampler().proposals(known, 14)) for _ in range(2))
     assert first == again
-    assert len({point.name for point in Sampler(ranges).proposals([], 14, range(5))}) == 5
+    assert len({point.name for point in ranges.build_sampler().proposals([], 14, range(5))}) == 5
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_another_search_seed_gives_other_proposals(tmp_path: Path, method: str) -> None:
-    names = {
-        next(Sampler(space(tmp_path, method, RANGES, search_seed=seed)).proposals([], 0)).name for seed in range(5)
-    }
+    spaces = [space(tmp_path, method, RANGES, search_seed=seed) for seed in range(5)]
+    names = {next(each.build_sampler().proposals([], 0)).name for each in spaces}
     assert len(names) == 5
 
 
 @pytest.mark.parametrize("method", METHODS[1:])
 def test_later_proposals_are_better_than_the_first(tmp_path: Path, method: str) -> None:
-    values = [outcome.values[0] for _, outcome in searched(space(tmp_path, method, RANGES), 30, quadratic)]
+    values = [result.values[0] for _, result in search(space(tmp_path, method, RANGES), 30, quadratic)]
     assert statistics.mean(values[-10:]) > statistics.mean(values[:10]) + 0.05
 
 
 def test_tpe_comes_much_nearer_to_the_best_point_than_random(tmp_path: Path) -> None:
     def mean_distance(method: str) -> float:
         spaces = [space(tmp_path, method, RANGES, search_seed=seed) for seed in range(10)]
-        found = [searched(each, 40, quadratic) for each in spaces]
-        return statistics.mean(1 - max(outcome.values[0] for _, outcome in known) for known in found)
+        searches = [search(each, 40, quadratic) for each in spaces]
+        return statistics.mean(1 - max(result.values[0] for _, result in known) for known in searches)
 
     assert mean_distance("tpe") < mean_distance("random") / 3
 
 
-def test_a_metric_that_is_to_be_small_is_made_small(tmp_path: Path) -> None:
+def test_a_metric_with_the_goal_minimize_is_minimized(tmp_path: Path) -> None:
     loss = space(tmp_path, "tpe", RANGES, metric={"name": "val_loss"})
-    known = searched(loss, 30, lambda point: (1 - quadratic(point)[0],))
-    values = [outcome.values[0] for _, outcome in known]
+    known = search(loss, 30, lambda point: (1 - quadratic(point)[0],))
+    values = [result.values[0] for _, result in known]
     assert statistics.mean(values[-10:]) < statistics.mean(values[:10])
 
 
 @pytest.mark.parametrize("method", METHODS[:4])
-def test_several_metrics_can_be_told(tmp_path: Path, method: str) -> None:
+def test_several_metrics_are_possible(tmp_path: Path, method: str) -> None:
     two = space(tmp_path, method, RANGES, metric=[{"name": "val_accuracy"}, {"name": "macs"}])
-    known = searched(two, 13, lambda point: (point.values["alpha"], point.values["alpha"] * 1e6))
+    known = search(two, 13, lambda point: (point.values["alpha"], point.values["alpha"] * 1e6))
     assert len({point.name for point, _ in known}) > 10
 
 
-def test_pruned_and_open_points_are_told_and_failed_ones_are_not(tmp_path: Path) -> None:
+def test_pruned_and_pending_trials_influence_a_proposal_and_failed_ones_do_not(tmp_path: Path) -> None:
     ranges = space(tmp_path, "tpe", RANGES)
-    known = searched(ranges, 12, quadratic)
+    known = search(ranges, 12, quadratic)
 
-    def next_with(outcome: TrialResult) -> Point:
-        return next(Sampler(ranges).proposals([*known[:-1], (known[-1][0], outcome)], 12))
+    def next_with(result: TrialResult) -> Point:
+        return next(ranges.build_sampler().proposals([*known[:-1], (known[-1][0], result)], 12))
 
-    unknown = next(Sampler(ranges).proposals(known[:-1], 12))
+    unknown = next(ranges.build_sampler().proposals(known[:-1], 12))
     assert next_with(TrialResult("failed")) == unknown
     assert next_with(TrialResult("pruned", (), {1: 0.0, 2: 0.1})) != unknown
-    assert next_with(TrialResult("open")) != unknown
+    assert next_with(TrialResult("pending")) != unknown
 
 
-def test_proposals_are_written_with_few_digits(tmp_path: Path) -> None:
+def test_proposals_have_few_digits(tmp_path: Path) -> None:
     parameters = {
         "alpha": {"min": 0, "max": 1},
         "temperature": {"min": 100, "max": 200.5},
         "optimizer.learning_rate": {"min": 1e-5, "max": 0.1, "distribution": "log_uniform_values"},
     }
-    asked = {"method": "random", "run_cap": 1, "parameters": parameters}
-    write(tmp_path / "search.json", asked)
+    write(tmp_path / "search.json", {"method": "random", "run_cap": 1, "parameters": parameters})
     for number in range(50):
-        found = load_space(tmp_path, BASE | {"optimizer": {"name": "sgd"}})
-        values = next(Sampler(found).proposals([], number)).values
+        ranges = load_space(tmp_path, BASE | {"optimizer": {"name": "sgd"}})
+        values = next(ranges.build_sampler().proposals([], number)).values
         assert len(str(values["alpha"])) <= len("0.123")
         assert len(str(values["temperature"])) <= len("123.4")
         assert float(f"{values['optimizer.learning_rate']:.3e}") == values["optimizer.learning_rate"]

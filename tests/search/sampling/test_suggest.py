@@ -1,4 +1,4 @@
-"""Searches whose runs are proposed: how many, which, and that the folders alone say how they go on."""
+"""Sequential searches: the number of runs, which points, and that the folders alone determine how they continue."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from model.home import ROOT
-from model.search.sampling.sampler import Sampler
+from model.search.sampling.base import Sampler
 from tests.search.fake_search import FakeSearch, tree, wait_until, write
 
 RANGES = {"alpha": {"min": 0.0, "max": 1.0}, "temperature": {"min": 1.0, "max": 20.0}}
-proposals = Sampler.proposals
+proposals = Sampler.proposals  # the original, where a test replaces it
 GOAL = "1 - (alpha - 0.3) ** 2 - ((temperature - 5) / 20) ** 2"
 
 
@@ -29,13 +29,13 @@ def proposing(
 
 @pytest.fixture(scope="module")
 def of_twelve(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The runs of a search of twelve that nothing interrupted, in their order."""
-    fake = proposing(tmp_path_factory.mktemp("whole"), 12)
+    """The runs of an uninterrupted search of twelve, in their order."""
+    fake = proposing(tmp_path_factory.mktemp("uninterrupted"), 12)
     assert fake.run(jobs=1) == 0
     return fake.begun()
 
 
-def test_as_many_runs_as_asked_for_are_proposed_and_numbered(tmp_path: Path) -> None:
+def test_run_cap_runs_are_proposed_and_numbered(tmp_path: Path) -> None:
     fake = proposing(tmp_path, 5)
     assert fake.run() == 0
     assert len(set(fake.begun())) == 5
@@ -43,7 +43,7 @@ def test_as_many_runs_as_asked_for_are_proposed_and_numbered(tmp_path: Path) -> 
     assert {fake.state(run) for run in fake.runs()} == {"finished"}
 
 
-def test_a_run_is_the_base_with_what_its_name_says(tmp_path: Path) -> None:
+def test_the_name_of_a_run_has_its_values(tmp_path: Path) -> None:
     fake = proposing(tmp_path, 1)
     fake.run()
     [name] = fake.runs()
@@ -60,15 +60,15 @@ def test_a_second_call_proposes_nothing(tmp_path: Path, capsys: pytest.CaptureFi
     assert "3 runs: 3 finished" in capsys.readouterr().err
 
 
-def test_the_plan_says_how_many_will_be_proposed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_plan_has_the_number_of_proposals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     proposing(tmp_path, 3).run()
-    assert "a search: 3 runs: 3 proposed by tpe" in capsys.readouterr().err
+    assert "a search: 3 runs: 3 to be proposed by tpe" in capsys.readouterr().err
 
 
-# Going on -----------------------------------------------------------------------------------------------------------
+# Continuing ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_search_that_is_made_longer_goes_on_as_if_it_had_been_long_from_the_start(
+def test_a_search_with_a_larger_run_cap_continues_as_if_it_had_been_larger_from_the_start(
     tmp_path: Path, of_twelve: list[str]
 ) -> None:
     fake = proposing(tmp_path, 11)
@@ -78,16 +78,16 @@ def test_a_search_that_is_made_longer_goes_on_as_if_it_had_been_long_from_the_st
     assert fake.begun() == of_twelve
 
 
-@pytest.mark.parametrize("what", ["lost", "torn", "of another search", "a stale lock"])
-def test_the_journal_is_never_missed(tmp_path: Path, of_twelve: list[str], what: str) -> None:
+@pytest.mark.parametrize("damage", ["lost", "truncated", "of another search", "a stale lock"])
+def test_the_journal_is_never_needed(tmp_path: Path, of_twelve: list[str], damage: str) -> None:
     fake = proposing(tmp_path, 11)
     fake.run(jobs=1)
     journal = fake.folder / "optuna.journal"
-    if what == "lost":
+    if damage == "lost":
         journal.unlink()
-    elif what == "torn":
+    elif damage == "truncated":
         journal.write_bytes(journal.read_bytes()[:-7])
-    elif what == "of another search":
+    elif damage == "of another search":
         journal.write_text('{"op_code": 0, "study_name": "x", "directions": [1, 1]}\n')
     else:
         (fake.folder / "optuna.journal.lock").symlink_to(journal)
@@ -97,7 +97,7 @@ def test_the_journal_is_never_missed(tmp_path: Path, of_twelve: list[str], what:
     assert len(fake.study().trials) == 12
 
 
-def test_after_kill_9_it_goes_on_as_if_nothing_had_happened(tmp_path: Path, of_twelve: list[str]) -> None:
+def test_after_kill_9_it_continues_as_if_uninterrupted(tmp_path: Path, of_twelve: list[str]) -> None:
     fake = proposing(tmp_path, 12, seconds=0.1)
     driver = fake.start(jobs=1)
     wait_until(lambda: len(fake.begun()) == 4)
@@ -108,7 +108,7 @@ def test_after_kill_9_it_goes_on_as_if_nothing_had_happened(tmp_path: Path, of_t
     assert all(len(fake.history(run)) == 1 for run in of_twelve)
 
 
-def test_ctrl_c_lets_the_runs_save_and_the_next_call_goes_on(tmp_path: Path) -> None:
+def test_ctrl_c_lets_the_runs_save_and_the_next_call_resumes_them(tmp_path: Path) -> None:
     fake = proposing(tmp_path, 4, seconds=0.2)
     driver = fake.start(jobs=2)
     wait_until(lambda: len(fake.begun()) == 2)
@@ -131,7 +131,7 @@ def test_a_grid_that_becomes_tpe_knows_its_runs(tmp_path: Path) -> None:
     assert [trial.value for trial in trials] == pytest.approx([1 - 0.04 - 0.0225] * 4)
 
 
-def test_a_list_of_values_can_be_made_longer(tmp_path: Path) -> None:
+def test_values_can_be_added_to_a_list(tmp_path: Path) -> None:
     fake = proposing(tmp_path, 2, parameters={"alpha": [0.1, 0.2], "student.name": ["cnn"]})
     fake.run()
     fake.change(parameters={"alpha": [0.05, 0.1, 0.2], "student.name": ["cnn", "resnet20"]}, run_cap=6)
@@ -155,7 +155,7 @@ def test_a_base_that_changed_is_an_error(tmp_path: Path, capsys: pytest.CaptureF
     params = json.loads((fake.folder / "params.json").read_text())
     write(fake.folder / "params.json", params | {"num_epochs": 2})
     assert fake.run() == 2
-    assert "num_epochs was 1, is 2; put them back" in capsys.readouterr().err
+    assert "num_epochs was 1, is 2; change them back" in capsys.readouterr().err
 
 
 def test_restart_begins_the_same_points_anew(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_restart_begins_the_same_points_anew(tmp_path: Path) -> None:
     assert fake.begun()[3:] == fake.begun()[:3] == fake.runs()
 
 
-# Points that were run already ---------------------------------------------------------------------------------------
+# Points that have been run ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["random", "tpe"])
@@ -176,10 +176,10 @@ def test_no_point_is_run_twice_and_a_small_space_ends(tmp_path: Path, method: st
     assert sorted(fake.begun()) == [f"alpha_{alpha}_pair_{pair}" for alpha in (0.1, 0.2, 0.3) for pair in "ab"]
 
 
-def test_a_sampler_that_has_converged_goes_on_at_random(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sampler_that_has_converged_continues_at_random(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = proposing(tmp_path, 4)
     monkeypatch.setattr(
-        "model.search.sampling.sampler.Sampler.proposals",
+        "model.search.sampling.base.Sampler.proposals",
         lambda self, known, number, attempts: (
             proposals(self, [], 0, range(1)) if known else proposals(self, [], number, attempts)
         ),
@@ -192,7 +192,7 @@ def test_a_range_that_is_exhausted_ends_the_search(tmp_path: Path, capsys: pytes
     fake = proposing(tmp_path, 10, method="random", parameters={"num_epochs": {"min": 1, "max": 3}})
     assert fake.run() == 0
     assert len(fake.begun()) == len(set(fake.begun())) <= 3
-    assert "random proposes nothing new any more, after 3 runs" in capsys.readouterr().err
+    assert "random proposes no new point any more, after 3 runs" in capsys.readouterr().err
 
 
 def test_values_with_one_safe_form_get_folders_of_their_own(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_values_with_one_safe_form_get_folders_of_their_own(tmp_path: Path) -> N
     assert len(fake.begun()) == 3
 
 
-def test_what_choices_set_is_found_again(tmp_path: Path) -> None:
+def test_points_of_choices_are_recognized_in_their_folders(tmp_path: Path) -> None:
     hinton = {"loss": {"kd": {}}, "loss.kd.alpha": {"min": 0.1, "max": 0.9}}
     scheduled = {"schedule": {"name": "step", "learning_rate": 3.0}}  # so that learning_rate stands for two values
     parameters = {
@@ -224,7 +224,7 @@ def test_what_choices_set_is_found_again(tmp_path: Path) -> None:
     assert len(fake.begun()) == 9
 
 
-def test_a_teacher_that_is_searched_is_found_again_in_its_runs(tmp_path: Path) -> None:
+def test_a_searched_teacher_is_recognized_in_the_folders_of_its_runs(tmp_path: Path) -> None:
     for name in ("one", "two"):
         write(tmp_path / "experiments" / name / "params.json", {"student": {"name": "cnn"}})
         (tmp_path / "experiments" / name / "best.pth.tar").touch()
@@ -253,26 +253,28 @@ def test_a_failed_run_does_not_count_and_another_is_proposed(tmp_path: Path, out
     assert len(fake.begun()) == num_begun
 
 
-def test_a_metric_that_no_run_has_is_named_with_those_that_there_are(
+def test_a_metric_that_no_run_has_is_reported_with_the_available_ones(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake = proposing(tmp_path, 9)
     fake.change(metric={"name": "val_acuracy"})
     assert fake.run() == 1
     assert len(fake.begun()) <= 4
-    assert "failed (it has no val_acuracy, but epoch, val_accuracy, process, parameters," in capsys.readouterr().err
+    assert (
+        "failed (no metric val_acuracy; available: epoch, val_accuracy, process, parameters," in capsys.readouterr().err
+    )
 
 
-def test_search_goes_on_without_a_journal_that_cannot_be_written(
+def test_a_search_continues_without_a_journal_that_cannot_be_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake = proposing(tmp_path, 2)
     (fake.folder / "optuna.journal").mkdir()
     assert fake.run() == 0
-    assert capsys.readouterr().err.count("the journal for optuna-dashboard is not written any more") == 1
+    assert capsys.readouterr().err.count("optuna.journal, for optuna-dashboard, is no longer written: ") == 1
 
 
-# What Optuna is told ------------------------------------------------------------------------------------------------
+# The dashboard -----------------------------------------------------------------------------------------------------
 
 
 def test_the_journal_shows_optuna_every_run(tmp_path: Path) -> None:

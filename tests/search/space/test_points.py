@@ -1,4 +1,4 @@
-"""Points of a space: all combinations, where choices have parameters of their own, too; a few for all."""
+"""Points of a space: all combinations, conditional parameters included, and a few that cover all options."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from model.search.space.points import axes, combinations, num_points, points, samples
-from model.search.space.schema import Space, load_space
+from model.search.space.points import axes, combinations, covering_points, grid_points, num_points
+from model.search.space.schema import Space
+from model.search.space.search_file import load_space
 from tests.search.fake_search import BASE, FakeSearch, write
 
 METHOD = {
@@ -28,9 +29,9 @@ def space(tmp_path: Path, parameters: Any, **keys: Any) -> Space:
     return load_space(tmp_path, BASE)
 
 
-def test_a_grid_expands_a_choices_own_parameters_only_where_it_is_chosen(tmp_path: Path) -> None:
-    found = {point.name: point.values for point in points(space(tmp_path, {"method": METHOD, "seed": [0, 1]}))}
-    assert found == {
+def test_a_grid_expands_conditional_parameters_only_where_their_choice_is_picked(tmp_path: Path) -> None:
+    by_name = {point.name: point.values for point in grid_points(space(tmp_path, {"method": METHOD, "seed": [0, 1]}))}
+    assert by_name == {
         "method_alone_seed_0": {"loss": {"ce": {}}, "seed": 0},
         "method_alone_seed_1": {"loss": {"ce": {}}, "seed": 1},
         **{
@@ -48,7 +49,7 @@ def test_a_grid_expands_a_choices_own_parameters_only_where_it_is_chosen(tmp_pat
 
 
 def test_the_last_parameter_varies_fastest_within_a_choice_too(tmp_path: Path) -> None:
-    assert [point.name for point in points(space(tmp_path, {"seed": [0, 1], "method": METHOD}))][:6] == [
+    assert [point.name for point in grid_points(space(tmp_path, {"seed": [0, 1], "method": METHOD}))][:6] == [
         "seed_0_method_alone",
         "seed_0_method_hinton_alpha_0.1_temperature_2",
         "seed_0_method_hinton_alpha_0.1_temperature_4",
@@ -58,14 +59,14 @@ def test_the_last_parameter_varies_fastest_within_a_choice_too(tmp_path: Path) -
     ]
 
 
-def test_a_value_is_set_into_what_its_choice_sets(tmp_path: Path) -> None:
-    [_, point, *_] = points(space(tmp_path, {"method": METHOD}))
+def test_a_conditional_value_is_set_inside_the_value_of_its_choice(tmp_path: Path) -> None:
+    [_, point, *_] = grid_points(space(tmp_path, {"method": METHOD}))
     assert list(point.values) == ["loss", "loss.kd.alpha", "loss.kd.temperature"]
 
 
 def test_run_cap_cuts_a_grid(tmp_path: Path) -> None:
-    found = points(space(tmp_path, {"alpha": [0.1, 0.2], "temperature": [2, 4]}, run_cap=3))
-    assert [point.name for point in found] == [
+    points = grid_points(space(tmp_path, {"alpha": [0.1, 0.2], "temperature": [2, 4]}, run_cap=3))
+    assert [point.name for point in points] == [
         "alpha_0.1_temperature_2",
         "alpha_0.1_temperature_4",
         "alpha_0.2_temperature_2",
@@ -81,15 +82,15 @@ def test_run_cap_cuts_a_grid(tmp_path: Path) -> None:
     ],
 )
 def test_combinations_are_counted_without_making_them(tmp_path: Path, parameters: Any, expected: int) -> None:
-    found = space(tmp_path, parameters)
-    assert num_points(found) == expected == len(list(combinations(found)))
+    searched = space(tmp_path, parameters)
+    assert num_points(searched) == expected == len(list(combinations(searched)))
 
 
 def test_a_range_has_no_number_of_points(tmp_path: Path) -> None:
     assert num_points(space(tmp_path, {"alpha": {"min": 0.0, "max": 1.0}}, method="random", run_cap=1)) is None
 
 
-def test_every_value_and_both_ends_of_every_range_are_among_the_samples(tmp_path: Path) -> None:
+def test_covering_points_have_every_value_and_both_ends_of_every_range(tmp_path: Path) -> None:
     inner = {
         "loss": {"kd": {}},
         "loss.kd.alpha": {"min": 0.1, "max": 0.9},
@@ -100,8 +101,8 @@ def test_every_value_and_both_ends_of_every_range_are_among_the_samples(tmp_path
         "method": {"choices": {"alone": {"loss": {"ce": {}}}, "hinton": {"loss": {"kd": {}}} | inner}},
         "num_epochs": {"min": 1, "max": 9},
     }
-    found = space(tmp_path, parameters, method="random", run_cap=1)
-    picked = {(axis, value) for point in samples(found) for axis, value in point.picks.items()}
+    searched = space(tmp_path, parameters, method="random", run_cap=1)
+    picked = {(axis, value) for point in covering_points(searched) for axis, value in point.picks.items()}
     assert picked == {
         *(("seed", seed) for seed in range(4)),
         ("method", "alone"),
@@ -112,7 +113,7 @@ def test_every_value_and_both_ends_of_every_range_are_among_the_samples(tmp_path
         ("num_epochs", 1),
         ("num_epochs", 9),
     }
-    assert {axis for axis, _ in picked} == {axis for axis, _, _ in axes(found)}
+    assert {axis for axis, _ in picked} == {axis.name for axis in axes(searched)}
 
 
 def test_a_grid_of_conditional_choices_is_trained(tmp_path: Path) -> None:

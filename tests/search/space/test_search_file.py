@@ -1,4 +1,4 @@
-"""search.json: what is refused, and what the folders are called."""
+"""search.json: what is refused, and the names of the folders."""
 
 from pathlib import Path
 from typing import Any
@@ -6,14 +6,15 @@ from typing import Any
 import pytest
 
 from model.errors import UserError
-from model.search.space.points import points
-from model.search.space.schema import load_space
+from model.search.space.parameter import Parameter, Range
+from model.search.space.points import grid_points
+from model.search.space.search_file import load_space
 from tests.search.fake_search import BASE, FakeSearch, write
 
 
 def names(tmp_path: Path, parameters: Any, base: dict[str, Any] | None = None) -> list[str]:
     write(tmp_path / "search.json", {"parameters": parameters})
-    return [point.name for point in points(load_space(tmp_path, base or BASE))]
+    return [point.name for point in grid_points(load_space(tmp_path, base or BASE))]
 
 
 def test_the_last_parameter_varies_fastest(tmp_path: Path) -> None:
@@ -25,23 +26,23 @@ def test_the_last_parameter_varies_fastest(tmp_path: Path) -> None:
     ]
 
 
-def test_without_search_json_it_is_the_ancestors_grid(tmp_path: Path) -> None:
-    found = [point.name for point in points(load_space(tmp_path, BASE))]
+def test_without_search_json_it_is_the_legacy_grid(tmp_path: Path) -> None:
+    found = [point.name for point in grid_points(load_space(tmp_path, BASE))]
     assert len(found) == 40
     assert found[0] == "alpha_0.05_temperature_1.5"
     assert found[1] == "alpha_0.05_temperature_2"
     assert found[-1] == "alpha_0.99_temperature_20"
 
 
-def test_a_search_of_ours_is_the_ancestors_grid() -> None:
+def test_one_of_our_searches_is_the_legacy_grid() -> None:
     folder = Path(__file__).parents[2] / "experiments" / "cnn_distill_alpha_temp"
-    found = [point.name for point in points(load_space(folder, BASE))]
-    assert found == [point.name for point in points(load_space(Path("nowhere"), BASE))]
+    found = [point.name for point in grid_points(load_space(folder, BASE))]
+    assert found == [point.name for point in grid_points(load_space(Path("nowhere"), BASE))]
 
 
 def test_a_folder_is_named_by_leaves_and_by_components(tmp_path: Path) -> None:
-    found = names(tmp_path, {"loss.kd.alpha": [0.5], "student.name": ["cnn"], "dataset": [{"name": "cifar100"}]})
-    assert found == ["alpha_0.5_student_cnn_dataset_cifar100"]
+    folders = names(tmp_path, {"loss.kd.alpha": [0.5], "student.name": ["cnn"], "dataset": [{"name": "cifar100"}]})
+    assert folders == ["alpha_0.5_student_cnn_dataset_cifar100"]
 
 
 def test_two_leaves_of_one_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:
@@ -53,20 +54,20 @@ def test_two_leaves_of_one_name_are_told_apart_by_their_paths(tmp_path: Path) ->
 
 def test_a_shared_value_is_set_but_not_named(tmp_path: Path) -> None:
     write(tmp_path / "search.json", {"parameters": {"num_epochs": {"value": 7}, "alpha": {"values": [0.5]}}})
-    [point] = points(load_space(tmp_path, BASE))
+    [point] = grid_points(load_space(tmp_path, BASE))
     assert (point.name, point.values) == ("alpha_0.5", {"alpha": 0.5, "num_epochs": 7})
 
 
 def test_values_with_the_same_safe_form_have_different_names(tmp_path: Path) -> None:
-    found = names(tmp_path, {"description": ["a/b", "a-b", "A-B", "other"]})
-    assert len({name.casefold() for name in found}) == 4
-    assert found[3] == "description_other"
+    folders = names(tmp_path, {"description": ["a/b", "a-b", "A-B", "other"]})
+    assert len({name.casefold() for name in folders}) == 4
+    assert folders[3] == "description_other"
 
 
 def test_long_names_are_cut_and_stay_different(tmp_path: Path) -> None:
-    found = names(tmp_path, {"description": ["x" * 200 + "1", "x" * 200 + "2"]})
-    assert len(set(found)) == 2
-    assert {len(name) for name in found} == {120}
+    folders = names(tmp_path, {"description": ["x" * 200 + "1", "x" * 200 + "2"]})
+    assert len(set(folders)) == 2
+    assert {len(name) for name in folders} == {120}
 
 
 def test_a_larger_grid_keeps_the_names_of_the_smaller_one(tmp_path: Path) -> None:
@@ -85,25 +86,28 @@ def range_of(low: float, high: float, **keys: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([], "search.json: must be a JSON object, got list"),
+        ([], "search.json: must be a JSON object, got []"),
         ({}, "search.json: parameters: this key is needed"),
         ({"parameters": {}}, "search.json: parameters: is empty"),
-        ({"parameters": [1]}, "search.json: parameters: should be a valid dictionary, got [1]"),
+        ({"parameters": [1]}, "search.json: parameters: should be an object, got [1]"),
         (
             {"parameters": ALPHA, "metod": "grid"},
             'metod: unknown key, did you mean "method"?; known: method',
         ),
         (
             {"parameters": ALPHA, "method": "annealing"},
-            'no method is named "annealing"; known: grid, random, tpe, gp',
+            'method: no sampler is named "annealing"; known: cmaes, gp, grid, nsga2, random, tpe',
         ),
-        ({"parameters": ALPHA, "method": "gird"}, 'no method is named "gird", did you mean "grid"?'),
+        ({"parameters": ALPHA, "method": "gird"}, 'no sampler is named "gird", did you mean "grid"?'),
         ({"parameters": ALPHA, "method": 3}, "method: should be a valid string, got 3"),
-        ({"parameters": {"alpha": []}}, "search.json: parameters.alpha.values: is empty"),
+        ({"parameters": {"alpha": []}}, "search.json: parameters.alpha: is empty"),
         ({"parameters": {"alpha": {"values": []}}}, "parameters.alpha.values: is empty"),
         ({"parameters": {"alpha": {"values": 0.5}}}, "parameters.alpha.values: should be a valid list, got 0.5"),
-        ({"parameters": {"alpha": [2, 2.0]}}, "parameters.alpha.values: the value 2.0 stands twice"),
-        ({"parameters": {"loss": [{"kd": {"a": 1}}, {"kd": {"a": 1.0}}]}}, "stands twice"),
+        ({"parameters": {"alpha": [2, 2.0]}}, "parameters.alpha: duplicate value 2.0"),
+        (
+            {"parameters": {"loss": [{"kd": {"a": 1}}, {"kd": {"a": 1.0}}]}},
+            'parameters.loss: duplicate value {"kd": {"a": 1.0}}',
+        ),
         ({"parameters": {"alpha": 0.5}}, "parameters.alpha: must be a list of values or an object, got 0.5"),
         ({"parameters": {"alpha": {}}}, 'parameters.alpha: needs either "values", a list, or "value"'),
         ({"parameters": {"alpha": {"values": [1], "value": 1}}}, 'parameters.alpha: needs either "values"'),
@@ -124,7 +128,7 @@ def range_of(low: float, high: float, **keys: Any) -> dict[str, Any]:
         ({"parameters": {"loss.kd": [{}], "alpha": [1]}}, 'parameters.alpha: sets the same value as "loss.kd"'),
         (
             {"parameters": ALPHA, "metric": {"name": "test_accuracy"}},
-            "metric.name: a search is decided on val",
+            'metric.name: a search must not use the test split, only val, got "test_accuracy"',
         ),
         (
             {"parameters": ALPHA, "metric": {"goal": "max"}},
@@ -134,38 +138,63 @@ def range_of(low: float, high: float, **keys: Any) -> dict[str, Any]:
         ({"parameters": ALPHA, "metric": []}, "metric: is empty"),
         ({"parameters": ALPHA, "metric": "macs"}, 'metric: should be an object, got "macs"'),
         ({"parameters": ALPHA, "metric": [{"name": "macs"}, {"nam": 1}]}, "metric.1.nam: unknown key"),
-        ({"parameters": ALPHA, "metric": [{"name": "macs"}, {"name": "macs"}]}, "metric: the same one stands twice"),
-        ({"parameters": ALPHA, "metric": [{}, {"name": "test_loss"}]}, "metric.1.name: a search is decided on val"),
+        ({"parameters": ALPHA, "metric": [{"name": "macs"}, {"name": "macs"}]}, "metric: duplicate metric: macs, macs"),
+        (
+            {"parameters": ALPHA, "metric": [{}, {"name": "test_loss"}]},
+            "metric.1.name: a search must not use the test split",
+        ),
         ({"parameters": ALPHA, "run_cap": 0}, "run_cap: should be greater than or equal to 1, got 0"),
         ({"parameters": ALPHA, "method": "bayes"}, 'run_cap: this key is needed, as the method "tpe" has no end'),
         ({"parameters": ALPHA, "seeds": []}, "seeds: is empty"),
-        ({"parameters": ALPHA, "seeds": [0, 0]}, "seeds: the same one stands twice: [0, 0]"),
+        ({"parameters": ALPHA, "seeds": [0, 0]}, "seeds: duplicate seed: [0, 0]"),
         ({"parameters": ALPHA, "seeds": [-1]}, "seeds.0: should be greater than or equal to 0, got -1"),
-        ({"parameters": ALPHA, "top": 2}, 'top: says how many get all "seeds", and there are none'),
+        ({"parameters": ALPHA, "top": 2}, 'top: is the number of trials that get all "seeds", and there are none'),
         ({"parameters": ALPHA | {"seed": [0]}, "seeds": [0, 1]}, 'seeds: the parameters set "seed", too'),
         (
             {"parameters": ALPHA, "seeds": [0, 1], "metric": [{}, {"name": "macs"}]},
-            'seeds: "top" needs one metric that says which are the best, got val_accuracy, macs',
+            'seeds: "top" needs a single metric to rank by, got val_accuracy, macs',
         ),
         (
             {"parameters": ALPHA, "early_terminate": {"type": "median"}, "metric": [{}, {"name": "macs"}]},
-            "early_terminate: goes with one metric only, got val_accuracy, macs",
+            "early_terminate: needs a single metric, got val_accuracy, macs",
         ),
         (
             {"parameters": ALPHA, "early_terminate": {"type": "median"}, "metric": {"name": "macs"}},
-            "early_terminate: needs a metric that every epoch tells, got macs",
+            "early_terminate: needs a metric with a value per epoch, got macs",
         ),
         ({"parameters": ALPHA, "early_terminate": "median"}, 'early_terminate: should be an object, got "median"'),
-        ({"parameters": ALPHA, "early_terminate": {"type": "hyper"}}, "early_terminate.type: should be 'median', "),
-        ({"parameters": ALPHA, "early_terminate": {"type": "median", "eta": 3}}, "early_terminate: eta belongs to"),
+        (
+            {"parameters": ALPHA, "early_terminate": {"type": "hyper"}},
+            'early_terminate.type: no pruner is named "hyper", did you mean "hyperband"?; known: asha, ',
+        ),
+        ({"parameters": ALPHA, "early_terminate": {"min_iter": 1}}, "early_terminate.type: this key is needed"),
+        (
+            {"parameters": ALPHA, "early_terminate": {"type": "median", "eta": 3}},
+            "early_terminate.eta: unknown option of pruner median; median has min_iter",
+        ),
+        (
+            {"parameters": ALPHA, "early_terminate": {"type": "asha", "name": 3}},
+            "early_terminate.name: unknown option of pruner asha; asha has min_iter, eta",
+        ),
+        (
+            {"parameters": ALPHA, "early_terminate": {"type": "asha", "min_iter": "3"}},
+            'early_terminate.min_iter: should be a valid integer, got "3"',
+        ),
+        (
+            {"parameters": ALPHA, "early_terminate": {"type": "median", "min_iter": 0}},
+            "early_terminate: min_iter must be 1 or more, got 0",
+        ),
         (
             {"parameters": ALPHA, "early_terminate": {"type": "asha", "eta": 1}},
-            "early_terminate.eta: should be",
+            "early_terminate: eta must be 2 or more, got 1",
         ),
-        ({"parameters": {"alpha": {"min": 0.1}}}, 'parameters.alpha: a range needs both "min" and "max"'),
+        ({"parameters": {"alpha": {"min": 0.1}}}, "parameters.alpha.max: this key is needed"),
         ({"parameters": {"alpha": {"min": 1, "max": 1}}}, "parameters.alpha: min must be less than max, got 1 and 1"),
         ({"parameters": {"alpha": {"min": "a", "max": 1}}}, 'parameters.alpha.min: must be a number, got "a"'),
-        ({"parameters": {"alpha": {"min": 0, "max": 1}}}, 'alpha: a grid needs "values"; methods that take a range: '),
+        (
+            {"parameters": {"alpha": {"min": 0, "max": 1}}},
+            'alpha: grid needs "values", a list; methods that take a range: cmaes, gp, ',
+        ),
         ({"parameters": {"alpha": {"values": [1], "max": 1}}}, 'parameters.alpha: needs either "values"'),
         (
             range_of(0, 1, distribution="log_uniform"),
@@ -173,8 +202,8 @@ def range_of(low: float, high: float, **keys: Any) -> dict[str, Any]:
         ),
         (range_of(0, 1, distribution="log_uniform_values"), "log_uniform_values needs a min above 0, got 0"),
         (range_of(0.5, 2, distribution="int_uniform"), "int_uniform needs whole numbers, got 0.5 and 2"),
-        (range_of(0, 1, distribution="q_uniform"), "q_uniform needs q, the distance of two values"),
-        (range_of(0, 1, distribution="uniform", q=0.5), "q_uniform needs q, the distance of two values"),
+        (range_of(0, 1, distribution="q_uniform"), "q_uniform needs q, the distance between two values"),
+        (range_of(0, 1, distribution="uniform", q=0.5), "q_uniform needs q, the distance between two values"),
         (range_of(0, 1, q=2), "q must be above 0 and at most max - min, got 2"),
     ],
 )
@@ -198,7 +227,7 @@ def test_broken_json_is_named_with_its_line(tmp_path: Path, capsys: pytest.Captu
     assert "search.json: line 2, column" in capsys.readouterr().err
 
 
-def test_the_default_grid_says_that_it_is_meant_where_it_does_not_fit(
+def test_an_error_in_the_default_grid_says_that_there_is_no_search_json(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake = FakeSearch(tmp_path, loss={"ce": {}})
@@ -211,8 +240,13 @@ def test_the_default_grid_says_that_it_is_meant_where_it_does_not_fit(
 # Ranges, metrics -----------------------------------------------------------------------------------------------------
 
 
+def distribution_of(parameter: Parameter) -> str | None:
+    assert isinstance(parameter, Range)
+    return parameter.distribution
+
+
 @pytest.mark.parametrize(
-    ("given", "distribution"),
+    ("parameter", "distribution"),
     [
         ({"min": 0.0, "max": 1.0}, "uniform"),
         ({"min": 0, "max": 1}, "uniform"),  # as params.json has 0.9
@@ -221,16 +255,16 @@ def test_the_default_grid_says_that_it_is_meant_where_it_does_not_fit(
         ({"min": 0.1, "max": 1, "distribution": "log_uniform_values"}, "log_uniform_values"),
     ],
 )
-def test_the_distribution_follows_from_the_range(tmp_path: Path, given: Any, distribution: str) -> None:
-    write(tmp_path / "search.json", {"method": "random", "run_cap": 1, "parameters": {"alpha": given}})
-    assert load_space(tmp_path, BASE).parameters["alpha"].distribution == distribution
+def test_the_distribution_follows_from_the_range(tmp_path: Path, parameter: Any, distribution: str) -> None:
+    write(tmp_path / "search.json", {"method": "random", "run_cap": 1, "parameters": {"alpha": parameter}})
+    assert distribution_of(load_space(tmp_path, BASE).parameters["alpha"]) == distribution
 
 
 @pytest.mark.parametrize("name", ["num_epochs", "batch_size", "optimizer.momentum"])
 def test_whole_numbers_make_a_range_of_whole_numbers(tmp_path: Path, name: str) -> None:
     write(tmp_path / "search.json", {"method": "random", "run_cap": 1, "parameters": {name: {"min": 1, "max": 9}}})
-    found = load_space(tmp_path, BASE | {"optimizer": {"name": "sgd"}})
-    assert found.parameters[name].distribution == "int_uniform"
+    space = load_space(tmp_path, BASE | {"optimizer": {"name": "sgd"}})
+    assert distribution_of(space.parameters[name]) == "int_uniform"
 
 
 def test_bayes_is_tpe(tmp_path: Path) -> None:
@@ -242,17 +276,20 @@ def test_bayes_is_tpe(tmp_path: Path) -> None:
 def test_a_method_whose_package_is_missing_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, package: str
 ) -> None:
-    monkeypatch.setattr("model.search.space.schema.find_spec", lambda name: None if name == package else object())
+    monkeypatch.setattr("model.search.space.search_file.find_spec", lambda name: None if name == package else object())
     write(tmp_path / "search.json", {"method": method, "run_cap": 1, "parameters": ALPHA})
     with pytest.raises(UserError, match=f"method: {method} needs a package .* pip install {package}"):
         load_space(tmp_path, BASE)
 
 
-def test_several_metrics_are_more_than_cmaes_can_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.search.space.schema.find_spec", lambda name: object())
+def test_cmaes_takes_one_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.search.space.search_file.find_spec", lambda name: object())
     metrics = [{"name": "val_accuracy"}, {"name": "macs"}]
     write(tmp_path / "search.json", {"method": "cmaes", "run_cap": 1, "parameters": ALPHA, "metric": metrics})
-    with pytest.raises(UserError, match="method: cmaes takes one metric, got val_accuracy, macs"):
+    with pytest.raises(
+        UserError,
+        match="method: cmaes takes one metric, got val_accuracy, macs; gp, grid, nsga2, random, tpe take several",
+    ):
         load_space(tmp_path, BASE)
 
 
@@ -268,7 +305,7 @@ def test_several_metrics_are_more_than_cmaes_can_take(tmp_path: Path, monkeypatc
         ({"name": "val_loss", "goal": "maximize"}, 0.9),
     ],
 )
-def test_much_is_good_of_accuracies_and_of_speed_and_little_of_all_else(
+def test_accuracies_and_speed_are_maximized_and_all_else_is_minimized(
     tmp_path: Path, metric: Any, expected: float
 ) -> None:
     write(tmp_path / "search.json", {"parameters": ALPHA, "metric": metric})
@@ -285,7 +322,7 @@ PAIRS = {
 
 def values(tmp_path: Path, parameters: Any) -> dict[str, dict[str, Any]]:
     write(tmp_path / "search.json", {"parameters": parameters})
-    return {point.name: point.values for point in points(load_space(tmp_path, BASE))}
+    return {point.name: point.values for point in grid_points(load_space(tmp_path, BASE))}
 
 
 def test_a_choice_sets_its_values_together(tmp_path: Path) -> None:
@@ -297,9 +334,9 @@ def test_a_choice_sets_its_values_together(tmp_path: Path) -> None:
     }
 
 
-def test_a_choice_may_be_called_like_what_it_sets(tmp_path: Path) -> None:
-    found = values(tmp_path, {"loss": {"choices": {"alone": {"loss": {"ce": {}}}, "hinton": {"loss": {"kd": {}}}}}})
-    assert found == {"loss_alone": {"loss": {"ce": {}}}, "loss_hinton": {"loss": {"kd": {}}}}
+def test_a_parameter_with_choices_may_have_the_name_of_a_value_that_it_sets(tmp_path: Path) -> None:
+    by_name = values(tmp_path, {"loss": {"choices": {"alone": {"loss": {"ce": {}}}, "hinton": {"loss": {"kd": {}}}}}})
+    assert by_name == {"loss_alone": {"loss": {"ce": {}}}, "loss_hinton": {"loss": {"kd": {}}}}
 
 
 @pytest.mark.parametrize(
@@ -307,7 +344,10 @@ def test_a_choice_may_be_called_like_what_it_sets(tmp_path: Path) -> None:
     [
         ({"pair": {"choices": {}}}, "parameters.pair.choices: is empty"),
         ({"pair": {"choices": {"a": {}}}}, "parameters.pair.choices.a: is empty"),
-        ({"pair": {"choices": {"a b": {"seed": 1}}}}, "a choice is a part of folders' names"),
+        (
+            {"pair": {"choices": {"a b": {"seed": 1}}}},
+            "parameters.pair.choices: a choice is a part of folder names: only letters, digits and ._+-",
+        ),
         ({"pair": {"choices": {"a": {"seed": 1}}, "values": [1]}}, 'needs either "values", a list, or "value", or'),
         (
             {"pair": {"choices": {"a": {"sed": 1}}}},
@@ -326,7 +366,7 @@ def test_a_choice_may_be_called_like_what_it_sets(tmp_path: Path) -> None:
             {"pair": {"choices": {"a": {"loss": {"ce": {}}, "loss.kd.alpha": {"values": [1]}}}}},
             "parameters.pair.choices.a.loss.kd.alpha: no value of params.json has this name",
         ),
-        ({"pair": {"choices": {"a": {"seed": {"values": [1, 1]}}}}}, "pair.choices.a.seed.values: the value 1 stands"),
+        ({"pair": {"choices": {"a": {"seed": {"values": [1, 1]}}}}}, "pair.choices.a.seed.values: duplicate value 1"),
         (
             {"pair": {"choices": {"a": {"seed": {"min": 1, "mx": 2}}}}},
             'pair.choices.a.seed.mx: unknown key, did you mean "max"',
