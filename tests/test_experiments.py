@@ -101,7 +101,7 @@ def test_runs_of_a_search_can_be_trained(name: str, nowhere: Runtime) -> None:
         restart=True,
     )
 
-    assert plan.to_do == plan.runs
+    assert plan.pending == plan.runs
     assert len({run.name for run in plan.runs}) == len(plan.runs) > 1
 
 
