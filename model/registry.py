@@ -51,12 +51,16 @@ class Registry(Generic[Common]):
         Args:
             default_term: Defaults of the common options under this name; those of their dataclass if not given.
             example: Values of params.json that it is used with, where the name alone is not enough.
+
+        Raises:
+            ValueError: The name is taken.
         """
         if not isinstance(name, str):
             return self.register(name.__name__)(name)
 
         def add(function: F) -> F:
-            assert name not in self._functions, f"two {self.kind}s named {name}"
+            if name in self._functions:
+                raise ValueError(f"the {self.kind} {name} is registered already")
             self._functions[name] = function
             self._default_terms[name], self._examples[name] = default_term, example or {}
             return function
@@ -67,7 +71,8 @@ class Registry(Generic[Common]):
         """Use as `@NETS.register_family("timm")`: makes the function build every name that begins with `timm/`."""
 
         def add(function: F) -> F:
-            assert prefix not in self._families, f"two families of {self.kind}s named {prefix}"
+            if prefix in self._families:
+                raise ValueError(f"the family {prefix} of {self.kind}s is registered already")
             self._families[prefix] = function
             return function
 

@@ -65,6 +65,7 @@ def train(experiment: Experiment, *, restart: bool = False, train_teachers: bool
             checkpoint = world.on_rank_zero(prepare, experiment, task)
         world.on_rank_zero(begin, experiment, task)
         with recording(experiment):
+            world.on_rank_zero(record_plugins, experiment)
             train_dependencies(experiment)
             weights = world.on_all_ranks(read_teacher_weights, experiment)
             world.on_rank_zero(record_teachers, experiment, weights)
@@ -143,14 +144,9 @@ def begin(experiment: Experiment, task: Task) -> None:
     folder, params = experiment.folder, experiment.params
     if task == "restart":
         remove_run(folder)
-    before = folder.read_run().get("plugins", {})
-    if changed := [name for name in before if experiment.plugins.get(name) != before[name]]:
-        log.warning("%s: the plug-in %s changed since the run began", folder.name, ", ".join(changed))
     remove_temporary_files(folder)
     write_json(folder.resolved, params.model_dump(mode="json"))
     info = provenance(experiment) | experiment.cost._asdict()
-    if experiment.plugins:
-        info["plugins"] = experiment.plugins
     folder.update_run(**info, num_epochs=params.num_epochs, state="running", error=None)
 
 
@@ -170,6 +166,16 @@ def recording(experiment: Experiment) -> Iterator[None]:
         return
     with logging_to(experiment.folder.log), recording_end(experiment.folder):
         yield
+
+
+def record_plugins(experiment: Experiment) -> None:
+    """Write the digests of plug-ins into run.json, and log which of them changed since the run began."""
+    folder = experiment.folder
+    before = folder.read_run().get("plugins", {})
+    if changed := [name for name in before if experiment.plugins.get(name) != before[name]]:
+        log.warning("%s: the plug-in %s changed since the run began", folder.name, ", ".join(changed))
+    if experiment.plugins:
+        folder.update_run(plugins=experiment.plugins)
 
 
 # Dependencies -------------------------------------------------------------------------------------------------------

@@ -148,7 +148,7 @@ def test_tables_run_no_plugin(make_folder: MakeFolder, tmp_path: Path, call: Cal
         (None, 'plugins.0: no file "my_loss.py" in '),
         ("x = 1\nraise RuntimeError('broken. really')", "my_loss.py, line 2: RuntimeError: broken"),
         ("def f(:\n", "my_loss.py, line 1: SyntaxError: invalid syntax"),
-        (LOSS.replace("plugged_mse", "kd"), "AssertionError: two losss named kd"),
+        (LOSS.replace("plugged_mse", "kd"), "ValueError: the loss kd is registered already"),
     ],
     ids=["missing", "broken", "no Python", "a name that is taken"],
 )
