@@ -73,7 +73,7 @@ def test_a_run_with_a_plugged_in_loss_is_trained_and_evaluated(
     assert call(evaluate.main, "--model_dir", folder.path).status == 0
 
 
-@pytest.mark.usefixtures("searches_in_this_process")
+@pytest.mark.usefixtures("in_process_executor")
 def test_the_runs_of_a_search_find_the_plugins_of_its_folder(
     make_folder: MakeFolder, tmp_path: Path, call: Call
 ) -> None:

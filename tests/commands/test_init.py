@@ -136,7 +136,7 @@ def test_a_run_that_goes_on_does_not_start_again(
     assert same(state(parts), state(whole))
 
 
-@pytest.mark.usefixtures("searches_in_this_process")
+@pytest.mark.usefixtures("in_process_executor")
 def test_a_search_trains_it_once_and_its_runs_find_it(make_folder: MakeFolder, tmp_path: Path, call: Call) -> None:
     make_folder(tmp_path / "first", num_epochs=1)
     parent = make_folder(tmp_path / "search", init="../first", num_epochs=1)
