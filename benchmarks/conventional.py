@@ -1,4 +1,4 @@
-"""The loop that most projects have, a step for every line that comes in. See benchmarks/loops.py."""
+"""A conventional training loop, which takes a step for every line on stdin. See benchmarks/loops.py."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ def main(data_dir: Path, device: torch.device) -> None:
 
 
 def conventional(data: Pipeline, device: torch.device) -> Callable[[], float]:
-    """The loop that most projects have."""
+    """A DataLoader with PIL transforms, float32, the teacher run on every batch, and .item() in every step."""
     student, teacher = NETS.build("cnn", 10, 3).to(device), NETS.build("resnet18", 10, 3).to(device).eval()
     optimizer = torch.optim.Adam(student.parameters())
-    loader = DataLoader(AsImages(data), batch_size=BATCH_SIZE, shuffle=True, num_workers=2)
+    loader = DataLoader(PILImages(data), batch_size=BATCH_SIZE, shuffle=True, num_workers=2)
     batches = unbounded(lambda: loader)
 
     def step() -> float:
         images, labels = (tensor.to(device) for tensor in next(batches))
         logits = student(images).logits
         with torch.no_grad():
-            guide = teacher(images).logits
-        soft = nn.KLDivLoss(reduction="batchmean")(F.log_softmax(logits / 4, dim=1), F.softmax(guide / 4, dim=1))
-        loss = 0.9 * 16 * soft + 0.1 * F.cross_entropy(logits, labels)
+            teacher_logits = teacher(images).logits
+        kd = nn.KLDivLoss(reduction="batchmean")(F.log_softmax(logits / 4, dim=1), F.softmax(teacher_logits / 4, dim=1))
+        loss = 0.9 * 16 * kd + 0.1 * F.cross_entropy(logits, labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -49,12 +49,12 @@ def conventional(data: Pipeline, device: torch.device) -> Callable[[], float]:
     return step
 
 
-class AsImages(Dataset[tuple[Tensor, int]]):
-    """The pipeline's training images as PIL images with torchvision's transforms, one at a time."""
+class PILImages(Dataset[tuple[Tensor, int]]):
+    """The pipeline's training images as PIL images with torchvision's transforms."""
 
     def __init__(self, data: Any) -> None:
-        chosen = data.indices["train"]
-        self.images, self.labels = data._images["train"][chosen].cpu().numpy(), data._labels["train"][chosen].tolist()
+        index = data.indices["train"]
+        self.images, self.labels = data._images["train"][index].cpu().numpy(), data._labels["train"][index].tolist()
         self.transform = transforms.Compose(
             [
                 transforms.RandomCrop(32, padding=4),
@@ -67,8 +67,8 @@ class AsImages(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, place: int) -> tuple[Tensor, int]:
-        return self.transform(Image.fromarray(self.images[place])), self.labels[place]
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.images[index])), self.labels[index]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The loops that are timed: each is a function that does one step on 128 images."""
+"""The loops to be timed: functions that take one training step on 128 images."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from model.training.trainer import Trainer
 from model.types import Batch, Pipeline, Teacher
 
 BATCH_SIZE = 128
-EPOCHS = 2  # whose views the cached teacher knows: the loops go round and round them
+EPOCHS = 2  # those that teacher outputs are cached for; the loops repeat them
 Step = Callable[[], Any]
 
 COMMON: dict[str, Any] = {
@@ -41,7 +41,7 @@ COMMON: dict[str, Any] = {
 
 
 class BenchmarkRuns:
-    """The parts of runs in a folder of their own: a data set, trainers, a teacher with random weights.
+    """Data set, trainers and teachers with random weights, for runs in a temporary folder.
 
     Args:
         folder: An empty folder.
@@ -62,7 +62,7 @@ class BenchmarkRuns:
         return experiment
 
     def trainer(self, student: str = "cnn", teacher: Teacher | None = None) -> Trainer:
-        # The teacher is handed over; the folder is named as its own teacher, for the shapes of a teacher's output.
+        # The teacher is passed to the trainer; the folder names itself as teacher only for the shapes of the output.
         loss: dict[str, Any] = {"ce": {}} if teacher is None else {"kd": {}}
         experiment = self.experiment(student={"name": student}, loss=loss, teacher=str(self.folder))
         return build_trainer(experiment, teacher)
@@ -76,14 +76,14 @@ class BenchmarkRuns:
             experiment = Experiment(folder.path, self.runtime)
             content = {"state_dict": experiment.student().state_dict(), **describe(experiment)}
             save_checkpoint(folder.checkpoint("best"), content)
-        distilling = self.experiment(teacher={"model_dir": str(folder.path), "cache": cache}, loss={"kd": {}})
-        weights = read_teacher_weights(distilling)
-        teacher = build_teacher(distilling, weights)
+        distillation = self.experiment(teacher={"model_dir": str(folder.path), "cache": cache}, loss={"kd": {}})
+        weights = read_teacher_weights(distillation)
+        teacher = build_teacher(distillation, weights)
         assert teacher is not None
         if cache:
             for batch in all_batches(self.data):
                 teacher(batch)
-            teacher = build_teacher(distilling, weights)  # as a later run finds it
+            teacher = build_teacher(distillation, weights)  # as in a run that starts with a full cache
             assert teacher is not None
         return teacher
 
@@ -98,7 +98,7 @@ def unbounded(batches: Callable[[], Iterable[Any]]) -> Iterator[Any]:
         yield from batches()
 
 
-def bare(network: str, batch: Batch, dtype: torch.dtype, device: torch.device) -> Step:
+def bare_loop(network: str, batch: Batch, dtype: torch.dtype, device: torch.device) -> Step:
     """Forward, backward and step on one fixed batch."""
     net = NETS.build(network, 10, 3).to(device)
     if dtype is torch.bfloat16:
@@ -116,7 +116,7 @@ def bare(network: str, batch: Batch, dtype: torch.dtype, device: torch.device) -
     return step
 
 
-def trained(trainer: Trainer) -> Step:
+def training_loop(trainer: Trainer) -> Step:
     """The trainer's step on the pipeline's batches, epoch after epoch."""
     batches = unbounded(lambda: all_batches(trainer.data))
     trainer.student.train()
@@ -124,8 +124,8 @@ def trained(trainer: Trainer) -> Step:
 
 
 @contextmanager
-def conventional(runtime: Runtime) -> Iterator[Step]:
-    """The loop that most projects have, in a process of its own, for the allocator there is as the system has it."""
+def conventional_loop(runtime: Runtime) -> Iterator[Step]:
+    """A conventional training loop, in a process of its own that keeps the settings of the system's allocator."""
     command = [sys.executable, "-m", "benchmarks.conventional", str(runtime.data_dir), str(runtime.device)]
     with subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None

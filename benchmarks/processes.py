@@ -1,6 +1,6 @@
-"""Whole commands: how long until the first step, what a search adds to its runs, how many runs at once are best.
+"""Times of commands: until the first training step, overhead of a search, throughput of parallel runs.
 
-Called by benchmarks/speed.py. `python -m benchmarks.processes SECONDS` is the training loop for `runs_at_once`.
+Called by benchmarks/speed.py. `python -m benchmarks.processes SECONDS` is the training loop of `time_parallel_runs`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from tabulate import tabulate
 
 from benchmarks import REPOSITORY
-from benchmarks.loops import BATCH_SIZE, COMMON, BenchmarkRuns, trained
+from benchmarks.loops import BATCH_SIZE, COMMON, BenchmarkRuns, training_loop
 from model.build.runtime import Runtime
 from model.config.folder import Folder
 from model.files import read_json, write_json
@@ -29,15 +29,15 @@ from model.search.executors.local import num_cores
 
 REPEATS = 3
 SECONDS = 10.0
-# train.py, ended by its first step.
-UNTIL_THE_FIRST_STEP = """
+# train.py, whose process exits after the first step.
+TRAIN_ONE_STEP = """
 import os, sys
 from model.training.trainer import Trainer
 take_step = Trainer.take_step
-def first(self, batch):
+def take_step_and_exit(self, batch):
     take_step(self, batch)
     os._exit(0)
-Trainer.take_step = first
+Trainer.take_step = take_step_and_exit
 import train
 sys.exit(train.main())
 """
@@ -45,65 +45,63 @@ sys.exit(train.main())
 
 def main(runtime: Runtime) -> None:
     with tempfile.TemporaryDirectory() as temporary:
-        rows = [*first_steps(Path(temporary), runtime), *searches(Path(temporary), runtime)]
+        rows = [*time_first_steps(Path(temporary), runtime), *time_search(Path(temporary), runtime)]
     print(tabulate(rows, headers=("command", "seconds", "goal"), tablefmt="pipe", disable_numparse=True), end="\n\n")
     if runtime.device.type == "cpu":
-        rows = runs_at_once()
-        print(tabulate(rows, headers=("runs at once", "images/s together", "of one"), tablefmt="pipe"), end="\n\n")
+        rows = time_parallel_runs()
+        print(tabulate(rows, headers=("parallel runs", "images/s, sum", "of one run"), tablefmt="pipe"), end="\n\n")
 
 
-def first_steps(root: Path, runtime: Runtime) -> list[tuple[str, str, str]]:
-    """From the command to the end of the first step, with the data set's files and the teacher's answers there."""
+def time_first_steps(root: Path, runtime: Runtime) -> list[tuple[str, str, str]]:
+    """Seconds from the command to the end of the first step; data set and teacher weights are on disk."""
     dataset = "cifar10" if DATASETS.build("cifar10", runtime.data_dir).is_ready() else "cifar10_mini"
     common = {**COMMON, "dataset": {"name": dataset}}
     runs = BenchmarkRuns(root, runtime)
     runs.teacher("resnet18", cache=False)  # makes its folder
-    guide = Folder(root / "resnet18")
-    guide.update_run(state="finished")
+    teacher = Folder(root / "resnet18")
+    teacher.update_run(state="finished")
     rows: list[tuple[str, str, str]] = []
     for name, changes in {
         f"train.py, cnn alone, {dataset}": {},
-        f"train.py, cnn from ResNet-18, {dataset}": {"loss": {"kd": {}}, "teacher": str(guide.path)},
+        f"train.py, cnn from ResNet-18, {dataset}": {"loss": {"kd": {}}, "teacher": str(teacher.path)},
     }.items():
-        folder = made(root / f"start_{len(rows)}", common, changes)
+        folder = make_folder(root / f"start_{len(rows)}", common, changes)
         seconds = [
-            seconds_of([sys.executable, "-c", UNTIL_THE_FIRST_STEP, *where(folder, runtime)]) for _ in range(REPEATS)
+            time_command([sys.executable, "-c", TRAIN_ONE_STEP, *arguments(folder, runtime)]) for _ in range(REPEATS)
         ]
         rows.append((f"{name}: to the first step", f"{statistics.median(seconds):.1f}", "4"))
-    folder = made(root / "memory", common, {"num_epochs": 1})
-    seconds_of([sys.executable, "train.py", *where(folder, runtime)])
+    folder = make_folder(root / "memory", common, {"num_epochs": 1})
+    time_command([sys.executable, "train.py", *arguments(folder, runtime)])
     rows.append(
         (f"train.py, cnn alone, {dataset}: peak memory", format_bytes(read_json(folder.run)["peak_memory_bytes"]), "")
     )
     return rows
 
 
-def searches(root: Path, runtime: Runtime) -> list[tuple[str, str, str]]:
-    """What a search takes beyond its runs, a run."""
+def time_search(root: Path, runtime: Runtime) -> list[tuple[str, str, str]]:
+    """Seconds that a search adds to each of its runs."""
     common = {**COMMON, "student": {"name": "cnn", "num_channels": 4}, "num_epochs": 1}
     values = [1, 2, 3, 4]
-    alone = sum(
-        seconds_of([sys.executable, "train.py", *where(made(root / f"alone_{seed}", common, {"seed": seed}), runtime)])
-        for seed in values
-    )
-    parent = made(root / "search", common, {})
+    folders = [make_folder(root / f"alone_{seed}", common, {"seed": seed}) for seed in values]
+    train_seconds = sum(time_command([sys.executable, "train.py", *arguments(folder, runtime)]) for folder in folders)
+    parent = make_folder(root / "search", common, {})
     write_json(parent.path / "search.json", {"method": "grid", "parameters": {"seed": values}})
     options = ["--parent_dir", str(parent.path), "--data_dir", str(runtime.data_dir), "--device", runtime.device.type]
-    together = seconds_of([sys.executable, "search_hyperparams.py", *options, "--jobs", "1"])
-    added = (together - alone) / len(values)
-    return [("search_hyperparams.py: a run, beyond train.py itself", f"{added:.1f}", "1")]
+    search_seconds = time_command([sys.executable, "search_hyperparams.py", *options, "--jobs", "1"])
+    overhead = (search_seconds - train_seconds) / len(values)
+    return [("search_hyperparams.py: added to each run of train.py", f"{overhead:.1f}", "1")]
 
 
-def runs_at_once() -> list[tuple[str, str, str]]:
-    """The cores of this machine given to one run, or one to each of as many runs."""
+def time_parallel_runs() -> list[tuple[str, str, str]]:
+    """Throughput of one run with all cores, and of as many runs as cores with one or all threads each."""
     cores = num_cores()
     one = images_per_second(runs=1, threads=cores)
     many = images_per_second(runs=cores, threads=1)
-    crowded = images_per_second(runs=cores, threads=cores)
+    oversubscribed = images_per_second(runs=cores, threads=cores)
     return [
         (f"1 of {cores} threads", f"{one:,.0f}", "1.00"),
         (f"{cores} of 1 thread each", f"{many:,.0f}", f"{many / one:.2f}"),
-        (f"{cores} of {cores} threads each", f"{crowded:,.0f}", f"{crowded / one:.2f}"),
+        (f"{cores} of {cores} threads each", f"{oversubscribed:,.0f}", f"{oversubscribed / one:.2f}"),
     ]
 
 
@@ -122,7 +120,7 @@ def images_per_second(*, runs: int, threads: int) -> float:
     ]
     for worker in workers:
         assert worker.stdout is not None
-        worker.stdout.readline()  # it is ready
+        worker.stdout.readline()  # wait until it is ready
     for worker in workers:
         assert worker.stdin is not None
         worker.stdin.write("go\n")
@@ -130,11 +128,11 @@ def images_per_second(*, runs: int, threads: int) -> float:
     return sum(float(worker.communicate()[0]) for worker in workers)
 
 
-def work(seconds: float) -> None:
-    """The loop of train.py for some seconds, when a line comes; prints images a second."""
+def run_training_loop(seconds: float) -> None:
+    """Wait for a line on stdin, run the training loop for some seconds, print images a second."""
     runtime = Runtime(device=torch.device("cpu"), data_dir=ROOT / "data")
     with tempfile.TemporaryDirectory() as temporary:
-        step = trained(BenchmarkRuns(Path(temporary), runtime).trainer())
+        step = training_loop(BenchmarkRuns(Path(temporary), runtime).trainer())
         step()
         print("ready", flush=True)
         input()
@@ -145,22 +143,22 @@ def work(seconds: float) -> None:
         print(count * BATCH_SIZE / (time.perf_counter() - start), flush=True)
 
 
-def made(path: Path, common: dict[str, Any], changes: dict[str, Any]) -> Folder:
+def make_folder(path: Path, common: dict[str, Any], changes: dict[str, Any]) -> Folder:
     folder = Folder(path)
     path.mkdir()
     write_json(folder.params, common | changes)
     return folder
 
 
-def where(folder: Folder, runtime: Runtime) -> list[str]:
+def arguments(folder: Folder, runtime: Runtime) -> list[str]:
     return ["--model_dir", str(folder.path), "--data_dir", str(runtime.data_dir), "--device", runtime.device.type]
 
 
-def seconds_of(command: list[str]) -> float:
+def time_command(command: list[str]) -> float:
     start = time.perf_counter()
     subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return time.perf_counter() - start
 
 
 if __name__ == "__main__":
-    work(float(sys.argv[1]))
+    run_training_loop(float(sys.argv[1]))

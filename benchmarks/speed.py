@@ -1,9 +1,9 @@
-"""Speeds of the training loop, beside what they could be and what they usually are.
+"""Speeds of the training loop, compared with a bare loop and with a conventional one.
 
     make bench
 
-One process times all loops of a table in turn, several rounds each, and prints medians; ratios are taken within a
-round, as absolute figures move from minute to minute. benchmarks/processes.py times whole commands afterwards.
+One process times all loops of a table in turn, for several rounds, and prints medians; ratios are taken within a round,
+since speeds drift over minutes. benchmarks/processes.py times commands afterwards.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from benchmarks import processes
-from benchmarks.loops import BATCH_SIZE, BenchmarkRuns, Step, bare, conventional, trained
+from benchmarks.loops import BATCH_SIZE, BenchmarkRuns, Step, bare_loop, conventional_loop, training_loop
 from model.build.runtime import Runtime, find_device
 from model.build.trainer import EVAL_BATCH_SIZE
 from model.commands.provenance import processor
@@ -31,16 +31,16 @@ from model.evaluation.metrics import predict
 from model.home import ROOT
 from model.training.precision import resolve_precision
 
-Speeds = Mapping[str, Sequence[float]]  # images a second of each loop, a figure a round
+Speeds = Mapping[str, Sequence[float]]  # images a second of each loop, a value per round
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Time the training loop beside other loops.")
+    parser = argparse.ArgumentParser(description="Time the training loop and compare it with other loops.")
     parser.add_argument("--data_dir", type=Path, default=ROOT / "data")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--rounds", type=int, default=5, help="times that every loop is timed (default: 5)")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each timing (default: 2)")
-    parser.add_argument("--loops_only", action="store_true", help="leave out the timings of whole commands")
+    parser.add_argument("--seconds", type=float, default=2.0, help="duration of each timing (default: 2)")
+    parser.add_argument("--loops_only", action="store_true", help="do not time commands")
     args = parser.parse_args()
 
     logging.getLogger("retort").setLevel(logging.WARNING)
@@ -50,47 +50,47 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         runs = BenchmarkRuns(Path(temporary), runtime)
         times = {"rounds": args.rounds, "seconds": args.seconds, "device": runtime.device}
-        loops(runs, times)
-        students(runs, times)
-        evaluation(runs, times)
+        loop_table(runs, times)
+        student_table(runs, times)
+        evaluation_table(runs, times)
     if not args.loops_only:
         processes.main(runtime)
 
 
-def loops(runs: BenchmarkRuns, times: Mapping[str, Any]) -> None:
-    """The table of the step."""
+def loop_table(runs: BenchmarkRuns, times: Mapping[str, Any]) -> None:
+    """The speed of a training step, alone and with a teacher."""
     runtime, batch = runs.runtime, runs.batch
     dtype = resolve_precision("auto", runtime.device)
     live, cached = (runs.teacher("resnet18", cache=cache) for cache in (False, True))
     in_float32 = batch._replace(images=batch.images.contiguous())
-    with conventional(runtime) as usual:
-        speeds = timed(
+    with conventional_loop(runtime) as conventional:
+        speeds = time_loops(
             {
-                "a": bare("cnn", batch, dtype, runtime.device),
-                "b": trained(runs.trainer()),
-                "c": trained(runs.trainer(teacher=cached)),
-                "d": trained(runs.trainer(teacher=live)),
+                "a": bare_loop("cnn", batch, dtype, runtime.device),
+                "b": training_loop(runs.trainer()),
+                "c": training_loop(runs.trainer(teacher=cached)),
+                "d": training_loop(runs.trainer(teacher=live)),
                 "teacher": lambda: live(batch),
-                "e": usual,
-                "float32": bare("cnn", in_float32, torch.float32, runtime.device),
+                "e": conventional,
+                "float32": bare_loop("cnn", in_float32, torch.float32, runtime.device),
             },
             **times,
         )
-    what = {
+    descriptions = {
         "a": "bare: forward, backward, step on one fixed batch, best settings",
         "b": "train.py's loop, student alone",
-        "c": "distilling, the teacher's answers kept",
+        "c": "distilling, teacher outputs cached",
         "d": "distilling, the teacher run on every batch",
-        "teacher": "the teacher's forward on one fixed batch, nothing else",
+        "teacher": "the teacher's forward pass on one fixed batch",
         "e": "conventional: DataLoader with 2 workers, PIL transforms, float32, teacher on every batch, .item() a step",
         "float32": "as a, in float32 and channels-first",
     }
-    table(
+    print_table(
         ("loop", "student cnn, teacher ResNet-18, batch 128", "images/s", "of a"),
-        [(name, what[name], shown(speeds[name]), f"{ratio(speeds, name, 'a'):.3f}") for name in speeds],
+        [(name, descriptions[name], median_speed(speeds[name]), f"{ratio(speeds, name, 'a'):.3f}") for name in speeds],
     )
     sum_of_parts = [1 / (1 / a + 1 / t) for a, t in zip(speeds["a"], speeds["teacher"], strict=True)]
-    table(
+    print_table(
         ("ratio", "measured", "goal"),
         [
             ("b / a", f"{ratio(speeds, 'b', 'a'):.3f}", "0.95"),
@@ -106,69 +106,76 @@ def loops(runs: BenchmarkRuns, times: Mapping[str, Any]) -> None:
     )
 
 
-def students(runs: BenchmarkRuns, times: Mapping[str, Any]) -> None:
-    """What the loop costs over the network, for networks of several sizes."""
+def student_table(runs: BenchmarkRuns, times: Mapping[str, Any]) -> None:
+    """The overhead of the training loop for networks of several sizes."""
     dtype, device = resolve_precision("auto", runs.runtime.device), runs.runtime.device
     rows = []
     for name in ("cnn", "resnet20", "wrn_16_2", "resnet18"):
-        steps = {"bare": bare(name, runs.batch, dtype, device), "train.py": trained(runs.trainer(name))}
-        speeds = timed(steps, **times)
+        steps = {"bare": bare_loop(name, runs.batch, dtype, device), "train.py": training_loop(runs.trainer(name))}
+        speeds = time_loops(steps, **times)
         rows.append(
-            (name, shown(speeds["bare"]), shown(speeds["train.py"]), f"{ratio(speeds, 'train.py', 'bare'):.3f}")
+            (
+                name,
+                median_speed(speeds["bare"]),
+                median_speed(speeds["train.py"]),
+                f"{ratio(speeds, 'train.py', 'bare'):.3f}",
+            )
         )
-    table(("student, alone", "bare, images/s", "train.py, images/s", "ratio"), rows)
+    print_table(("student, alone", "bare, images/s", "train.py, images/s", "ratio"), rows)
 
 
-def evaluation(runs: BenchmarkRuns, times: Mapping[str, Any]) -> None:
-    """Evaluation beside a forward pass in training mode without its backward pass."""
+def evaluation_table(runs: BenchmarkRuns, times: Mapping[str, Any]) -> None:
+    """The speed of evaluation relative to training."""
     dtype, device = resolve_precision("auto", runs.runtime.device), runs.runtime.device
     rows = []
     for name in ("cnn", "resnet18"):
         net = runs.trainer(name).student
-        size = runs.data.size("test") / BATCH_SIZE  # as `timed` counts steps of a batch
+        size = runs.data.size("test") / BATCH_SIZE  # since `time_loops` counts BATCH_SIZE images a step
 
         def evaluate(net: torch.nn.Module = net) -> None:
             predict(net, runs.data.eval_batches("test", EVAL_BATCH_SIZE), dtype=dtype, device=device)
 
-        speeds = timed({"evaluation": evaluate, "train.py": trained(runs.trainer(name))}, **times)
-        found = [speed * size for speed in speeds["evaluation"]]
-        both = {"evaluation": found, "train.py": speeds["train.py"]}
-        rows.append((name, shown(found), f"{ratio(both, 'evaluation', 'train.py'):.2f}"))
-    table(("evaluation of", "images/s", "of training"), rows)
+        speeds = time_loops({"evaluation": evaluate, "train.py": training_loop(runs.trainer(name))}, **times)
+        evaluation_speeds = [speed * size for speed in speeds["evaluation"]]
+        speeds = {"evaluation": evaluation_speeds, "train.py": speeds["train.py"]}
+        rows.append((name, median_speed(evaluation_speeds), f"{ratio(speeds, 'evaluation', 'train.py'):.2f}"))
+    print_table(("evaluation of", "images/s", "of training"), rows)
 
 
-def timed(steps: Mapping[str, Step], *, rounds: int, seconds: float, device: torch.device) -> dict[str, list[float]]:
-    """Images a second of every loop, once a round, the loops in turn."""
+def time_loops(
+    steps: Mapping[str, Step], *, rounds: int, seconds: float, device: torch.device
+) -> dict[str, list[float]]:
+    """Images a second of every loop in every round; the loops of a round are timed in turn."""
     speeds: dict[str, list[float]] = {name: [] for name in steps}
     for step in steps.values():
         step()  # warm up
-    turns = list(itertools.product(range(rounds), steps.items()))
-    for _, (name, step) in tqdm(turns, unit="timing", leave=False, disable=None):
-        wait(device)
+    order = list(itertools.product(range(rounds), steps.items()))
+    for _, (name, step) in tqdm(order, unit="timing", leave=False, disable=None):
+        synchronize(device)
         start, count = time.perf_counter(), 0
         while time.perf_counter() - start < seconds:
             step()
             count += 1
-        wait(device)
+        synchronize(device)
         speeds[name].append(count * BATCH_SIZE / (time.perf_counter() - start))
     return speeds
 
 
-def wait(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def ratio(speeds: Speeds, name: str, to: str) -> float:
-    """The median over the rounds of one loop's speed by another's in the same round."""
+    """The median over the rounds of the ratio of two loops' speeds in the same round."""
     return statistics.median(one / other for one, other in zip(speeds[name], speeds[to], strict=True))
 
 
-def shown(speeds: Sequence[float]) -> str:
+def median_speed(speeds: Sequence[float]) -> str:
     return f"{statistics.median(speeds):,.0f}"
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     print(tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True), end="\n\n", flush=True)
 
 

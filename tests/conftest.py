@@ -1,4 +1,4 @@
-"""A data set that is learnt in seconds, and experiment folders that train on it."""
+"""Fixtures: a data set that is learnt in seconds, folders that train on it, and scripts run in this process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from model.cli import run_script
 from model.config.folder import Folder
 from model.evaluation import latency
 from model.registry import EXECUTORS
-from tests.small_experiments import InThisProcess, Workshop, make_workshop
+from tests.small_experiments import InProcessExecutor, SmallExperiments, make_small_experiments
 
 NUM_CLASSES = 10
 
@@ -28,8 +28,8 @@ class MakeFolder(Protocol):
     def __call__(self, path: Path, **changes: Any) -> Folder: ...
 
 
-class Called(NamedTuple):
-    """How a script ended."""
+class ScriptResult(NamedTuple):
+    """Exit status and output of a script."""
 
     status: int
     out: str
@@ -37,14 +37,14 @@ class Called(NamedTuple):
 
 
 class Call(Protocol):
-    """Call a script's main function with these arguments, in this process."""
+    """Run a script's main function with these arguments, in this process."""
 
-    def __call__(self, main: Callable[[], int], *arguments: object) -> Called: ...
+    def __call__(self, main: Callable[[], int], *arguments: object) -> ScriptResult: ...
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
-    """These batches are tiny: threads would mostly wait for one another, and sums depend on their number."""
+    """One thread: with batches this small more threads are slower, and the rounding of sums depends on their number."""
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -53,7 +53,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def short_measurements() -> Iterator[None]:
-    """Every run measures its network's latency at its end; here it need not be exact."""
+    """Every run ends with a measurement of its network's latency, which need not be accurate in tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(latency, "LATENCY_SECONDS", 0.002)
         yield
@@ -104,21 +104,21 @@ def runtime(tiny_data: Path) -> Runtime:
 
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    def call(main: Callable[[], int], *arguments: object) -> Called:
+    def call(main: Callable[[], int], *arguments: object) -> ScriptResult:
         monkeypatch.setattr(sys, "argv", ["script.py", *map(str, arguments)])
         capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as exit_info:
             run_script(main)
-        return Called(int(ended.value.code or 0), *capsys.readouterr())
+        return ScriptResult(int(exit_info.value.code or 0), *capsys.readouterr())
 
     return call
 
 
 @pytest.fixture(scope="module")
-def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return make_workshop(tmp_path_factory.mktemp("workshop"))
+def small_experiments(tmp_path_factory: pytest.TempPathFactory) -> SmallExperiments:
+    return make_small_experiments(tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture
-def searches_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(EXECUTORS._functions, "local", InThisProcess)
+def in_process_executor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(EXECUTORS._functions, "local", InProcessExecutor)

@@ -1,9 +1,9 @@
-"""train.py, which a signal hits after one of its steps:
+"""Run train.py and send it a signal after one of its steps:
 
     python -m tests.kill_during_training STEP SIGNAL --model_dir ...
 
-SIGKILL comes while the checkpoint of that step is written, just before the new file takes the old one's place.
-Of several processes that torchrun has started, the last is hit, and SIGKILL comes after the step.
+SIGKILL is sent while the checkpoint of that step is written, just before the new file replaces the old one.
+Of several processes started by torchrun, the last one gets the signal, and SIGKILL is sent after the step.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ STEP, SIGNAL = int(sys.argv.pop(1)), signal.Signals(int(sys.argv.pop(1)))
 take_step, save = Trainer.take_step, Trainer.save
 
 
-def take_step_and_signal(trainer: Trainer, batch: Batch) -> None:
+def take_step_then_signal(trainer: Trainer, batch: Batch) -> None:
     take_step(trainer, batch)
     world = trainer.world if isinstance(trainer, DistributedTrainer) else SINGLE_PROCESS
     if trainer.step == STEP and world.rank == world.size - 1 and (SIGNAL is not signal.SIGKILL or world.size > 1):
         os.kill(os.getpid(), SIGNAL)
 
 
-def save_and_signal(trainer: Trainer) -> None:
+def save_with_signal(trainer: Trainer) -> None:
     if trainer.step == STEP and SIGNAL is signal.SIGKILL:
-        Path.replace = die  # type: ignore[method-assign,assignment]
+        Path.replace = kill_self  # type: ignore[method-assign,assignment]
     save(trainer)
 
 
-def die(_: Path, target: Path) -> NoReturn:
+def kill_self(_: Path, target: Path) -> NoReturn:
     assert target.name == "last.pth.tar"
     os.kill(os.getpid(), signal.SIGKILL)
-    raise AssertionError("nothing comes after SIGKILL")
+    raise AssertionError("not reached after SIGKILL")
 
 
-Trainer.take_step = take_step_and_signal  # type: ignore[assignment,method-assign]
-Trainer.save = save_and_signal  # type: ignore[assignment,method-assign]
+Trainer.take_step = take_step_then_signal  # type: ignore[assignment,method-assign]
+Trainer.save = save_with_signal  # type: ignore[assignment,method-assign]
 sys.argv[0] = "train.py"
 runpy.run_path(str(ROOT / "train.py"), run_name="__main__")

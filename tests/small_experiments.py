@@ -1,4 +1,4 @@
-"""Small copies of the shipped folders, and the commands that a user types, called in this process."""
+"""Small copies of the shipped experiments, and the commands that a user types, run in this process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from model.search.executors.base import Job, JobEnd, JobHandle
 if TYPE_CHECKING:
     from tests.conftest import Call
 
-SMALLER: dict[str, dict[str, Any]] = {
+SMALLER_NETWORKS: dict[str, dict[str, Any]] = {
     "cnn": {"num_channels": 4},
     "resnet8x4": {"name": "resnet8"},
     "resnet18": {"name": "resnet8"},
@@ -34,16 +34,16 @@ SMALLER: dict[str, dict[str, Any]] = {
     "wrn_40_2": {"name": "wrn_16_1"},
     "wrn": {"depth": 16, "width": 1.0},
 }
-FEW = {"batch_size": 10, "num_epochs": 1, "precision": "float32"}
+SHORT_TRAINING = {"batch_size": 10, "num_epochs": 1, "precision": "float32"}
 
 
 @dataclass(frozen=True)
-class Workshop:
-    """Where small copies of the shipped folders are made.
+class SmallExperiments:
+    """Makes small copies of the shipped experiments.
 
     Args:
-        root: Holds the copies.
-        images: A .npz file for the data set `arrays`: 40 training and 40 test images of the embedded ones.
+        root: The folder of the copies.
+        images: A .npz file for the data set `arrays`: 40 training and 40 test images of cifar10_mini.
     """
 
     root: Path
@@ -54,19 +54,19 @@ class Workshop:
         return {"name": "arrays", "path": str(self.images), "val_size": 10}
 
     def copy(self, name: str, **changes: Any) -> Folder:
-        """The shipped folder and those that it needs, made small."""
+        """A small copy of a shipped experiment and of those that it names as teacher or init."""
         folder = Folder(self.root / name.replace("/", "_"))
         params = read_json(ROOT / "experiments" / name / "params.json")
         options = {key: value for key, value in params["dataset"].items() if key in ("val_size", "augment", "cutout")}
-        student = params["student"] | SMALLER.get(params["student"]["name"], {})
-        params |= FEW | {"dataset": self.dataset | options, "student": student}
+        student = params["student"] | SMALLER_NETWORKS.get(params["student"]["name"], {})
+        params |= SHORT_TRAINING | {"dataset": self.dataset | options, "student": student}
         for key in ("teacher", "init"):
             if key in params:
                 params[key] = str(self.copy(params[key].removeprefix("experiments/")).path)
         return write(folder, params | changes)
 
     def copy_search(self, name: str, *counts: int) -> Folder:
-        """The same for the folder of a search; of its parameters, so many of the first values."""
+        """A small copy of a shipped search, with the first `counts[i]` values of its i-th parameter."""
         search = read_json(ROOT / "experiments" / name / "search.json")
         for parameter, count in zip(search["parameters"].values(), counts, strict=True):
             parameter["values"] = parameter["values"][:count]
@@ -82,32 +82,32 @@ def write(folder: Folder, params: dict[str, Any], search: dict[str, Any] | None 
     return folder
 
 
-def make_workshop(root: Path) -> Workshop:
-    """A workshop in an empty folder."""
-    whole = unpack()
+def make_small_experiments(root: Path) -> SmallExperiments:
+    """Small experiments in an empty folder."""
+    mini = unpack()
 
-    def first(labels: np.ndarray[Any, Any], per_class: int) -> np.ndarray[Any, Any]:
+    def first_of_each_class(labels: np.ndarray[Any, Any], per_class: int) -> np.ndarray[Any, Any]:
         return np.concatenate([np.flatnonzero(labels == number)[:per_class] for number in np.unique(labels)])
 
-    chosen, tested = first(whole.train_labels, 4), first(whole.test_labels, 4)
+    train_rows, test_rows = first_of_each_class(mini.train_labels, 4), first_of_each_class(mini.test_labels, 4)
     np.savez(
         root / "few.npz",
-        train_images=whole.train_images[chosen],
-        train_labels=whole.train_labels[chosen],
-        test_images=whole.test_images[tested],
-        test_labels=whole.test_labels[tested],
+        train_images=mini.train_images[train_rows],
+        train_labels=mini.train_labels[train_rows],
+        test_images=mini.test_images[test_rows],
+        test_labels=mini.test_labels[test_rows],
     )
-    return Workshop(root, root / "few.npz")
+    return SmallExperiments(root, root / "few.npz")
 
 
-class InThisProcess:
-    """An engine that calls train.py's main where another starts a process, which takes seconds to import torch."""
+class InProcessExecutor:
+    """Calls train.py's main instead of starting a process, which would take seconds to import torch."""
 
     def __init__(self) -> None:
-        self._ended: dict[JobHandle, int] = {}
+        self._statuses: dict[JobHandle, int] = {}
 
     @classmethod
-    def for_runs(cls, num_runs: int, **_: Any) -> InThisProcess:
+    def for_runs(cls, num_runs: int, **_: Any) -> InProcessExecutor:
         return cls()
 
     OPTIONS = ()
@@ -117,22 +117,22 @@ class InThisProcess:
         return "one at a time"
 
     def can_submit(self) -> bool:
-        return not self._ended
+        return not self._statuses
 
     def submit(self, job: Job) -> JobHandle:
-        with pytest.MonkeyPatch.context() as patched, job.log.open("a") as output:
-            patched.setattr(sys, "argv", [*job.argv()[1:]])
-            with redirect_stdout(output), redirect_stderr(output), pytest.raises(SystemExit) as ended:
+        with pytest.MonkeyPatch.context() as patch, job.log.open("a") as output:
+            patch.setattr(sys, "argv", [*job.argv()[1:]])
+            with redirect_stdout(output), redirect_stderr(output), pytest.raises(SystemExit) as exit_info:
                 run_script(train.main)
         handle = JobHandle(str(job.folder))
-        self._ended[handle] = int(ended.value.code or 0)
+        self._statuses[handle] = int(exit_info.value.code or 0)
         return handle
 
     def attach(self, job: Job) -> JobHandle | None:
         return None
 
     def poll(self, handle: JobHandle) -> JobEnd | None:
-        return JobEnd(self._ended.pop(handle))
+        return JobEnd(self._statuses.pop(handle))
 
     def stop(self, handle: JobHandle) -> None:
         raise AssertionError("the run has ended")
@@ -140,26 +140,26 @@ class InThisProcess:
     kill = stop
 
 
-def trained(folder: Folder, call: Call) -> Folder:
-    """The folder after train.py, which leaves a finished one alone."""
-    ended = call(train.main, "--model_dir", folder.path)
-    assert ended.status == 0, ended.err
+def train_folder(folder: Folder, call: Call) -> Folder:
+    """Run train.py on a folder, which does nothing to a finished one; returns the folder."""
+    result = call(train.main, "--model_dir", folder.path)
+    assert result.status == 0, result.err
     return folder
 
 
-def searched(folder: Folder, call: Call) -> str:
-    """The first table that search_hyperparams.py prints."""
-    ended = call(search_hyperparams.main, "--parent_dir", folder.path)
-    assert ended.status == 0, ended.err
-    return ended.out.strip().split("\n\n")[0]
+def run_search(folder: Folder, call: Call) -> str:
+    """Run search_hyperparams.py; returns the first table that it prints."""
+    result = call(search_hyperparams.main, "--parent_dir", folder.path)
+    assert result.status == 0, result.err
+    return result.out.strip().split("\n\n")[0]
 
 
-def table_of(path: Path, call: Call) -> str:
-    """What synthesize_results.py writes."""
+def results_table(path: Path, call: Call) -> str:
+    """Run synthesize_results.py; returns the table that it writes."""
     assert call(synthesize_results.main, "--parent_dir", path).status == 0
     return (path / "results.md").read_text(encoding="utf-8").rstrip("\n")
 
 
 def accuracy(folder: Folder, key: str = "accuracy") -> float:
-    """On test, of the best weights."""
+    """A metric of the best weights on the test split."""
     return float(read_json(folder.metrics("test", "best"))[key])

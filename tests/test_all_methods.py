@@ -11,9 +11,9 @@ from model.home import ROOT
 from model.registry import LOSSES
 from tests.conftest import Call
 from tests.report.markdown_tables import column
-from tests.small_experiments import FEW, Workshop, searched, write
+from tests.small_experiments import SHORT_TRAINING, SmallExperiments, run_search, write
 
-pytestmark = pytest.mark.usefixtures("searches_in_this_process")
+pytestmark = pytest.mark.usefixtures("in_process_executor")
 
 SHIPPED = ROOT / "experiments" / "all_methods"
 
@@ -28,18 +28,20 @@ def test_every_loss_has_a_method_of_its_name() -> None:
     }
 
 
-def test_every_method_runs_and_has_a_row(workshop: Workshop, call: Call) -> None:
-    teacher = workshop.copy("all_methods/teacher", student=read_json(SHIPPED / "teacher" / "params.json")["student"])
+def test_every_method_runs_and_has_a_row(small_experiments: SmallExperiments, call: Call) -> None:
+    teacher = small_experiments.copy(
+        "all_methods/teacher", student=read_json(SHIPPED / "teacher" / "params.json")["student"]
+    )
     params = read_json(SHIPPED / "methods" / "params.json")
-    params |= FEW | {"dataset": workshop.dataset, "teacher": str(teacher.path)}
+    params |= SHORT_TRAINING | {"dataset": small_experiments.dataset, "teacher": str(teacher.path)}
     search = read_json(PAGE.path)
     choices = search["parameters"]["method"]["choices"]
     for values in choices.values():  # teachers of single methods, made small, too
         if "teacher" in values:
-            values["teacher"] = str(workshop.copy(values["teacher"].removeprefix("experiments/")).path)
-    folder = write(Folder(workshop.root / "all_methods"), params, search)
+            values["teacher"] = str(small_experiments.copy(values["teacher"].removeprefix("experiments/")).path)
+    folder = write(Folder(small_experiments.root / "all_methods"), params, search)
 
-    table = searched(folder, call)
+    table = run_search(folder, call)
 
     assert sorted(column(table, "method")) == sorted(choices)
     assert "-" not in column(table, "test best")

@@ -1,4 +1,4 @@
-"""Every experiment that is shipped can be trained: it is checked, built, and takes a step on random images."""
+"""Every shipped experiment can be trained: it passes preflight, is built, and takes a step on random images."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ EXPERIMENTS = ROOT / "experiments"
 NUM_IMAGES = 2  # enough for batch norm, few enough for the largest networks
 
 
-def is_made(path: Path) -> bool:
-    """Whether a folder was made by its parent: a run of a search, or a generation."""
+def is_generated(path: Path) -> bool:
+    """Whether a folder is the run of a search or a generation of its parent folder."""
     parent = path.parent / "params.json"
     is_generation = path.name.startswith("gen_") and parent.exists() and "generations" in read_json(parent)
     return (path.parent / "search.json").exists() or is_generation
@@ -39,9 +39,9 @@ def is_made(path: Path) -> bool:
 FOLDERS = {
     str(file.parent.relative_to(EXPERIMENTS)): Folder(file.parent)
     for file in sorted(EXPERIMENTS.rglob("params.json"))
-    if not is_made(file.parent)
+    if not is_generated(file.parent)
 }
-# Folders that others start from: their losses reach a part of the network, or what they own alone.
+# Folders named by an "init": their losses train a part of the network, or only the parameters of the loss.
 FIRST_STAGES = {
     str(Path(init).relative_to("experiments"))
     for folder in FOLDERS.values()
@@ -51,22 +51,22 @@ SEARCHES = [name for name, folder in FOLDERS.items() if (folder.path / "search.j
 
 
 @pytest.fixture
-def nowhere(tmp_path: Path) -> Runtime:
-    """A place without data, so that none can be read."""
+def no_data(tmp_path: Path) -> Runtime:
+    """A runtime whose data folder is empty, so that no data set can be read."""
     return Runtime(device=torch.device("cpu"), data_dir=tmp_path)
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_an_experiment_takes_a_step(name: str, nowhere: Runtime) -> None:
+def test_an_experiment_takes_a_step(name: str, no_data: Runtime) -> None:
     folder = FOLDERS[name]
-    check_experiment(Experiment(folder.path, nowhere))
+    check_experiment(Experiment(folder.path, no_data))
     params = load_params(folder.path)
     if params.generations:
         params = first_generation(params)
     params = params.model_copy(update={"precision": "float32", "batch_size": NUM_IMAGES})
-    experiment = Experiment(folder.path, nowhere, params=params)
+    experiment = Experiment(folder.path, no_data, params=params)
     experiment.data = random_data(experiment)
-    trainer = build_trainer(experiment, build_untrained_teacher(experiment, nowhere.data_dir))
+    trainer = build_trainer(experiment, build_untrained_teacher(experiment, no_data.data_dir))
 
     trainer.take_step(next(trainer.train_batches(0, 0)))
 
@@ -79,25 +79,25 @@ def test_an_experiment_takes_a_step(name: str, nowhere: Runtime) -> None:
     assert missing == [] or name in FIRST_STAGES
 
 
-def some(check: CheckParams) -> CheckParams:
-    """Check each part of params that has not been met yet, and every tenth run: searches may have hundreds of runs."""
-    met: set[str] = set()
+def sampled(check: CheckParams) -> CheckParams:
+    """Check params that have a value not seen before, and every tenth run: a search may have hundreds of runs."""
+    seen: set[str] = set()
     numbers = itertools.count()
 
-    def check_some(params: Params, path: Path) -> None:
+    def check_sampled(params: Params, path: Path) -> None:
         parts = {f"{key} {value}" for key, value in params}
-        if parts - met or next(numbers) % 10 == 0:
+        if parts - seen or next(numbers) % 10 == 0:
             check(params, path)
-        met.update(parts)
+        seen.update(parts)
 
-    return check_some
+    return check_sampled
 
 
 @pytest.mark.parametrize("name", SEARCHES)
-def test_runs_of_a_search_can_be_trained(name: str, nowhere: Runtime) -> None:
+def test_runs_of_a_search_can_be_trained(name: str, no_data: Runtime) -> None:
     plan = make_plan(
         FOLDERS[name].path,
-        check=some(lambda params, path: check_experiment(Experiment(path.parent, nowhere, params=params))),
+        check=sampled(lambda params, path: check_experiment(Experiment(path.parent, no_data, params=params))),
         restart=True,
     )
 
@@ -106,14 +106,14 @@ def test_runs_of_a_search_can_be_trained(name: str, nowhere: Runtime) -> None:
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_an_experiment_has_a_line_in_the_readme(name: str) -> None:
+def test_readme_lists_every_experiment(name: str) -> None:
     readme = (EXPERIMENTS / "README.md").read_text(encoding="utf-8")
-    listed = re.findall(r"^\| `(.+?)` \|", readme, flags=re.MULTILINE)
+    patterns = re.findall(r"^\| `(.+?)` \|", readme, flags=re.MULTILINE)
 
-    assert any(fnmatch(name, pattern) for pattern in listed), f"give {name} a line in experiments/README.md"
+    assert any(fnmatch(name, pattern) for pattern in patterns), f"give {name} a line in experiments/README.md"
 
 
-def test_the_readme_lists_what_there_is() -> None:
+def test_readme_commands_name_existing_experiments() -> None:
     readme = (EXPERIMENTS / "README.md").read_text(encoding="utf-8")
     named = re.findall(r"(?:--model_dir|--parent_dir) experiments/([\w/]+)", readme)
 

@@ -1,7 +1,7 @@
-"""What each of the five origins does, from its shipped folder to its table, by the commands that a user types.
+"""The five works that the project grew from, each from its shipped experiment to its table by the user's commands.
 
-The folders are those of experiments/, with a few of the embedded images, an epoch and the smallest networks of a kind;
-their objectives, optimizers and schedules are as they are shipped.
+The experiments are those of experiments/, with a few images of cifar10_mini, one epoch and the smallest network of each
+family; objectives, optimizers and schedules are those that are shipped.
 """
 
 from __future__ import annotations
@@ -19,37 +19,47 @@ from model.files import read_json
 from model.home import ROOT
 from tests.conftest import Call
 from tests.report.markdown_tables import cells, column, headers
-from tests.small_experiments import FEW, Workshop, accuracy, searched, table_of, trained, write
+from tests.small_experiments import (
+    SHORT_TRAINING,
+    SmallExperiments,
+    accuracy,
+    results_table,
+    run_search,
+    train_folder,
+    write,
+)
 
-pytestmark = pytest.mark.usefixtures("searches_in_this_process")
+pytestmark = pytest.mark.usefixtures("in_process_executor")
 
-# 1. The ancestor ----------------------------------------------------------------------------------------------------
+# 1. The original project --------------------------------------------------------------------------------------------
 
 
-def test_the_ancestor_s_student_learns_from_a_teacher_that_is_trained_first(workshop: Workshop, call: Call) -> None:
-    student = trained(workshop.copy("cnn_distill"), call)
-    teacher = Folder(workshop.root / "base_resnet18")
+def test_original_student_learns_from_a_teacher_that_is_trained_first(
+    small_experiments: SmallExperiments, call: Call
+) -> None:
+    student = train_folder(small_experiments.copy("cnn_distill"), call)
+    teacher = Folder(small_experiments.root / "base_resnet18")
     assert (teacher.state(), student.state()) == ("finished", "finished")
     assert student.read_run()["teacher"] == {teacher.name: teacher.read_run()["weights_digest"]}
     assert student.read_history()[0]["loss_kd"] > 0
 
 
-def test_the_ancestor_s_analysis_has_a_row_for_every_test_image(workshop: Workshop, call: Call) -> None:
-    student = trained(workshop.copy("cnn_distill"), call)
+def test_original_analysis_has_a_row_for_every_test_image(small_experiments: SmallExperiments, call: Call) -> None:
+    student = train_folder(small_experiments.copy("cnn_distill"), call)
     assert call(evaluate.main, "--model_dir", student.path, "--temperature", 4).status == 0
-    with np.load(student.evaluation / "test_best.npz") as found, np.load(workshop.images) as images:
-        assert found["temperature"] == 4
-        assert found["index"].tolist() == list(range(40))
-        assert found["labels"].tolist() == images["test_labels"].tolist()
-        np.testing.assert_allclose(found["probabilities"].sum(axis=1), 1, rtol=1e-5)
-        right = found["probabilities"].argmax(axis=1) == found["labels"]
-        assert found["correct"].tolist() == right.tolist()
-        assert found["confusion"].trace() == right.sum() == 40 * accuracy(student)
+    with np.load(student.evaluation / "test_best.npz") as arrays, np.load(small_experiments.images) as images:
+        assert arrays["temperature"] == 4
+        assert arrays["index"].tolist() == list(range(40))
+        assert arrays["labels"].tolist() == images["test_labels"].tolist()
+        np.testing.assert_allclose(arrays["probabilities"].sum(axis=1), 1, rtol=1e-5)
+        correct = arrays["probabilities"].argmax(axis=1) == arrays["labels"]
+        assert arrays["correct"].tolist() == correct.tolist()
+        assert arrays["confusion"].trace() == correct.sum() == 40 * accuracy(student)
 
 
-def test_the_ancestor_s_grid_ends_with_a_row_for_each_pair(workshop: Workshop, call: Call) -> None:
-    grid = workshop.copy_search("cnn_distill_alpha_temp", 2, 1)
-    table = searched(grid, call)
+def test_original_grid_search_prints_a_row_for_each_pair(small_experiments: SmallExperiments, call: Call) -> None:
+    grid = small_experiments.copy_search("cnn_distill_alpha_temp", 2, 1)
+    table = run_search(grid, call)
     runs = [Folder(grid.path / path) for path in column(table, "path")]
     assert sorted(column(table, "alpha")) == ["0.05", "0.1"]
     assert {read_json(run.resolved)["loss"]["kd"]["temperature"] for run in runs} == {1.5}
@@ -66,21 +76,23 @@ BORN_AGAIN = {
 
 
 @pytest.mark.parametrize(("name", "loss"), BORN_AGAIN.items())
-def test_each_generation_is_a_row_with_the_one_before_as_its_teacher(
-    name: str, loss: str, workshop: Workshop, call: Call
+def test_each_generation_is_a_row_with_the_previous_one_as_its_teacher(
+    name: str, loss: str, small_experiments: SmallExperiments, call: Call
 ) -> None:
-    family = trained(workshop.copy(name, generations=2), call)
-    table = table_of(family.path, call)
+    parent = train_folder(small_experiments.copy(name, generations=2), call)
+    table = results_table(parent.path, call)
     rows = zip(column(table, "path"), column(table, "teacher"), column(table, "loss"), strict=True)
     assert sorted(rows) == [("gen_0", "-", "ce"), ("gen_1", "../gen_0", loss)]
 
 
-def test_generations_and_their_ensemble_are_told(workshop: Workshop, call: Call) -> None:
-    family = trained(workshop.copy("born_again_resnet50", generations=2), call)
-    page = call(evaluate.main, "--model_dir", family.path).out
-    alone = [f"{100 * accuracy(Folder(family.path / f'gen_{number}')):.2f}" for number in range(2)]
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| gen_")]
-    assert [row[:2] for row in rows] == [["gen_0", alone[0]], ["gen_1", alone[1]]]
+def test_evaluation_prints_generations_and_their_ensembles(small_experiments: SmallExperiments, call: Call) -> None:
+    parent = train_folder(small_experiments.copy("born_again_resnet50", generations=2), call)
+    output = call(evaluate.main, "--model_dir", parent.path).out
+    accuracies = [f"{100 * accuracy(Folder(parent.path / f'gen_{number}')):.2f}" for number in range(2)]
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in output.splitlines() if line.startswith("| gen_")
+    ]
+    assert [row[:2] for row in rows] == [["gen_0", accuracies[0]], ["gen_1", accuracies[1]]]
     assert [row[3] for row in rows] == ["-", "0 + 1"]
 
 
@@ -88,70 +100,78 @@ def test_generations_and_their_ensemble_are_told(workshop: Workshop, call: Call)
 
 
 @pytest.fixture
-def multi_exit(workshop: Workshop, call: Call) -> Folder:
-    """ResNet-18 with its exits has no small form: ten training images, in two steps."""
-    dataset = workshop.dataset | {"train_fraction": 1 / 3}
-    return trained(workshop.copy("self_distillation_resnet18", dataset=dataset, batch_size=5), call)
+def multi_exit(small_experiments: SmallExperiments, call: Call) -> Folder:
+    """ResNet-18 with exits, for which there is no smaller network: ten training images in two steps."""
+    dataset = small_experiments.dataset | {"train_fraction": 1 / 3}
+    return train_folder(small_experiments.copy("self_distillation_resnet18", dataset=dataset, batch_size=5), call)
 
 
 EXITS = ("exit_1_accuracy", "exit_2_accuracy", "exit_3_accuracy", "ensemble_accuracy")
 
 
-def test_every_exit_and_all_together_have_a_column(multi_exit: Folder, call: Call) -> None:
-    table = table_of(multi_exit.path, call)
+def test_every_exit_and_their_ensemble_have_a_column(multi_exit: Folder, call: Call) -> None:
+    table = results_table(multi_exit.path, call)
     names = [header for header in headers(table) if header.startswith("test ")]
     assert names == ["test best", "test last", "test exit 1", "test exit 2", "test exit 3", "test ensemble"]
     assert [column(table, name) for name in names[2:]] == [[f"{100 * accuracy(multi_exit, key):.2f}"] for key in EXITS]
 
 
-def test_every_exit_and_all_together_are_told(multi_exit: Folder, call: Call) -> None:
-    page = call(evaluate.main, "--model_dir", multi_exit.path).out
+def test_evaluation_prints_every_exit_and_their_ensemble(multi_exit: Folder, call: Call) -> None:
+    output = call(evaluate.main, "--model_dir", multi_exit.path).out
     percent = [f"{100 * accuracy(multi_exit, key):.2f} %" for key in EXITS]
-    assert "exit 1 {}, exit 2 {}, exit 3 {}, ensemble {}".format(*percent) in page
+    assert "exit 1 {}, exit 2 {}, exit 3 {}, ensemble {}".format(*percent) in output
 
 
 # 4. Moonshine -------------------------------------------------------------------------------------------------------
 
-# Of WRN-16-1 with 10 classes, as the project's network has them: parameters and MACs.
+# Parameters and MACs of WRN-16-1 with 10 classes.
 COSTS = {"Conv": ("175,066", "26.7 M"), "Conv2x2": ("80,346", "12.2 M"), "G8B2": ("41,818", "8.2 M")}
 
 
-def test_a_cheap_student_stands_beside_its_teacher_with_what_both_cost(
-    workshop: Workshop, tmp_path: Path, call: Call
+def test_table_shows_the_parameters_and_macs_of_student_and_teacher(
+    small_experiments: SmallExperiments, tmp_path: Path, call: Call
 ) -> None:
-    alone = Workshop(tmp_path, workshop.images)  # so that its table has these two alone
-    student = trained(alone.copy("wrn_40_2_g8b2_at"), call)
+    in_own_folder = SmallExperiments(tmp_path, small_experiments.images)  # so that the table has only these two runs
+    student = train_folder(in_own_folder.copy("wrn_40_2_g8b2_at"), call)
     assert student.read_history()[0]["loss_at"] > 0
-    table = table_of(tmp_path, call)
+    table = results_table(tmp_path, call)
     rows = zip(*(column(table, name) for name in ("path", "parameters", "macs")), strict=True)
     assert sorted(rows) == [("wrn_40_2", *COSTS["Conv"]), ("wrn_40_2_g8b2_at", *COSTS["G8B2"])]
 
 
-def test_a_search_over_convolutions_gives_accuracy_beside_parameters_and_macs(workshop: Workshop, call: Call) -> None:
-    search = workshop.copy_search("wrn_40_2_convs", 2)
-    table = searched(search, call)
+def test_search_over_convolutions_shows_accuracy_parameters_and_macs(
+    small_experiments: SmallExperiments, call: Call
+) -> None:
+    search = small_experiments.copy_search("wrn_40_2_convs", 2)
+    table = run_search(search, call)
     rows = zip(*(column(table, name) for name in ("conv", "parameters", "macs")), strict=True)
     assert sorted(rows) == [(conv, *COSTS[conv]) for conv in ("Conv", "Conv2x2")]
     runs = [Folder(search.path / path) for path in column(table, "path")]
     assert column(table, "test best") == [f"{100 * accuracy(run):.2f}" for run in runs]
 
 
-# 5. The rivals ------------------------------------------------------------------------------------------------------
+# 5. Comparison of methods -------------------------------------------------------------------------------------------
 
 
-def test_rivals_are_compared_by_the_mean_and_the_spread_over_seeds(workshop: Workshop, call: Call) -> None:
+def test_methods_are_compared_by_mean_and_standard_deviation_over_seeds(
+    small_experiments: SmallExperiments, call: Call
+) -> None:
     shipped = ROOT / "experiments" / "rivals" / "methods"
     method = read_json(shipped / "search.json")["parameters"]["method"]
-    params = read_json(shipped / "params.json") | FEW | {"dataset": workshop.dataset, "student": {"name": "resnet8"}}
-    teacher = write(Folder(workshop.root / "rivals_teacher"), params | {"teacher": None})
+    params = (
+        read_json(shipped / "params.json")
+        | SHORT_TRAINING
+        | {"dataset": small_experiments.dataset, "student": {"name": "resnet8"}}
+    )
+    teacher = write(Folder(small_experiments.root / "rivals_teacher"), params | {"teacher": None})
     pair = {"choices": {"tiny": {"student.name": "resnet8"}, "wide": {"student.name": "resnet14"}}}
     method["choices"] = {name: method["choices"][name] for name in ("baseline", "st_at", "fsp")}
     search = {"parameters": {"pair": pair, "method": method, "seed": [1, 2]}}
-    folder = write(Folder(workshop.root / "rivals"), params | {"teacher": str(teacher.path)}, search)
+    folder = write(Folder(small_experiments.root / "rivals"), params | {"teacher": str(teacher.path)}, search)
 
-    ended = call(search_hyperparams.main, "--parent_dir", folder.path)
+    result = call(search_hyperparams.main, "--parent_dir", folder.path)
 
-    assert ended.status == 0, ended.err
+    assert result.status == 0, result.err
     expected = [["method, pair", "tiny", "wide"]]
     for name in method["choices"]:
         row = [name]
@@ -160,4 +180,4 @@ def test_rivals_are_compared_by_the_mean_and_the_spread_over_seeds(workshop: Wor
             values = [100 * accuracy(run) for run in runs]
             row.append(f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f} (n=2)")
         expected.append(row)
-    assert cells(ended.out.strip().split("\n\n")[1]) == expected
+    assert cells(result.out.strip().split("\n\n")[1]) == expected

@@ -47,8 +47,8 @@ DISTILL: dict[str, Any] = {"loss": {"plugged_mse": {}}, "teacher": "../teacher",
 
 
 @pytest.fixture(autouse=True)
-def registries_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a plug-in registers lasts as long as a process, so as long as a test here."""
+def restore_registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Undo what plug-ins registered after each test."""
     import sys
 
     for registry in (LOSSES, NETS, DATASETS):
@@ -60,7 +60,7 @@ def registries_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             del sys.modules[name]
 
 
-def test_a_run_with_a_plugged_in_loss_is_trained_and_evaluated(
+def test_a_run_with_a_loss_of_a_plugin_is_trained_and_evaluated(
     make_folder: MakeFolder, tmp_path: Path, call: Call
 ) -> None:
     make_folder(tmp_path / "teacher", num_epochs=1)
@@ -73,10 +73,8 @@ def test_a_run_with_a_plugged_in_loss_is_trained_and_evaluated(
     assert call(evaluate.main, "--model_dir", folder.path).status == 0
 
 
-@pytest.mark.usefixtures("searches_in_this_process")
-def test_the_runs_of_a_search_find_the_plugins_of_its_folder(
-    make_folder: MakeFolder, tmp_path: Path, call: Call
-) -> None:
+@pytest.mark.usefixtures("in_process_executor")
+def test_runs_of_a_search_use_the_plugins_of_its_folder(make_folder: MakeFolder, tmp_path: Path, call: Call) -> None:
     make_folder(tmp_path / "teacher", num_epochs=1)
     folder = make_folder(tmp_path / "search", plugins=["my_loss.py"], **DISTILL)
     (folder.path / "my_loss.py").write_text(LOSS)
@@ -87,15 +85,15 @@ def test_the_runs_of_a_search_find_the_plugins_of_its_folder(
     assert read_json(child / "run.json")["state"] == "finished"
 
 
-def test_the_folder_counts_before_the_root(
+def test_plugins_are_looked_up_in_the_folder_before_the_root(
     make_folder: MakeFolder, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("model.build.plugins.ROOT", tmp_path)
     (tmp_path / "my_net.py").write_text(NET)
     folder = make_folder(tmp_path / "run", student={"name": "plugged_linear"}, plugins=["my_net.py"], num_epochs=1)
     assert call(train.main, "--model_dir", folder.path).status == 0
-    (folder.path / "my_net.py").write_text("raise ValueError('that of the folder')")
-    assert "that of the folder" in call(train.main, "--model_dir", folder.path, "--restart").err
+    (folder.path / "my_net.py").write_text("raise ValueError('plug-in of the folder')")
+    assert "plug-in of the folder" in call(train.main, "--model_dir", folder.path, "--restart").err
 
 
 def test_a_module_is_imported_from_the_root(
@@ -112,18 +110,18 @@ def test_a_module_is_imported_from_the_root(
     assert folder.read_run()["plugins"] == {"plugged_package.nets": hashlib.sha256(NET.encode()).hexdigest()}
 
 
-def test_a_teacher_s_plugins_are_not_run(make_folder: MakeFolder, tmp_path: Path, call: Call) -> None:
+def test_plugins_of_a_teacher_are_not_run(make_folder: MakeFolder, tmp_path: Path, call: Call) -> None:
     teacher = make_folder(tmp_path / "teacher", student={"name": "plugged_linear"}, plugins=["my_net.py"])
     (teacher.path / "my_net.py").write_text(f"from pathlib import Path\nPath({str(tmp_path / 'ran')!r}).touch()\n{NET}")
     student = make_folder(tmp_path / "student", loss={"kd": {}}, teacher="../teacher", num_epochs=1)
-    ended = call(train.main, "--model_dir", student.path)
-    assert ended.status == 2
-    assert f"{teacher.params}: student.name: no network is named" in ended.err
-    assert 'the plug-ins of this folder are not run for another one: name my_net.py in its "plugins", too' in ended.err
+    result = call(train.main, "--model_dir", student.path)
+    assert result.status == 2
+    assert f"{teacher.params}: student.name: no network is named" in result.err
+    assert 'the plug-ins of this folder are not run for another one: name my_net.py in its "plugins", too' in result.err
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_student_that_names_its_teacher_s_plugin_is_taught(
+def test_a_student_that_names_the_plugin_of_its_teacher_is_trained(
     make_folder: MakeFolder, tmp_path: Path, call: Call
 ) -> None:
     teacher = make_folder(tmp_path / "teacher", student={"name": "plugged_linear"}, plugins=["my_net.py"], num_epochs=1)
@@ -135,7 +133,7 @@ def test_a_student_that_names_its_teacher_s_plugin_is_taught(
     assert teacher.state() == "finished"
 
 
-def test_tables_run_no_plugin(make_folder: MakeFolder, tmp_path: Path, call: Call) -> None:
+def test_results_tables_run_no_plugins(make_folder: MakeFolder, tmp_path: Path, call: Call) -> None:
     folder = make_folder(tmp_path / "runs" / "run", plugins=["my_loss.py"])
     (folder.path / "my_loss.py").write_text(f"from pathlib import Path\nPath({str(tmp_path / 'ran')!r}).touch()\n")
     assert call(synthesize_results.main, "--parent_dir", tmp_path / "runs").status == 0
@@ -158,10 +156,10 @@ def test_a_plugin_that_cannot_be_imported_is_one_line(
     folder = make_folder(tmp_path / "run", plugins=["my_loss.py"])
     if content is not None:
         (folder.path / "my_loss.py").write_text(content)
-    ended = call(train.main, "--model_dir", folder.path)
-    assert ended.status == 2
-    assert message in ended.err
-    assert ended.err.count("\n") == 1
+    result = call(train.main, "--model_dir", folder.path)
+    assert result.status == 2
+    assert message in result.err
+    assert result.err.count("\n") == 1
     assert not folder.run.exists()
 
 
@@ -170,6 +168,6 @@ def test_a_plugin_that_changed_since_the_run_began_is_logged(
 ) -> None:
     folder = make_folder(tmp_path / "run", student={"name": "plugged_linear"}, plugins=["my_net.py"], num_epochs=1)
     (folder.path / "my_net.py").write_text(NET)
-    folder.update_run(state="stopped", plugins={"my_net.py": "of another content"})
+    folder.update_run(state="stopped", plugins={"my_net.py": "digest of other content"})
     assert call(train.main, "--model_dir", folder.path).status == 0
     assert "the plug-in my_net.py changed since the run began" in folder.log.read_text()

@@ -1,4 +1,4 @@
-"""torchrun train.py: two processes do what one does, in the same folders, and end distributed_worker."""
+"""torchrun train.py: two processes give the results and files of one, and stop together."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ COMPARED = {"kd": {"alpha": 0.5}, "sp": {"weight": 10.0}, "rkd": {"weight": 0.05
 SGD = {"name": "sgd", "learning_rate": 0.02}
 
 
-class Ended(NamedTuple):
-    """How a torchrun ended: the exit statuses of its processes, as far as it tells them, and all that was printed."""
+class TorchrunResult(NamedTuple):
+    """The exit statuses of the processes, as far as torchrun reports them, and all output."""
 
     statuses: list[int]
     out: str
 
 
-def torchrun(*arguments: object) -> Ended:
+def torchrun(*arguments: object) -> TorchrunResult:
     """Two processes on this machine."""
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *map(str, arguments)],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -51,13 +51,13 @@ def torchrun(*arguments: object) -> Ended:
         timeout=120,
         check=False,
     )
-    statuses = [int(status) for status in re.findall(r"exitcode +: (-?\d+)", done.stdout)]
-    return Ended(statuses or [done.returncode], done.stdout)
+    statuses = [int(status) for status in re.findall(r"exitcode +: (-?\d+)", completed.stdout)]
+    return TorchrunResult(statuses or [completed.returncode], completed.stdout)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """100 training images, of which batches of 15 leave 10; 21 of val and 31 of test, an odd number each."""
+    """100 training images, so that the last batch of 15 has 10; 21 images of val and 31 of test, odd numbers."""
     generator = np.random.default_rng(0)
     patterns = generator.uniform(60, 195, (10, 16, 16, 3))
     labels = np.arange(152) % 10
@@ -74,10 +74,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 class Runs(NamedTuple):
-    """Folders of the same runs: in one process, and in two."""
+    """Folders of the same run in one process and in two."""
 
-    alone: Folder
-    shared: Folder
+    single: Folder
+    distributed: Folder
 
 
 @pytest.fixture(scope="module")
@@ -96,52 +96,52 @@ def make(folders: Path, data: dict[str, Any], make_folder: MakeFolder) -> MakeFo
 
 @pytest.fixture(scope="module")
 def teachers(make: MakeFolder, runtime: Runtime) -> Runs:
-    """The second is trained by `students`."""
-    alone, shared = (make(Path(name), num_epochs=1) for name in ("teacher_alone", "teacher"))
-    Experiment(alone.path, runtime).train()
-    return Runs(alone, shared)
+    """`teachers.distributed` is trained by `students`."""
+    single, distributed = (make(Path(name), num_epochs=1) for name in ("teacher_single", "teacher"))
+    Experiment(single.path, runtime).train()
+    return Runs(single, distributed)
 
 
 @pytest.fixture(scope="module")
 def students(teachers: Runs, make: MakeFolder, runtime: Runtime) -> Runs:
-    """Both learn from the teacher that two processes have trained."""
+    """Both have the teacher that was trained in two processes."""
     parts = {"teacher": "../teacher", "loss": COMPARED, "gradient_clip": 2.0}
-    alone, shared = (make(Path(name), **parts) for name in ("compared_alone", "compared"))
-    ended = torchrun("train.py", "--model_dir", shared.path, "--device", "cpu")
-    assert ended.statuses == [0], ended.out
-    Experiment(alone.path, runtime).train()
-    return Runs(alone, shared)
+    single, distributed = (make(Path(name), **parts) for name in ("compared_single", "compared"))
+    result = torchrun("train.py", "--model_dir", distributed.path, "--device", "cpu")
+    assert result.statuses == [0], result.out
+    Experiment(single.path, runtime).train()
+    return Runs(single, distributed)
 
 
 @pytest.fixture(scope="module", params=["teachers", "students"])
 def runs(request: pytest.FixtureRequest, students: Runs) -> Runs:
-    found: Runs = request.getfixturevalue(request.param)
-    return found
+    runs: Runs = request.getfixturevalue(request.param)
+    return runs
 
 
-def assert_alike(runs: Runs, part: str) -> None:
-    """Equal but for rounding: far closer than the training has moved them."""
-    alone, shared = (load_checkpoint(folder.checkpoint("last"))[part] for folder in runs)
-    assert alone.keys() == shared.keys()
-    for name, tensor in alone.items():
-        torch.testing.assert_close(shared[name], tensor, rtol=1e-4, atol=2e-6)
+def assert_close(runs: Runs, part: str) -> None:
+    """Equal up to rounding: differences are far smaller than the changes by training."""
+    single, distributed = (load_checkpoint(folder.checkpoint("last"))[part] for folder in runs)
+    assert single.keys() == distributed.keys()
+    for name, tensor in single.items():
+        torch.testing.assert_close(distributed[name], tensor, rtol=1e-4, atol=2e-6)
 
 
-# The same run -------------------------------------------------------------------------------------------------------
+# Equal results ------------------------------------------------------------------------------------------------------
 
 
-def test_two_processes_come_to_the_weights_of_one(runs: Runs) -> None:
-    assert_alike(runs, "state_dict")
+def test_two_processes_reach_the_weights_of_one(runs: Runs) -> None:
+    assert_close(runs, "state_dict")
 
 
-def test_they_come_to_the_parameters_of_loss_terms(students: Runs) -> None:
-    assert_alike(students, "objective")
+def test_two_processes_reach_the_loss_parameters_of_one(students: Runs) -> None:
+    assert_close(students, "objective")
 
 
-def test_they_write_the_metrics_of_one(runs: Runs) -> None:
-    alone, shared = (folder.read_history() for folder in runs)
-    assert len(alone) == len(shared) > 0
-    for one, two in zip(alone, shared, strict=True):
+def test_two_processes_write_the_metrics_of_one(runs: Runs) -> None:
+    single, distributed = (folder.read_history() for folder in runs)
+    assert len(single) == len(distributed) > 0
+    for one, two in zip(single, distributed, strict=True):
         assert one.keys() == two.keys()
         for name in one.keys() - {"seconds", "images_per_second"}:
             assert two[name] == pytest.approx(one[name], rel=1e-4), name
@@ -149,58 +149,60 @@ def test_they_write_the_metrics_of_one(runs: Runs) -> None:
 
 @pytest.mark.parametrize(("split", "images"), [("val", 21), ("test", 31)])
 @pytest.mark.parametrize("weights", ["best", "last"])
-def test_they_evaluate_every_image_once(runs: Runs, split: str, images: int, weights: str) -> None:
+def test_two_processes_evaluate_every_image_once(runs: Runs, split: str, images: int, weights: str) -> None:
     name = f"metrics_{split}_{weights}_weights.json"
-    alone, shared = (read_json(folder.path / name) for folder in runs)
-    assert shared["num_samples"] == images
-    assert shared["accuracy"] == alone["accuracy"]
-    assert shared == pytest.approx(alone, rel=1e-4)
+    single, distributed = (read_json(folder.path / name) for folder in runs)
+    assert distributed["num_samples"] == images
+    assert distributed["accuracy"] == single["accuracy"]
+    assert distributed == pytest.approx(single, rel=1e-4)
 
 
-def test_one_log_tells_of_the_run(runs: Runs) -> None:
-    log = runs.shared.log.read_text()
+def test_only_rank_zero_writes_the_log(runs: Runs) -> None:
+    log = runs.distributed.log.read_text()
     assert log.count("is finished:") == 1
-    assert [log.count(f"epoch {number}/") for number in (1, 2)] == [1, len(runs.alone.read_history()) - 1]
+    assert [log.count(f"epoch {number}/") for number in (1, 2)] == [1, len(runs.single.read_history()) - 1]
     assert "float32 on cpu in 2 processes: about" in log
 
 
-def test_run_json_says_how_many_they_are(runs: Runs) -> None:
+def test_run_json_has_the_number_of_processes(runs: Runs) -> None:
     assert [folder.read_run()["processes"] for folder in runs] == [1, 2]
 
 
-def test_they_leave_the_files_that_one_leaves(runs: Runs) -> None:
-    alone, shared = ({path.name for path in folder.path.iterdir()} for folder in runs)
-    assert shared == alone
+def test_two_processes_write_the_files_of_one(runs: Runs) -> None:
+    single, distributed = ({path.name for path in folder.path.iterdir()} for folder in runs)
+    assert distributed == single
 
 
-# Another number goes on -----------------------------------------------------------------------------------------------
+# Resuming with another number of processes --------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def handed_over(students: Runs, make: MakeFolder, runtime: Runtime) -> tuple[Runs, list[tuple[str, int]], Ended]:
-    """A run that one process begins, two go on with, and one ends; what each interruption left."""
+def resumed_run(
+    students: Runs, make: MakeFolder, runtime: Runtime
+) -> tuple[Runs, list[tuple[str, int]], TorchrunResult]:
+    """A run begun by one process, resumed by two and finished by one; state and step after each interruption."""
     parts = {"teacher": "../teacher", "loss": {"kd": {"alpha": 0.5}}}
-    alone, shared = (make(Path(name), **parts) for name in ("kd_alone", "kd"))
-    left: list[tuple[str, int]] = []
+    single, distributed = (make(Path(name), **parts) for name in ("kd_single", "kd"))
+    interruptions: list[tuple[str, int]] = []
 
-    def look() -> None:
-        left.append((shared.state(), load_checkpoint(shared.checkpoint("last"))["step"]))
+    def record_interruption() -> None:
+        interruptions.append((distributed.state(), load_checkpoint(distributed.checkpoint("last"))["step"]))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "take_step", stopping_at(3))
+        patch.setattr(Trainer, "take_step", signal_at_step(3))
         with pytest.raises(Stopped):
-            Experiment(shared.path, runtime).train()
-    look()
-    ended = torchrun(
-        "-m", "tests.kill_during_training", 9, int(signal.SIGTERM), "--model_dir", shared.path, "--device", "cpu"
+            Experiment(distributed.path, runtime).train()
+    record_interruption()
+    result = torchrun(
+        "-m", "tests.kill_during_training", 9, int(signal.SIGTERM), "--model_dir", distributed.path, "--device", "cpu"
     )
-    look()
-    Experiment(shared.path, runtime).train()
-    Experiment(alone.path, runtime).train()
-    return Runs(alone, shared), left, ended
+    record_interruption()
+    Experiment(distributed.path, runtime).train()
+    Experiment(single.path, runtime).train()
+    return Runs(single, distributed), interruptions, result
 
 
-def stopping_at(step: int) -> Any:
+def signal_at_step(step: int) -> Any:
     take_step = Trainer.take_step
 
     def step_and_signal(trainer: Trainer, batch: Batch) -> None:
@@ -211,48 +213,48 @@ def stopping_at(step: int) -> Any:
     return step_and_signal
 
 
-def test_signal_to_one_stops_all_after_the_same_step(
-    handed_over: tuple[Runs, list[tuple[str, int]], Ended],
+def test_signal_to_one_process_stops_all_after_the_same_step(
+    resumed_run: tuple[Runs, list[tuple[str, int]], TorchrunResult],
 ) -> None:
-    _, left, ended = handed_over
-    assert left == [("stopped", 3), ("stopped", 9)]
-    assert set(ended.statuses) == {75}, ended.out
-    assert len(re.findall(r"^stopped: .* saved at step 9 of 14$", ended.out, re.M)) == 1
+    _, interruptions, result = resumed_run
+    assert interruptions == [("stopped", 3), ("stopped", 9)]
+    assert set(result.statuses) == {75}, result.out
+    assert len(re.findall(r"^stopped: .* saved at step 9 of 14$", result.out, re.M)) == 1
 
 
 @pytest.mark.parametrize("part", ["state_dict", "objective"])
-def test_run_in_changing_numbers_of_processes_is_that_of_one(
-    handed_over: tuple[Runs, list[tuple[str, int]], Ended], part: str
+def test_run_with_changing_numbers_of_processes_equals_that_of_one(
+    resumed_run: tuple[Runs, list[tuple[str, int]], TorchrunResult], part: str
 ) -> None:
-    assert_alike(handed_over[0], part)
+    assert_close(resumed_run[0], part)
 
 
-def test_metrics_of_a_run_in_changing_numbers_are_those_of_one(
-    handed_over: tuple[Runs, list[tuple[str, int]], Ended],
+def test_metrics_with_changing_numbers_of_processes_equal_those_of_one(
+    resumed_run: tuple[Runs, list[tuple[str, int]], TorchrunResult],
 ) -> None:
-    test_they_write_the_metrics_of_one(handed_over[0])
+    test_two_processes_write_the_metrics_of_one(resumed_run[0])
 
 
-def test_answers_of_the_teacher_are_counted_in_all_processes(
-    handed_over: tuple[Runs, list[tuple[str, int]], Ended],
+def test_teacher_outputs_are_counted_over_all_processes(
+    resumed_run: tuple[Runs, list[tuple[str, int]], TorchrunResult],
 ) -> None:
-    runs, _, _ = handed_over
-    alone, shared = (folder.read_run()["teacher_images"] for folder in runs)
-    assert shared["asked"] == alone["asked"] == 200
-    assert 0 < shared["run"] <= 400  # both may ask about the same image at the same time
-    assert alone["run"] == 0  # what two processes have kept is found
+    runs, _, _ = resumed_run
+    single, distributed = (folder.read_run()["teacher_images"] for folder in runs)
+    assert distributed["asked"] == single["asked"] == 200
+    assert 0 < distributed["run"] <= 400  # both processes may compute the same output at the same time
+    assert single["run"] == 0  # the outputs cached by two processes are used
 
 
-# What goes wrong ------------------------------------------------------------------------------------------------------
+# Failures -----------------------------------------------------------------------------------------------------------
 
 
-def test_mistake_is_told_once(make: MakeFolder) -> None:
-    folder = make(Path("mistaken"), loss={"kb": {}})
-    ended = torchrun("train.py", "--model_dir", folder.path, "--device", "cpu")
-    assert set(ended.statuses) == {2}, ended.out
-    assert len(re.findall("^error: .*", ended.out, re.M)) == 1
-    assert 'no loss is named "kb"' in ended.out
-    assert ended.out.count("Traceback") == 1, ended.out  # torchrun's own
+def test_user_error_is_reported_once(make: MakeFolder) -> None:
+    folder = make(Path("misspelt_loss"), loss={"kb": {}})
+    result = torchrun("train.py", "--model_dir", folder.path, "--device", "cpu")
+    assert set(result.statuses) == {2}, result.out
+    assert len(re.findall("^error: .*", result.out, re.M)) == 1
+    assert 'no loss is named "kb"' in result.out
+    assert result.out.count("Traceback") == 1, result.out  # that of torchrun
     assert {path.name for path in folder.path.iterdir()} == {"params.json"}
 
 
@@ -273,12 +275,12 @@ def test_more_processes_than_images_are_refused(
     changes: dict[str, Any], size: int, message: str, make: MakeFolder, runtime: Runtime
 ) -> None:
     folder = make(Path(f"small_{size}"), **changes)
-    many = Runtime(device=runtime.device, data_dir=runtime.data_dir, world=World(size=size))
+    distributed_runtime = Runtime(device=runtime.device, data_dir=runtime.data_dir, world=World(size=size))
     with pytest.raises(UserError, match=re.escape(f"{folder.params}: {message}")):
-        refuse_small_shards(Experiment(folder.path, many))
+        refuse_small_shards(Experiment(folder.path, distributed_runtime))
 
 
-# Devices --------------------------------------------------------------------------------------------------------------
+# Devices ------------------------------------------------------------------------------------------------------------
 
 
 def test_every_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""evaluate.py: what it prints and writes, for which weights and which split."""
+"""evaluate.py: its output and files, for every choice of weights and split."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def folder(trained: Folder, tmp_path: Path) -> Folder:
     return Folder(Path(shutil.copytree(trained.path, tmp_path / "run")))
 
 
-def answers(weights: Path, images: np.ndarray[Any, Any], tiny_data: Path) -> np.ndarray[Any, Any]:
-    """The logits (N, K) of raw images, without any of the data pipeline."""
+def compute_logits(weights: Path, images: np.ndarray[Any, Any], tiny_data: Path) -> np.ndarray[Any, Any]:
+    """The logits (N, K) of raw images, computed without the data pipeline."""
     with np.load(tiny_data) as data:
         pixels = data["train_images"] / 255
     normalised = (images / 255 - pixels.mean(axis=(0, 1, 2))) / pixels.std(axis=(0, 1, 2))
@@ -49,52 +49,52 @@ def answers(weights: Path, images: np.ndarray[Any, Any], tiny_data: Path) -> np.
     net.load_state_dict(load_checkpoint(weights)["state_dict"])
     with torch.no_grad():
         output = net.eval()(torch.tensor(normalised.transpose(0, 3, 1, 2), dtype=torch.float32))
-    found: np.ndarray[Any, Any] = output.logits.numpy()
-    return found
+    logits: np.ndarray[Any, Any] = output.logits.numpy()
+    return logits
 
 
 @pytest.mark.parametrize("kind", ["best", "last"])
-def test_figures_are_counts_over_the_test_images(folder: Folder, kind: str, tiny_data: Path, call: Call) -> None:
+def test_metrics_equal_counts_over_the_test_images(folder: Folder, kind: str, tiny_data: Path, call: Call) -> None:
     assert call(evaluate.main, "--model_dir", folder.path, "--restore_file", kind).status == 0
     with np.load(tiny_data) as data:
-        logits = answers(folder.path / f"{kind}.pth.tar", data["test_images"], tiny_data)
+        logits = compute_logits(folder.path / f"{kind}.pth.tar", data["test_images"], tiny_data)
         labels = data["test_labels"].tolist()
-    found = read_json(folder.evaluation / f"test_{kind}.json")
-    right = [int(scores.argmax()) == label for scores, label in zip(logits, labels, strict=True)]
-    among_five = [label in np.argsort(scores)[-5:] for scores, label in zip(logits, labels, strict=True)]
+    metrics = read_json(folder.evaluation / f"test_{kind}.json")
+    correct = [int(scores.argmax()) == label for scores, label in zip(logits, labels, strict=True)]
+    in_top5 = [label in np.argsort(scores)[-5:] for scores, label in zip(logits, labels, strict=True)]
     losses = [np.log(np.exp(scores).sum()) - scores[label] for scores, label in zip(logits, labels, strict=True)]
-    assert (found["accuracy"], found["top5_accuracy"]) == (sum(right) / 60, sum(among_five) / 60)
-    assert (found["parameters"], found["macs"]) == (2106, 16544)
-    assert found["loss"] == pytest.approx(sum(losses) / 60, rel=1e-4)
-    for k, row in enumerate(found["classes"]):
+    assert (metrics["accuracy"], metrics["top5_accuracy"]) == (sum(correct) / 60, sum(in_top5) / 60)
+    assert (metrics["parameters"], metrics["macs"]) == (2106, 16544)
+    assert metrics["loss"] == pytest.approx(sum(losses) / 60, rel=1e-4)
+    for k, row in enumerate(metrics["classes"]):
         assert row["images"] == 6
-        assert row["accuracy"] == sum(hit for hit, label in zip(right, labels, strict=True) if label == k) / 6
+        assert row["accuracy"] == sum(hit for hit, label in zip(correct, labels, strict=True) if label == k) / 6
 
 
 @pytest.mark.parametrize("split", ["test", "val"])
 @pytest.mark.parametrize("kind", ["best", "last"])
-def test_figures_are_those_that_the_run_wrote(folder: Folder, split: str, kind: str, call: Call) -> None:
+def test_metrics_equal_those_written_by_the_run(folder: Folder, split: str, kind: str, call: Call) -> None:
     call(evaluate.main, "--model_dir", folder.path, "--split", split, "--restore_file", kind)
-    found = read_json(folder.evaluation / f"{split}_{kind}.json")
+    metrics = read_json(folder.evaluation / f"{split}_{kind}.json")
     written = read_json(folder.path / f"metrics_{split}_{kind}_weights.json")
-    assert {key: found[key] for key in written} == written
+    assert {key: metrics[key] for key in written} == written
 
 
 def test_train_split_is_not_augmented(folder: Folder, call: Call) -> None:
-    found = []
+    metrics = []
     for _ in range(2):
         call(evaluate.main, "--model_dir", folder.path, "--split", "train")
-        found.append(read_json(folder.evaluation / "train_best.json"))
-    assert found[0] == found[1]
-    assert found[0]["num_samples"] == 200
+        metrics.append(read_json(folder.evaluation / "train_best.json"))
+    assert metrics[0] == metrics[1]
+    assert metrics[0]["num_samples"] == 200
 
 
 def test_table_is_printed_and_written(folder: Folder, call: Call) -> None:
-    ended = call(evaluate.main, "--model_dir", folder.path)
-    page = (folder.evaluation / "test_best.md").read_text()
-    assert page in ended.out
-    assert "60 images" in page
-    assert "2,106 parameters, 16,544 multiply-accumulates an image" in page
+    result = call(evaluate.main, "--model_dir", folder.path)
+    markdown = (folder.evaluation / "test_best.md").read_text()
+    assert markdown in result.out
+    assert "60 images" in markdown
+    assert "2,106 parameters, 16,544 multiply-accumulates an image" in markdown
     assert {path.name for path in folder.evaluation.iterdir()} == {
         "test_best.json",
         "test_best.md",
@@ -113,12 +113,12 @@ def test_confusion_matrix_has_true_classes_as_rows(folder: Folder, call: Call) -
     assert counts.trace() / 60 == read_json(folder.metrics("test", "best"))["accuracy"]
 
 
-def test_weights_of_any_path_can_be_looked_at(folder: Folder, tmp_path: Path, call: Call) -> None:
-    weights = tmp_path / "kept.pth.tar"
+def test_weights_of_any_path_can_be_evaluated(folder: Folder, tmp_path: Path, call: Call) -> None:
+    weights = tmp_path / "copied.pth.tar"
     shutil.copy(folder.checkpoint("last"), weights)
     assert call(evaluate.main, "--model_dir", folder.path, "--restore_file", weights).status == 0
-    found = read_json(folder.evaluation / f"test_{tmp_path.name}_kept.json")
-    assert found["accuracy"] == read_json(folder.metrics("test", "last"))["accuracy"]
+    metrics = read_json(folder.evaluation / f"test_{tmp_path.name}_copied.json")
+    assert metrics["accuracy"] == read_json(folder.metrics("test", "last"))["accuracy"]
 
 
 def test_class_without_test_images_is_shown_without_an_accuracy(
@@ -126,8 +126,8 @@ def test_class_without_test_images_is_shown_without_an_accuracy(
 ) -> None:
     with np.load(tiny_data) as data:
         arrays = dict(data)
-    kept = arrays["test_labels"] != 3
-    arrays["test_images"], arrays["test_labels"] = arrays["test_images"][kept], arrays["test_labels"][kept]
+    remaining = arrays["test_labels"] != 3
+    arrays["test_images"], arrays["test_labels"] = arrays["test_images"][remaining], arrays["test_labels"][remaining]
     np.savez(tmp_path / "fewer.npz", **arrays)
     params = read_json(folder.params)
     params["dataset"]["path"] = str(tmp_path / "fewer.npz")
@@ -150,29 +150,29 @@ def test_empty_split_is_an_error(
     make_folder: MakeFolder, trained: Folder, tiny_data: Path, tmp_path: Path, call: Call
 ) -> None:
     dataset = {"name": "arrays", "path": str(tiny_data), "val_size": 0}
-    whole = make_folder(tmp_path / "whole", dataset=dataset)
-    shutil.copy(trained.checkpoint("best"), whole.checkpoint("best"))
-    ended = call(evaluate.main, "--model_dir", whole.path, "--split", "val")
-    assert ended.status == 2
-    assert "the split val is empty" in ended.err
+    without_val = make_folder(tmp_path / "without_val", dataset=dataset)
+    shutil.copy(trained.checkpoint("best"), without_val.checkpoint("best"))
+    result = call(evaluate.main, "--model_dir", without_val.path, "--split", "val")
+    assert result.status == 2
+    assert "the split val is empty" in result.err
 
 
 def test_folder_without_weights_is_an_error(make_folder: MakeFolder, tmp_path: Path, call: Call) -> None:
-    ended = call(evaluate.main, "--model_dir", make_folder(tmp_path / "new").path)
-    assert ended.status == 2
-    assert "best.pth.tar: no such file" in ended.err
+    result = call(evaluate.main, "--model_dir", make_folder(tmp_path / "new").path)
+    assert result.status == 2
+    assert "best.pth.tar: no such file" in result.err
 
 
 def test_weights_of_another_network_are_refused(folder: Folder, call: Call) -> None:
     params = read_json(folder.params)
     params["student"]["num_channels"] = 5
     folder.params.write_text(json.dumps(params))
-    ended = call(evaluate.main, "--model_dir", folder.path)
-    assert ended.status == 2
-    assert "conv1.weight has shape (4, 3, 3, 3), the network (5, 3, 3, 3)" in ended.err
+    result = call(evaluate.main, "--model_dir", folder.path)
+    assert result.status == 2
+    assert "conv1.weight has shape (4, 3, 3, 3), the network (5, 3, 3, 3)" in result.err
 
 
-def test_strictness_names_what_is_missing_or_unknown(trained: Folder) -> None:
+def test_missing_and_unknown_weights_are_named(trained: Folder) -> None:
     content = load_checkpoint(trained.checkpoint("best"))
     net = CNN(NUM_CLASSES, image_size=8, num_channels=4)
     state = dict(content["state_dict"])

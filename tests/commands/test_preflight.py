@@ -1,4 +1,4 @@
-"""A user's mistake is one clear line and exit status 2, and it leaves the folder as it was."""
+"""A user error is one clear line and exit status 2, and the folder is not changed."""
 
 from __future__ import annotations
 
@@ -31,41 +31,43 @@ from model.types import Output
 from tests.conftest import MakeFolder
 
 KD = {"kd": {"alpha": 0.9, "temperature": 4.0}}
-GONE = object()  # in the table: the key is left out
+REMOVED = object()  # in the table: the key is removed
 
 
-class Refused(Protocol):
-    """Call a script that must refuse; returns its one line without "error: "."""
+class ExpectError(Protocol):
+    """Run a script that must end with a user error; returns its one line without "error: "."""
 
     def __call__(self, main: Callable[[], int], *arguments: object) -> str: ...
 
 
 @pytest.fixture
-def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
-    def call(main: Callable[[], int], *arguments: object) -> str:
+def expect_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> ExpectError:
+    def run_and_expect_error(main: Callable[[], int], *arguments: object) -> str:
         monkeypatch.setattr(sys, "argv", ["script.py", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as exit_info:
             run_script(main)
-        return one_line(ended.value.code, capsys.readouterr().err)
+        return one_line(exit_info.value.code, capsys.readouterr().err)
 
-    return call
+    return run_and_expect_error
 
 
-class TrainRefused(Protocol):
-    """Call train.py on a folder that it must refuse and leave as it was; returns its one line."""
+class ExpectTrainError(Protocol):
+    """Run train.py, which must end with a user error and not change the folder; returns its one line."""
 
     def __call__(self, folder: Folder, *arguments: str) -> str: ...
 
 
 @pytest.fixture
-def train_refused(refused: Refused) -> TrainRefused:
-    def call(folder: Folder, *arguments: str) -> str:
+def expect_train_error(expect_error: ExpectError) -> ExpectTrainError:
+    def run_and_expect_error(folder: Folder, *arguments: str) -> str:
         before = files_of(folder.path)
-        message = refused(train.main, "--model_dir", folder.path, "--data_dir", folder.path / "no_data", *arguments)
+        message = expect_error(
+            train.main, "--model_dir", folder.path, "--data_dir", folder.path / "no_data", *arguments
+        )
         assert files_of(folder.path) == before
         return message
 
-    return call
+    return run_and_expect_error
 
 
 def one_line(status: object, printed: str) -> str:
@@ -77,7 +79,7 @@ def one_line(status: object, printed: str) -> str:
 
 
 def files_of(path: Path) -> dict[str, bytes]:
-    """Every file below a folder; a lock is nothing that a user sees."""
+    """Content of every file below a folder, except locks, which no user reads."""
     return {
         str(file.relative_to(path)): file.read_bytes()
         for file in path.rglob("*")
@@ -87,7 +89,7 @@ def files_of(path: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def finished(make_folder: MakeFolder, runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    """A folder that has been trained for an epoch; to be copied."""
+    """A folder that was trained for one epoch; tests use a copy of it."""
     folder = make_folder(tmp_path_factory.mktemp("finished") / "run", num_epochs=1)
     Experiment(folder.path, runtime).train()
     return folder
@@ -95,7 +97,7 @@ def finished(make_folder: MakeFolder, runtime: Runtime, tmp_path_factory: pytest
 
 @pytest.fixture
 def trained(finished: Folder, tmp_path: Path) -> Folder:
-    """A trained folder, for this test alone."""
+    """A trained folder that a test may change."""
     shutil.copytree(finished.path, tmp_path / "trained")
     return Folder(tmp_path / "trained")
 
@@ -105,29 +107,29 @@ def change_params(folder: Folder, changes: dict[str, Any]) -> None:
     params = json.loads(folder.params.read_text())
     for path, value in changes.items():
         *parents, leaf = path.split(".")
-        runtime = params
-        for parent in parents:
-            runtime = runtime.setdefault(parent, {})
-        if value is GONE:
-            del runtime[leaf]
+        parent = params
+        for key in parents:
+            parent = parent.setdefault(key, {})
+        if value is REMOVED:
+            del parent[leaf]
         else:
-            runtime[leaf] = copy.deepcopy(value)
+            parent[leaf] = copy.deepcopy(value)
     folder.params.write_text(json.dumps(params))
 
 
-# A wrong value in params.json ---------------------------------------------------------------------------------------
+# Wrong values in params.json ----------------------------------------------------------------------------------------
 
-# What is wrong: the changes to a good params.json, and how the message goes on after "params.json: ".
+# Description: the changes to a valid params.json, and the beginning of the message after "params.json: ".
 WRONG_VALUES: dict[str, tuple[dict[str, Any], str]] = {
     # keys
     "an unknown key": ({"studnet": {}}, 'studnet: unknown key, did you mean "student"?; known: description, dataset,'),
     "a misspelt key that is needed": (
-        {"student": GONE, "stduent": {"name": "cnn"}},
+        {"student": REMOVED, "stduent": {"name": "cnn"}},
         'stduent: unknown key, did you mean "student"?',
     ),
-    "no dataset": ({"dataset": GONE}, "dataset: this key is needed"),
-    "no student": ({"student": GONE}, "student: this key is needed"),
-    "a student without a name": ({"student.name": GONE}, "student.name: this key is needed"),
+    "no dataset": ({"dataset": REMOVED}, "dataset: this key is needed"),
+    "no student": ({"student": REMOVED}, "student: this key is needed"),
+    "a student without a name": ({"student.name": REMOVED}, "student.name: this key is needed"),
     # types
     "a string for an object": ({"dataset": "cifar10"}, 'dataset: should be an object with a "name", got "cifar10"'),
     "a number for a name": ({"student.name": 18}, "student.name: should be a valid string, got 18"),
@@ -155,7 +157,7 @@ WRONG_VALUES: dict[str, tuple[dict[str, Any], str]] = {
         'dataset.valsize: unknown option of data set arrays, did you mean "val_size"?; arrays has path, pad, flip,',
     ),
     "a data set without a needed option": (
-        {"dataset.path": GONE},
+        {"dataset.path": REMOVED},
         "dataset.path: data set arrays needs this option",
     ),
     "no such file of images": (
@@ -288,18 +290,22 @@ WRONG_VALUES: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("changes", "expected"), WRONG_VALUES.values(), ids=WRONG_VALUES.keys())
-def test_a_wrong_value_is_told_with_its_key(
-    changes: dict[str, Any], expected: str, make_folder: MakeFolder, train_refused: TrainRefused, tmp_path: Path
+def test_a_wrong_value_is_reported_with_its_key(
+    changes: dict[str, Any],
+    expected: str,
+    make_folder: MakeFolder,
+    expect_train_error: ExpectTrainError,
+    tmp_path: Path,
 ) -> None:
     folder = make_folder(tmp_path / "run")
     change_params(folder, changes)
 
-    message = train_refused(folder)
+    message = expect_train_error(folder)
 
     assert message.startswith(f"{folder.params}: {expected}")
 
 
-# What is wrong: the bytes of params.json, and how the message goes on.
+# Description: the bytes of params.json, and the beginning of the message after "params.json: ".
 WRONG_FILES: dict[str, tuple[bytes, str]] = {
     "nothing": (b"", "line 1, column 1: Expecting value"),
     "a comma too many": (b'{\n  "seed": 0,\n}', "line "),
@@ -322,12 +328,12 @@ WRONG_FILES: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize(("content", "expected"), WRONG_FILES.values(), ids=WRONG_FILES.keys())
-def test_a_wrong_file_is_told_with_its_place(
-    content: bytes, expected: str, train_refused: TrainRefused, tmp_path: Path
+def test_a_wrong_file_is_reported_with_the_position_of_the_error(
+    content: bytes, expected: str, expect_train_error: ExpectTrainError, tmp_path: Path
 ) -> None:
     (tmp_path / "params.json").write_bytes(content)
 
-    message = train_refused(Folder(tmp_path))
+    message = expect_train_error(Folder(tmp_path))
 
     assert message.startswith(f"{tmp_path / 'params.json'}: {expected}")
 
@@ -335,74 +341,84 @@ def test_a_wrong_file_is_told_with_its_place(
 # Folders ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_missing_folder_is_told_with_the_nearest(refused: Refused, make_folder: MakeFolder, tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported_with_the_closest_name(
+    expect_error: ExpectError, make_folder: MakeFolder, tmp_path: Path
+) -> None:
     make_folder(tmp_path / "cnn_distill")
 
-    message = refused(train.main, "--model_dir", tmp_path / "cnn_distil")
+    message = expect_error(train.main, "--model_dir", tmp_path / "cnn_distil")
 
     assert message == f'{tmp_path}/cnn_distil: no such folder, did you mean "cnn_distill"?'
     assert not (tmp_path / "cnn_distil").exists()
 
 
-def test_a_folder_without_params_is_told(train_refused: TrainRefused, tmp_path: Path) -> None:
-    assert train_refused(Folder(tmp_path)) == f"{tmp_path}: the folder holds no params.json"
+def test_a_folder_without_params_is_reported(expect_train_error: ExpectTrainError, tmp_path: Path) -> None:
+    assert expect_train_error(Folder(tmp_path)) == f"{tmp_path}: the folder holds no params.json"
 
 
-def test_a_file_for_a_folder_is_told(refused: Refused, make_folder: MakeFolder, tmp_path: Path) -> None:
+def test_a_file_instead_of_a_folder_is_reported(
+    expect_error: ExpectError, make_folder: MakeFolder, tmp_path: Path
+) -> None:
     folder = make_folder(tmp_path / "run")
 
-    message = refused(train.main, "--model_dir", folder.params)
+    message = expect_error(train.main, "--model_dir", folder.params)
 
     assert message == f"{folder.params}: is a file, not a folder that holds params.json"
 
 
-def test_a_folder_in_place_of_params_is_told(train_refused: TrainRefused, tmp_path: Path) -> None:
+def test_a_folder_instead_of_params_json_is_reported(expect_train_error: ExpectTrainError, tmp_path: Path) -> None:
     (tmp_path / "params.json").mkdir()
 
-    assert train_refused(Folder(tmp_path)) == f"{tmp_path}/params.json: cannot be read (Is a directory)"
+    assert expect_train_error(Folder(tmp_path)) == f"{tmp_path}/params.json: cannot be read (Is a directory)"
 
 
-def test_a_file_for_the_data_folder_is_told(
-    make_folder: MakeFolder, train_refused: TrainRefused, tmp_path: Path
+def test_a_file_instead_of_the_data_folder_is_reported(
+    make_folder: MakeFolder, expect_train_error: ExpectTrainError, tmp_path: Path
 ) -> None:
     folder = make_folder(tmp_path / "run", dataset={"name": "cifar10"})
 
-    message = train_refused(folder, "--data_dir", str(folder.params))
+    message = expect_train_error(folder, "--data_dir", str(folder.params))
 
     assert message.startswith(f"{folder.params}/cifar10: the data set cannot be written")
 
 
-def test_params_that_changed_since_the_run_began_are_told(trained: Folder, train_refused: TrainRefused) -> None:
+def test_params_that_changed_since_the_run_began_are_reported(
+    trained: Folder, expect_train_error: ExpectTrainError
+) -> None:
     change_params(trained, {"optimizer.learning_rate": 0.02, "seed": 1})
 
-    assert train_refused(trained) == (
+    assert expect_train_error(trained) == (
         f"{trained.params}: changed since the run began: optimizer.learning_rate was 0.01, is 0.02; seed was 0, is 1; "
         "put it back, use another folder, or throw the run away with --restart"
     )
 
 
-def test_a_mistake_keeps_the_run_that_restart_would_throw_away(trained: Folder, train_refused: TrainRefused) -> None:
+def test_a_user_error_keeps_the_run_that_restart_would_delete(
+    trained: Folder, expect_train_error: ExpectTrainError
+) -> None:
     change_params(trained, {"dataset.val_size": 240})
 
-    assert "val_size must be below the 240 training images" in train_refused(trained, "--restart")
+    assert "val_size must be below the 240 training images" in expect_train_error(trained, "--restart")
 
 
-def test_a_checkpoint_that_is_cut_short_is_told_on_resume(trained: Folder, train_refused: TrainRefused) -> None:
+def test_a_truncated_checkpoint_is_reported_on_resume(trained: Folder, expect_train_error: ExpectTrainError) -> None:
     trained.update_run(state="stopped")
-    cut_short(trained.checkpoint("last"))
+    truncate(trained.checkpoint("last"))
 
-    message = train_refused(trained)
+    message = expect_train_error(trained)
 
     assert message.startswith(f"{trained.checkpoint('last')}: cannot be read, it may be cut short")
     assert message.endswith("; --restart begins anew")
 
 
-def test_a_checkpoint_of_another_run_is_told_on_resume(trained: Folder, train_refused: TrainRefused) -> None:
+def test_a_checkpoint_of_another_run_is_reported_on_resume(
+    trained: Folder, expect_train_error: ExpectTrainError
+) -> None:
     trained.update_run(state="stopped")
     content = torch.load(trained.checkpoint("last"), weights_only=True)
     save_checkpoint(trained.checkpoint("last"), content | {"steps_per_epoch": 7})
 
-    assert train_refused(trained) == (
+    assert expect_train_error(trained) == (
         f"{trained.checkpoint('last')}: is not this run's checkpoint (steps per epoch: 7 there, 13 here); "
         "--restart begins anew"
     )
@@ -411,7 +427,7 @@ def test_a_checkpoint_of_another_run_is_told_on_resume(trained: Folder, train_re
 # Teachers -----------------------------------------------------------------------------------------------------------
 
 
-def cut_short(path: Path) -> None:
+def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1000])
 
 
@@ -421,161 +437,171 @@ def student(make_folder: MakeFolder, tmp_path: Path) -> Folder:
     return make_folder(tmp_path / "student", loss=KD, teacher="../trained")
 
 
-def test_a_missing_teacher_is_told_with_the_nearest(
-    student: Folder, trained: Folder, train_refused: TrainRefused
+def test_a_missing_teacher_is_reported_with_the_closest_name(
+    student: Folder, trained: Folder, expect_train_error: ExpectTrainError
 ) -> None:
     change_params(student, {"teacher": "../traind"})
 
-    assert train_refused(student) == (
+    assert expect_train_error(student) == (
         f'{student.params}: teacher: no folder "../traind" under {ROOT} or {student.path}, did you mean "trained"?'
     )
 
 
-def test_a_teacher_without_params_is_told(student: Folder, trained: Folder, train_refused: TrainRefused) -> None:
+def test_a_teacher_without_params_is_reported(
+    student: Folder, trained: Folder, expect_train_error: ExpectTrainError
+) -> None:
     trained.params.unlink()
 
-    assert train_refused(student) == f"{trained.path}: the folder holds no params.json"
+    assert expect_train_error(student) == f"{trained.path}: the folder holds no params.json"
 
 
-def test_a_folder_that_teaches_itself_is_told(student: Folder, train_refused: TrainRefused) -> None:
+def test_a_folder_that_is_its_own_teacher_is_reported(student: Folder, expect_train_error: ExpectTrainError) -> None:
     change_params(student, {"teacher": "../student"})
 
-    assert train_refused(student) == f"{student.params}: teacher: a cycle: {student.path} -> {student.path}"
+    assert expect_train_error(student) == f"{student.params}: teacher: a cycle: {student.path} -> {student.path}"
 
 
-def test_two_folders_that_teach_each_other_are_told(
-    student: Folder, make_folder: MakeFolder, train_refused: TrainRefused
+def test_a_cycle_of_two_teachers_is_reported(
+    student: Folder, make_folder: MakeFolder, expect_train_error: ExpectTrainError
 ) -> None:
     teacher = make_folder(student.path.parent / "trained", loss=KD, teacher="../student")
 
-    assert train_refused(student) == (
+    assert expect_train_error(student) == (
         f"{student.params}: teacher: a cycle: {student.path} -> {teacher.path} -> {student.path}"
     )
 
 
-def test_a_teacher_of_other_classes_is_told(
-    student: Folder, make_folder: MakeFolder, train_refused: TrainRefused
+def test_a_teacher_with_other_classes_is_reported(
+    student: Folder, make_folder: MakeFolder, expect_train_error: ExpectTrainError
 ) -> None:
     teacher = make_folder(student.path.parent / "trained", dataset={"name": "cifar100"})
 
-    assert train_refused(student) == (
+    assert expect_train_error(student) == (
         f"{student.params}: teacher: {teacher.path} has 100 classes (cifar100), the student 10"
     )
 
 
-def test_a_teacher_of_other_images_is_told(
-    student: Folder, make_folder: MakeFolder, train_refused: TrainRefused
+def test_a_teacher_with_other_image_shapes_is_reported(
+    student: Folder, make_folder: MakeFolder, expect_train_error: ExpectTrainError
 ) -> None:
     teacher = make_folder(student.path.parent / "trained", dataset={"name": "cifar10_mini"})
 
-    assert train_refused(student) == (
+    assert expect_train_error(student) == (
         f"{student.params}: teacher: {teacher.path} takes images of shape (3, 32, 32), the student (3, 8, 8)"
     )
 
 
-class Mapless(CNN):
-    """A network that gives no maps."""
+class NetworkWithoutMaps(CNN):
+    """A network that returns no maps."""
 
     def forward(self, images_NCHW: torch.Tensor) -> Output:
         return super().forward(images_NCHW)._replace(maps=())
 
 
 @pytest.mark.parametrize("mapless", ["student", "teacher"])
-def test_maps_that_cannot_be_compared_are_told(
-    mapless: str, student: Folder, trained: Folder, train_refused: TrainRefused, monkeypatch: pytest.MonkeyPatch
+def test_missing_maps_are_reported(
+    mapless: str,
+    student: Folder,
+    trained: Folder,
+    expect_train_error: ExpectTrainError,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(NETS._functions, "mapless", Mapless)
+    monkeypatch.setitem(NETS._functions, "mapless", NetworkWithoutMaps)
     change_params(student, {"loss": {"ce": {}, "at": {"weight": 1000.0}}})
     change_params(student if mapless == "student" else trained, {"student": {"name": "mapless"}})
 
-    assert train_refused(student) == f"{student.params}: loss.at: the {mapless} returns no maps to compare"
+    assert expect_train_error(student) == f"{student.params}: loss.at: the {mapless} returns no maps to compare"
 
 
-def test_maps_of_several_teachers_are_refused(student: Folder, trained: Folder, train_refused: TrainRefused) -> None:
+def test_maps_of_several_teachers_are_refused(
+    student: Folder, trained: Folder, expect_train_error: ExpectTrainError
+) -> None:
     change_params(student, {"loss": {"at": {}}, "teacher": ["../trained", "../trained"]})
 
-    assert train_refused(student) == (
+    assert expect_train_error(student) == (
         f"{student.params}: teacher: the loss at compares with one network: name one folder"
     )
 
 
-def test_a_teacher_whose_network_cannot_be_built_is_told_under_its_own_file(
-    student: Folder, make_folder: MakeFolder, train_refused: TrainRefused
+def test_a_teacher_whose_network_cannot_be_built_is_reported_with_its_own_params_json(
+    student: Folder, make_folder: MakeFolder, expect_train_error: ExpectTrainError
 ) -> None:
     teacher = make_folder(student.path.parent / "trained", student={"name": "wrn", "conv": "G16B4"})
     change_params(student, {"loss": {"at": {}}})
 
-    message = train_refused(student)
+    message = expect_train_error(student)
 
     assert message.startswith(f"{teacher.params}: student: conv G16B4 cannot have 16 input and 32 output channels: ")
 
 
-def test_a_mistake_in_the_teachers_params_is_told_before_it_is_trained(
-    student: Folder, make_folder: MakeFolder, train_refused: TrainRefused
+def test_an_error_in_the_params_of_the_teacher_is_reported_before_it_is_trained(
+    student: Folder, make_folder: MakeFolder, expect_train_error: ExpectTrainError
 ) -> None:
     teacher = make_folder(student.path.parent / "trained", optimizer={"name": "adam", "learning_rate": -1.0})
 
-    assert train_refused(student) == f"{teacher.params}: optimizer: learning_rate must be positive, got -1.0"
+    assert expect_train_error(student) == f"{teacher.params}: optimizer: learning_rate must be positive, got -1.0"
 
 
-def test_an_untrained_teacher_is_told_where_it_must_not_be_trained(
-    student: Folder, make_folder: MakeFolder, train_refused: TrainRefused
+def test_an_untrained_teacher_is_reported_with_no_train_teacher(
+    student: Folder, make_folder: MakeFolder, expect_train_error: ExpectTrainError
 ) -> None:
     teacher = make_folder(student.path.parent / "trained")
 
-    assert train_refused(student, "--no_train_teacher") == (
+    assert expect_train_error(student, "--no_train_teacher") == (
         f"{student.params}: teacher: {teacher.path} is not trained (its run is new); "
         f"python train.py --model_dir {teacher.path}"
     )
 
 
-def test_a_teachers_checkpoint_that_is_cut_short_is_told(
-    student: Folder, trained: Folder, train_refused: TrainRefused
+def test_a_truncated_checkpoint_of_the_teacher_is_reported(
+    student: Folder, trained: Folder, expect_train_error: ExpectTrainError
 ) -> None:
-    cut_short(trained.checkpoint("best"))
+    truncate(trained.checkpoint("best"))
 
-    message = train_refused(student)
+    message = expect_train_error(student)
 
     assert message.startswith(f"{trained.checkpoint('best')}: cannot be read, it may be cut short")
 
 
-def test_a_teachers_checkpoint_of_another_network_is_told_with_the_first_name(
-    student: Folder, trained: Folder, train_refused: TrainRefused
+def test_a_teacher_checkpoint_of_another_network_is_reported_with_the_first_missing_name(
+    student: Folder, trained: Folder, expect_train_error: ExpectTrainError
 ) -> None:
     change_params(trained, {"student": {"name": "resnet8"}})
 
-    message = train_refused(student)
+    message = expect_train_error(student)
 
     assert message.startswith(f"{trained.checkpoint('best')}: lacks layer1.0.conv1.weight (and ")
     assert message.endswith(" more): not this network's weights")
 
 
-def test_a_teachers_checkpoint_of_another_size_is_told_with_the_shapes(
-    student: Folder, trained: Folder, train_refused: TrainRefused
+def test_a_teacher_checkpoint_with_other_shapes_is_reported_with_the_shapes(
+    student: Folder, trained: Folder, expect_train_error: ExpectTrainError
 ) -> None:
     change_params(trained, {"student.num_channels": 8})
 
-    assert train_refused(student) == (
+    assert expect_train_error(student) == (
         f"{trained.checkpoint('best')}: conv1.weight has shape (4, 3, 3, 3), the network (8, 3, 3, 3)"
     )
 
 
-class NoTensor:
-    """What a checkpoint could run code with."""
+class ArbitraryObject:
+    """An object whose unpickling could run code."""
 
 
-def test_a_pickled_object_is_not_loaded(student: Folder, trained: Folder, train_refused: TrainRefused) -> None:
-    torch.save({"state_dict": NoTensor()}, trained.checkpoint("best"))
+def test_a_pickled_object_is_not_loaded(student: Folder, trained: Folder, expect_train_error: ExpectTrainError) -> None:
+    torch.save({"state_dict": ArbitraryObject()}, trained.checkpoint("best"))
 
-    assert train_refused(student) == (
+    assert expect_train_error(student) == (
         f"{trained.checkpoint('best')}: holds more than tensors and plain values, or is no checkpoint: not loaded"
     )
 
 
-def test_a_checkpoint_without_weights_is_told(student: Folder, trained: Folder, train_refused: TrainRefused) -> None:
+def test_a_checkpoint_without_weights_is_reported(
+    student: Folder, trained: Folder, expect_train_error: ExpectTrainError
+) -> None:
     save_checkpoint(trained.checkpoint("best"), {"epoch": 3})
 
-    assert train_refused(student) == (
+    assert expect_train_error(student) == (
         f"{trained.checkpoint('best')}: holds neither state_dict nor model nor tensors alone, but epoch"
     )
 
@@ -584,65 +610,69 @@ def test_a_checkpoint_without_weights_is_told(student: Folder, trained: Folder, 
 
 
 @pytest.mark.parametrize("device", ["nonsense", "meta", "cuda:99"])
-def test_a_device_that_is_not_here_is_told(
-    device: str, make_folder: MakeFolder, refused: Refused, tmp_path: Path
+def test_an_unavailable_device_is_reported(
+    device: str, make_folder: MakeFolder, expect_error: ExpectError, tmp_path: Path
 ) -> None:
-    message = refused(train.main, "--model_dir", make_folder(tmp_path / "run").path, "--device", device)
+    message = expect_error(train.main, "--model_dir", make_folder(tmp_path / "run").path, "--device", device)
 
     assert message.startswith(f"--device {device}: ")
     assert message.endswith('; "auto" selects an available one')
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_a_gpu_that_is_not_here_is_told(make_folder: MakeFolder, train_refused: TrainRefused, tmp_path: Path) -> None:
-    assert train_refused(make_folder(tmp_path / "run"), "--device", "cuda").startswith("--device cuda: ")
+def test_an_unavailable_gpu_is_reported(
+    make_folder: MakeFolder, expect_train_error: ExpectTrainError, tmp_path: Path
+) -> None:
+    assert expect_train_error(make_folder(tmp_path / "run"), "--device", "cuda").startswith("--device cuda: ")
 
 
-def test_dry_run_refuses_what_train_refuses(
-    make_folder: MakeFolder, train_refused: TrainRefused, tmp_path: Path
+def test_dry_run_reports_the_errors_of_a_run(
+    make_folder: MakeFolder, expect_train_error: ExpectTrainError, tmp_path: Path
 ) -> None:
     folder = make_folder(tmp_path / "run", loss=KD)
 
-    assert "the loss kd needs one, and none is given" in train_refused(folder, "--dry_run")
+    assert "the loss kd needs one, and none is given" in expect_train_error(folder, "--dry_run")
 
 
-def test_a_file_that_may_not_be_read_is_told(refused: Refused) -> None:
+def test_a_permission_error_is_reported(expect_error: ExpectError) -> None:
     def main() -> int:
         raise PermissionError(13, "Permission denied", "/elsewhere/run")
 
-    assert refused(main) == "/elsewhere/run: permission denied"
+    assert expect_error(main) == "/elsewhere/run: permission denied"
 
 
-def test_evaluate_without_a_checkpoint_is_told(make_folder: MakeFolder, refused: Refused, tmp_path: Path) -> None:
+def test_evaluate_without_a_checkpoint_is_reported(
+    make_folder: MakeFolder, expect_error: ExpectError, tmp_path: Path
+) -> None:
     folder = make_folder(tmp_path / "run")
 
-    message = refused(evaluate.main, "--model_dir", folder.path)
+    message = expect_error(evaluate.main, "--model_dir", folder.path)
 
     assert message == f"{folder.checkpoint('best')}: no such file"
 
 
-def test_evaluate_with_missing_weights_is_told(trained: Folder, refused: Refused) -> None:
-    message = refused(evaluate.main, "--model_dir", trained.path, "--restore_file", trained.path / "bets.pth.tar")
+def test_evaluate_with_missing_weights_is_reported(trained: Folder, expect_error: ExpectError) -> None:
+    message = expect_error(evaluate.main, "--model_dir", trained.path, "--restore_file", trained.path / "bets.pth.tar")
 
     assert message == f"{trained.path}/bets.pth.tar: no such file"
 
 
-def test_evaluate_on_an_empty_split_is_told(trained: Folder, refused: Refused) -> None:
+def test_evaluate_on_an_empty_split_is_reported(trained: Folder, expect_error: ExpectError) -> None:
     change_params(trained, {"dataset.val_size": 0})
 
-    message = refused(evaluate.main, "--model_dir", trained.path, "--split", "val")
+    message = expect_error(evaluate.main, "--model_dir", trained.path, "--split", "val")
 
     assert message == f"{trained.params}: the split val is empty (val_size 0)"
 
 
-def test_an_array_file_without_its_arrays_is_told(
-    make_folder: MakeFolder, train_refused: TrainRefused, tmp_path: Path
+def test_an_array_file_without_its_arrays_is_reported(
+    make_folder: MakeFolder, expect_train_error: ExpectTrainError, tmp_path: Path
 ) -> None:
     np.savez(tmp_path / "half.npz", train_images=np.zeros((2, 8, 8, 3), np.uint8), train_labels=np.arange(2))
     folder = make_folder(tmp_path / "run")
     change_params(folder, {"dataset.path": str(tmp_path / "half.npz")})
 
-    message = train_refused(folder)
+    message = expect_train_error(folder)
 
     assert message.startswith(
         f"{folder.params}: dataset.path: {tmp_path / 'half.npz'}: has no array test_images; it has"
@@ -651,9 +681,9 @@ def test_an_array_file_without_its_arrays_is_told(
 
 # Real processes -----------------------------------------------------------------------------------------------------
 
-# What cannot be written cannot be tested as root. Another user may not read the interpreter's own modules, so all are
-# imported before the user changes; a first check imports what torch leaves for later.
-AS_ANOTHER_USER = """
+# Root can write everything, so the script changes its user. The new user may be unable to read Python's modules, so all
+# are imported before that; a first preflight imports what torch imports lazily.
+SCRIPT_AS_ANOTHER_USER = """
 import os
 from pathlib import Path
 import torch
@@ -671,14 +701,14 @@ run_script(train.main)
 """
 
 
-def call(arguments: list[str], cwd: Path = ROOT) -> str:
-    """The one line of a process that must refuse."""
+def run_and_expect_error(arguments: list[str], cwd: Path = ROOT) -> str:
+    """Run a process that must end with a user error; returns its one line."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False
     )
-    assert done.stdout == ""
-    return one_line(done.returncode, done.stderr)
+    assert completed.stdout == ""
+    return one_line(completed.returncode, completed.stderr)
 
 
 @pytest.mark.parametrize(
@@ -689,14 +719,14 @@ def call(arguments: list[str], cwd: Path = ROOT) -> str:
     ],
 )
 @pytest.mark.skipif(not hasattr(os, "setuid"), reason="needs users and permissions")
-def test_a_folder_of_another_user_is_told(
+def test_a_folder_of_another_user_is_reported(
     file: str, mode: int, expected: str, make_folder: MakeFolder, tmp_path: Path
 ) -> None:
     folder = make_folder(tmp_path / "run", dataset={"name": "cifar10_mini"})
-    script = AS_ANOTHER_USER.format(file=file, mode=mode)
+    script = SCRIPT_AS_ANOTHER_USER.format(file=file, mode=mode)
 
     try:
-        message = call(["-c", script, "--model_dir", "."], cwd=folder.path)
+        message = run_and_expect_error(["-c", script, "--model_dir", "."], cwd=folder.path)
     finally:
         folder.path.chmod(0o755)
 
@@ -707,12 +737,12 @@ def test_a_folder_of_another_user_is_told(
 def test_train_ends_with_status_2_and_one_line(make_folder: MakeFolder, tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "run", loss={"kdd": {}})
 
-    message = call(["train.py", "--model_dir", str(folder.path)])
+    message = run_and_expect_error(["train.py", "--model_dir", str(folder.path)])
 
     assert message.startswith(f'{folder.params}: loss: no loss is named "kdd", did you mean "kd"?')
 
 
 def test_evaluate_ends_with_status_2_and_one_line(tmp_path: Path) -> None:
-    message = call(["evaluate.py", "--model_dir", str(tmp_path / "nowhere")])
+    message = run_and_expect_error(["evaluate.py", "--model_dir", str(tmp_path / "nowhere")])
 
     assert message == f"{tmp_path}/nowhere: no such folder"

@@ -1,4 +1,4 @@
-"""A run that was interrupted and went on is, bit for bit, the run that never was: train.py in its own processes."""
+"""A run that was interrupted and resumed equals, bit for bit, an uninterrupted run: train.py in its own processes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from model.home import ROOT
 from model.training.checkpoint import load_checkpoint
 from tests.conftest import MakeFolder
 
-PATIENCE = 120.0  # seconds, for a machine that is busy
+PATIENCE = 120.0  # seconds until a test gives up, enough for a busy machine
 
-# 13 steps an epoch, 3 epochs. In every case the second epoch's or the third's middle is among the interruptions.
+# 13 steps an epoch, 3 epochs. Every case has an interruption in the middle of the second or third epoch.
 CASES: dict[str, dict[str, Any]] = {
     "adam": {
         "loss": {"kd": {"alpha": 0.7, "temperature": 2.0}},
@@ -33,10 +33,10 @@ CASES: dict[str, dict[str, Any]] = {
         "loss": {
             "ce": {"label_smoothing": 0.1},
             "logits": {"weight": 0.1, "warmup_epochs": 1.5},
-            "fitnet": {"weight": 1.0},  # owns parameters
-            "ofd": {},  # keeps what it measured
+            "fitnet": {"weight": 1.0},  # has parameters
+            "ofd": {},  # stores measurements as buffers
             "ctkd": {"weight": 0.1, "curriculum_epochs": 2.0},  # a parameter whose gradient depends on the epoch
-            "crd": {"num_negatives": 50},  # owns banks of all images
+            "crd": {"num_negatives": 50},  # has memory banks with a row for every image
         },
         "optimizer": {"name": "sgd", "learning_rate": 0.1, "nesterov": True},
         "schedule": {"name": "onecycle", "warmup_epochs": 0.5},
@@ -50,8 +50,8 @@ INTERRUPTIONS = {
 }
 
 
-class Stop(NamedTuple):
-    """What an interruption left: exit status, the run's state, the last checkpoint's step."""
+class Interruption(NamedTuple):
+    """Exit status, state of the run and step of the last checkpoint after an interruption."""
 
     status: int
     state: str
@@ -59,14 +59,14 @@ class Stop(NamedTuple):
 
 
 class Runs(NamedTuple):
-    whole: Folder
+    uninterrupted: Folder
     interrupted: Folder
-    stops: list[Stop]
+    interruptions: list[Interruption]
 
 
 @contextmanager
-def started(*arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """A process, which does not outlive the block."""
+def start_process(*arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """Start a process, which is killed at the end of the block."""
     command = [sys.executable, *map(str, arguments), "--device", "cpu"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
@@ -78,7 +78,8 @@ def started(*arguments: object) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+def wait_for(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit status and output of a process that ends by itself."""
     out, _ = process.communicate(timeout=PATIENCE)
     return process.returncode, out
 
@@ -86,7 +87,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
 def wait_until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < end, "it did not happen"
+        assert time.monotonic() < end, "the condition is still false"
         time.sleep(0.02)
 
 
@@ -98,23 +99,23 @@ def teacher(tmp_path_factory: pytest.TempPathFactory, make_folder: MakeFolder) -
 
 
 @pytest.fixture(scope="module")
-def whole(teacher: Folder, make_folder: MakeFolder) -> dict[str, Folder]:
-    """Every case without an interruption, all at once; their untrained teacher is locked until all wait for it."""
-    folders = {name: make_student(name, teacher, make_folder, "whole") for name in CASES}
+def uninterrupted(teacher: Folder, make_folder: MakeFolder) -> dict[str, Folder]:
+    """Every case without an interruption, in parallel; their untrained teacher is locked until all runs wait for it."""
+    folders = {name: make_student(name, teacher, make_folder, "uninterrupted") for name in CASES}
     with ExitStack() as stack, (teacher.path / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         processes = [
-            stack.enter_context(started("train.py", "--model_dir", folder.path)) for folder in folders.values()
+            stack.enter_context(start_process("train.py", "--model_dir", folder.path)) for folder in folders.values()
         ]
-        wait_until(lambda: all(waits(folder) for folder in folders.values()))
+        wait_until(lambda: all(is_waiting(folder) for folder in folders.values()))
         fcntl.flock(lock, fcntl.LOCK_UN)
         for process in processes:
-            status, out = ended(process)
+            status, out = wait_for(process)
             assert status == 0, out
     return folders
 
 
-def waits(folder: Folder) -> bool:
+def is_waiting(folder: Folder) -> bool:
     return folder.log.exists() and "waiting for process" in folder.log.read_text()
 
 
@@ -124,79 +125,85 @@ def make_student(name: str, teacher: Folder, make_folder: MakeFolder, kind: str)
 
 
 @pytest.fixture(scope="module", params=list(CASES))
-def runs(request: pytest.FixtureRequest, whole: dict[str, Folder], teacher: Folder, make_folder: MakeFolder) -> Runs:
+def runs(
+    request: pytest.FixtureRequest, uninterrupted: dict[str, Folder], teacher: Folder, make_folder: MakeFolder
+) -> Runs:
     name = request.param
     folder = make_student(name, teacher, make_folder, "interrupted")
-    stops = []
+    interruptions = []
     for step, number in INTERRUPTIONS[name]:
-        with started("-m", "tests.kill_during_training", step, int(number), "--model_dir", folder.path) as process:
-            status, out = ended(process)
+        with start_process(
+            "-m", "tests.kill_during_training", step, int(number), "--model_dir", folder.path
+        ) as process:
+            status, out = wait_for(process)
         assert folder.checkpoint("last").exists(), out
-        stops.append(Stop(status, folder.state(), load_checkpoint(folder.checkpoint("last"))["step"]))
-    with started("train.py", "--model_dir", folder.path) as process:
-        status, out = ended(process)
+        interruptions.append(Interruption(status, folder.state(), load_checkpoint(folder.checkpoint("last"))["step"]))
+    with start_process("train.py", "--model_dir", folder.path) as process:
+        status, out = wait_for(process)
     assert status == 0, out
-    return Runs(whole[name], folder, stops)
+    return Runs(uninterrupted[name], folder, interruptions)
 
 
-def test_interruptions_end_as_they_should(runs: Runs) -> None:
+def test_interruptions_leave_the_expected_state_and_checkpoint(runs: Runs) -> None:
     expected = {
-        "adam": [Stop(-signal.SIGKILL, "killed", 16), Stop(75, "stopped", 31)],
-        "sgd": [Stop(75, "stopped", 8), Stop(-signal.SIGKILL, "killed", 32)],
+        "adam": [Interruption(-signal.SIGKILL, "killed", 16), Interruption(75, "stopped", 31)],
+        "sgd": [Interruption(75, "stopped", 8), Interruption(-signal.SIGKILL, "killed", 32)],
     }
-    assert runs.stops == expected[runs.interrupted.path.parent.name]
+    assert runs.interruptions == expected[runs.interrupted.path.parent.name]
 
 
 @pytest.mark.parametrize("kind", ["last", "best"])
-def test_weights_are_bit_for_bit_those_of_the_whole_run(runs: Runs, kind: str) -> None:
-    whole, interrupted = (load_checkpoint(folder.path / f"{kind}.pth.tar") for folder in (runs.whole, runs.interrupted))
-    assert whole["epoch"] == interrupted["epoch"]
-    assert whole["state_dict"].keys() == interrupted["state_dict"].keys()
-    for name, tensor in whole["state_dict"].items():
+def test_weights_equal_those_of_the_uninterrupted_run_bit_for_bit(runs: Runs, kind: str) -> None:
+    uninterrupted, interrupted = (
+        load_checkpoint(folder.path / f"{kind}.pth.tar") for folder in (runs.uninterrupted, runs.interrupted)
+    )
+    assert uninterrupted["epoch"] == interrupted["epoch"]
+    assert uninterrupted["state_dict"].keys() == interrupted["state_dict"].keys()
+    for name, tensor in uninterrupted["state_dict"].items():
         assert torch.equal(tensor, interrupted["state_dict"][name]), name
 
 
-def test_optimizer_is_bit_for_bit_that_of_the_whole_run(runs: Runs) -> None:
-    whole, interrupted = (
-        load_checkpoint(folder.checkpoint("last"))["optimizer"] for folder in (runs.whole, runs.interrupted)
+def test_optimizer_state_equals_that_of_the_uninterrupted_run_bit_for_bit(runs: Runs) -> None:
+    uninterrupted, interrupted = (
+        load_checkpoint(folder.checkpoint("last"))["optimizer"] for folder in (runs.uninterrupted, runs.interrupted)
     )
-    assert whole["param_groups"] == interrupted["param_groups"]
-    for number, state in whole["state"].items():
+    assert uninterrupted["param_groups"] == interrupted["param_groups"]
+    for number, state in uninterrupted["state"].items():
         for name, value in state.items():
             assert torch.equal(torch.as_tensor(value), torch.as_tensor(interrupted["state"][number][name]))
 
 
-def test_metrics_are_those_of_the_whole_run(runs: Runs) -> None:
+def test_history_equals_that_of_the_uninterrupted_run(runs: Runs) -> None:
     def rows(folder: Folder) -> list[dict[str, Any]]:
         return [
             {key: value for key, value in row.items() if key not in ("seconds", "images_per_second")}
             for row in folder.read_history()
         ]
 
-    assert [row["epoch"] for row in rows(runs.whole)] == [1, 2, 3]
-    assert rows(runs.interrupted) == rows(runs.whole)
+    assert [row["epoch"] for row in rows(runs.uninterrupted)] == [1, 2, 3]
+    assert rows(runs.interrupted) == rows(runs.uninterrupted)
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
 @pytest.mark.parametrize("kind", ["best", "last"])
-def test_results_are_those_of_the_whole_run(runs: Runs, split: str, kind: str) -> None:
+def test_metrics_files_equal_those_of_the_uninterrupted_run(runs: Runs, split: str, kind: str) -> None:
     name = f"metrics_{split}_{kind}_weights.json"
-    assert read_json(runs.interrupted.path / name) == read_json(runs.whole.path / name)
+    assert read_json(runs.interrupted.path / name) == read_json(runs.uninterrupted.path / name)
 
 
-def test_interrupted_folder_holds_the_same_files_in_the_end(runs: Runs) -> None:
+def test_interrupted_folder_has_the_files_of_an_uninterrupted_run(runs: Runs) -> None:
     def names(folder: Folder) -> set[str]:
         return {path.name for path in folder.path.iterdir()} - {".lock"}
 
-    assert names(runs.interrupted) == names(runs.whole)
+    assert names(runs.interrupted) == names(runs.uninterrupted)
 
 
-def test_log_is_appended(runs: Runs) -> None:
+def test_resumed_run_appends_to_the_log(runs: Runs) -> None:
     assert runs.interrupted.log.read_text().count("resuming at step") == 2
 
 
-def test_two_students_share_one_training_of_their_teacher(whole: dict[str, Folder], teacher: Folder) -> None:
+def test_teacher_of_two_students_is_trained_once(uninterrupted: dict[str, Folder], teacher: Folder) -> None:
     log = teacher.log.read_text()
     assert (log.count("epoch 1/2:"), log.count("epoch 2/2:"), log.count("is finished")) == (1, 1, 1)
-    assert teacher.read_run()["process"] in {folder.read_run()["process"] for folder in whole.values()}
-    assert len({tuple(folder.read_run()["teacher"].items()) for folder in whole.values()}) == 1
+    assert teacher.read_run()["process"] in {folder.read_run()["process"] for folder in uninterrupted.values()}
+    assert len({tuple(folder.read_run()["teacher"].items()) for folder in uninterrupted.values()}) == 1

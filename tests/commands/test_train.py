@@ -1,4 +1,4 @@
-"""A folder's run from its beginning to its end: files, states, teachers, signals."""
+"""train.py from start to finish: files, states, signals, teachers, dry run."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def teacher(tmp_path_factory: pytest.TempPathFactory, make_folder: MakeFolder, r
 
 @pytest.fixture(scope="module")
 def distilled(teacher: Folder, make_folder: MakeFolder, runtime: Runtime) -> Folder:
-    """A finished run with a teacher; tests that change it take a copy."""
+    """A finished run with a teacher; tests that change it use a copy."""
     folder = make_folder(teacher.path.parent / "student", teacher=str(teacher.path), loss={"kd": {}})
     Experiment(folder.path, runtime).train()
     return folder
 
 
 def snapshot(path: Path) -> dict[str, tuple[int, bytes]]:
-    """Time of change and content of every file below; the lock is no content."""
+    """Modification time and content of every file below a folder, except locks."""
     files = (file for file in path.rglob("*") if file.is_file() and file.name != ".lock")
     return {str(file.relative_to(path)): (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
 
@@ -72,17 +72,17 @@ def change(folder: Folder, **changes: Any) -> None:
     folder.params.write_text(json.dumps(read_json(folder.params) | changes))
 
 
-def stop_at(step: int, numbers: list[signal.Signals], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let signals come in the middle of one step of the next runs."""
+def send_signals_at(step: int, numbers: list[signal.Signals], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send signals to this process after step `step` of the following runs."""
     take_step = Trainer.take_step
 
-    def and_signal(trainer: Trainer, batch: Any) -> None:
+    def step_and_signal(trainer: Trainer, batch: Any) -> None:
         take_step(trainer, batch)
         if trainer.step == step:
             for number in numbers:
                 os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(Trainer, "take_step", and_signal)
+    monkeypatch.setattr(Trainer, "take_step", step_and_signal)
 
 
 def trainer_of(folder: Folder, runtime: Runtime) -> Trainer:
@@ -103,10 +103,10 @@ MACS_OF_4_CHANNELS = 64 * 4 * 27 + 16 * 8 * 36 + 4 * 16 * 72 + 16 * 16 + 16 * 10
 MACS_OF_6_CHANNELS = 64 * 6 * 27 + 16 * 12 * 54 + 4 * 24 * 108 + 24 * 24 + 24 * 10
 
 
-# What a finished run leaves -----------------------------------------------------------------------------------------
+# Files of a finished run --------------------------------------------------------------------------------------------
 
 
-def test_finished_folder_holds_the_promised_files(distilled: Folder) -> None:
+def test_finished_folder_has_the_documented_files(distilled: Folder) -> None:
     assert {path.name for path in distilled.path.iterdir()} - {".lock"} == {
         "params.json",
         "params_resolved.json",
@@ -123,20 +123,20 @@ def test_finished_folder_holds_the_promised_files(distilled: Folder) -> None:
     }
 
 
-def test_run_json_says_where_the_results_come_from(distilled: Folder, teacher: Folder) -> None:
-    told = distilled.read_run()
-    assert {"host", "began", "command", "device", "threads", "git_commit", "images_per_second"} <= set(told)
-    assert (told["state"], told["epoch"], told["num_epochs"], told["progress"]) == ("finished", 2, 2, 1.0)
-    assert (told["process"], told["precision"], told["error"]) == (os.getpid(), "float32", None)
-    assert set(told["versions"]) >= {"python", "torch"}
-    assert told["seconds"] > 0
-    assert told["peak_memory_bytes"] > 1_000_000
-    assert 0 < told["latency_ms"] < 1000
-    assert (told["parameters"], told["macs"]) == (PARAMETERS_OF_4_CHANNELS, MACS_OF_4_CHANNELS)
-    assert told["teacher"] == {teacher.name: weights_digest(load_checkpoint(teacher.checkpoint("best"))["state_dict"])}
+def test_run_json_has_the_provenance_of_the_results(distilled: Folder, teacher: Folder) -> None:
+    run = distilled.read_run()
+    assert {"host", "began", "command", "device", "threads", "git_commit", "images_per_second"} <= set(run)
+    assert (run["state"], run["epoch"], run["num_epochs"], run["progress"]) == ("finished", 2, 2, 1.0)
+    assert (run["process"], run["precision"], run["error"]) == (os.getpid(), "float32", None)
+    assert set(run["versions"]) >= {"python", "torch"}
+    assert run["seconds"] > 0
+    assert run["peak_memory_bytes"] > 1_000_000
+    assert 0 < run["latency_ms"] < 1000
+    assert (run["parameters"], run["macs"]) == (PARAMETERS_OF_4_CHANNELS, MACS_OF_4_CHANNELS)
+    assert run["teacher"] == {teacher.name: weights_digest(load_checkpoint(teacher.checkpoint("best"))["state_dict"])}
 
 
-def test_metrics_files_say_what_was_measured_on_how_many(distilled: Folder) -> None:
+def test_metrics_files_have_metrics_and_number_of_samples(distilled: Folder) -> None:
     for split, num_samples in (("val", 40), ("test", 60)):
         for kind in ("best", "last"):
             metrics = read_json(distilled.path / f"metrics_{split}_{kind}_weights.json")
@@ -159,19 +159,19 @@ def test_params_json_is_never_rewritten(make_folder: MakeFolder, runtime: Runtim
     assert (folder.params.read_bytes(), folder.params.stat().st_mtime_ns) == before
 
 
-def test_test_split_is_read_only_at_the_end(
+def test_test_split_is_read_only_after_training(
     make_folder: MakeFolder, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read: list[Split] = []
+    splits_read: list[Split] = []
     eval_batches = MemoryPipeline.eval_batches
 
     def spy(data: MemoryPipeline, split: Split, *arguments: Any) -> Any:
-        read.append(split)
+        splits_read.append(split)
         return eval_batches(data, split, *arguments)
 
     monkeypatch.setattr(MemoryPipeline, "eval_batches", spy)
     Experiment(make_folder(tmp_path / "run", num_epochs=3).path, runtime).train()
-    assert read == ["val", "val", "val", "test", "test"]  # the last weights, then the best
+    assert splits_read == ["val", "val", "val", "test", "test"]  # the last weights, then the best
 
 
 def test_without_a_val_split_the_last_weights_are_the_best(
@@ -191,16 +191,16 @@ def test_without_a_val_split_the_last_weights_are_the_best(
 def test_same_seed_gives_the_same_weights_and_another_seed_others(
     make_folder: MakeFolder, runtime: Runtime, tmp_path: Path
 ) -> None:
-    found = []
+    results = []
     for name, seed in (("first", 0), ("again", 0), ("other", 1)):
         folder = make_folder(tmp_path / name, seed=seed, num_epochs=1)
         Experiment(folder.path, runtime).train()
-        found.append((weights_digest(weights(folder)), read_json(folder.metrics("test", "last"))))
-    assert found[0] == found[1]
-    assert found[0][0] != found[2][0]
+        results.append((weights_digest(weights(folder)), read_json(folder.metrics("test", "last"))))
+    assert results[0] == results[1]
+    assert results[0][0] != results[2][0]
 
 
-def test_seed_draws_the_initial_weights(make_folder: MakeFolder, runtime: Runtime, tmp_path: Path) -> None:
+def test_initial_weights_depend_on_the_seed(make_folder: MakeFolder, runtime: Runtime, tmp_path: Path) -> None:
     digests = []
     for seed in (0, 0, 1):
         trainer = trainer_of(make_folder(tmp_path / "run", seed=seed), runtime)
@@ -209,19 +209,19 @@ def test_seed_draws_the_initial_weights(make_folder: MakeFolder, runtime: Runtim
     assert digests[0] != digests[2]
 
 
-# Run again ----------------------------------------------------------------------------------------------------------
+# Running a folder again ---------------------------------------------------------------------------------------------
 
 
-def test_finished_folder_is_left_alone(distilled: Folder, runtime: Runtime, call: Call) -> None:
+def test_finished_folder_is_not_changed(distilled: Folder, runtime: Runtime, call: Call) -> None:
     before = snapshot(distilled.path)
-    ended = call(train.main, "--model_dir", distilled.path)
-    assert ended.status == 0
-    assert len((ended.out + ended.err).splitlines()) == 1
-    assert "is finished: val accuracy" in ended.err
+    result = call(train.main, "--model_dir", distilled.path)
+    assert result.status == 0
+    assert len((result.out + result.err).splitlines()) == 1
+    assert "is finished: val accuracy" in result.err
     assert snapshot(distilled.path) == before
 
 
-def test_restart_begins_anew(make_folder: MakeFolder, runtime: Runtime, tmp_path: Path, call: Call) -> None:
+def test_restart_starts_a_new_run(make_folder: MakeFolder, runtime: Runtime, tmp_path: Path, call: Call) -> None:
     folder = make_folder(tmp_path / "run", num_epochs=2)
     Experiment(folder.path, runtime).train()
     first_log = folder.log.read_text()
@@ -239,9 +239,9 @@ def test_changed_params_are_refused_with_the_difference(distilled: Folder, tmp_p
     folder = Folder(shutil.copytree(distilled.path, tmp_path / "copy"))
     change(folder, batch_size=20, loss={"kd": {"alpha": 0.5}})
     before = snapshot(folder.path)
-    ended = call(train.main, "--model_dir", folder.path)
-    assert ended.status == 2
-    assert "batch_size was 16, is 20; loss.kd.alpha was 0.9, is 0.5" in ended.err
+    result = call(train.main, "--model_dir", folder.path)
+    assert result.status == 2
+    assert "batch_size was 16, is 20; loss.kd.alpha was 0.9, is 0.5" in result.err
     assert snapshot(folder.path) == before
 
 
@@ -249,37 +249,39 @@ def test_description_and_checkpoint_minutes_may_change(
     make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
     folder = make_folder(tmp_path / "run", checkpoint_minutes=0)
-    stop_at(5, [signal.SIGTERM], monkeypatch)
+    send_signals_at(5, [signal.SIGTERM], monkeypatch)
     assert call(train.main, "--model_dir", folder.path).status == 75
     change(folder, checkpoint_minutes=3, description="a new one")
     assert call(train.main, "--model_dir", folder.path).status == 0
 
 
-def test_second_process_is_told_who_works_in_the_folder(make_folder: MakeFolder, tmp_path: Path, call: Call) -> None:
+def test_second_process_is_refused_with_the_name_of_the_first(
+    make_folder: MakeFolder, tmp_path: Path, call: Call
+) -> None:
     folder = make_folder(tmp_path / "run")
     folder.update_run(state="running", process=4321, host="node7")
     with folder.locked():
-        ended = call(train.main, "--model_dir", folder.path)
-    assert ended.status == 2
-    assert "process 4321 on node7 works in this folder" in ended.err
+        result = call(train.main, "--model_dir", folder.path)
+    assert result.status == 2
+    assert "process 4321 on node7 works in this folder" in result.err
 
 
-def test_run_whose_process_is_gone_was_killed(make_folder: MakeFolder, tmp_path: Path, distilled: Folder) -> None:
+def test_running_state_without_a_process_is_killed(make_folder: MakeFolder, tmp_path: Path, distilled: Folder) -> None:
     folder = make_folder(tmp_path / "run")
     folder.update_run(state="running", process=2**22 + 1, host=distilled.read_run()["host"])
     assert folder.state() == "killed"
 
 
-def test_end_that_was_interrupted_is_made_up_for(
+def test_interrupted_final_evaluation_is_repeated(
     make_folder: MakeFolder, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make_folder(tmp_path / "run")
 
-    def die(*_: object) -> None:
+    def stop(*_: object) -> None:
         raise Stopped("between the last epoch and the test metrics")
 
-    with monkeypatch.context() as patched:
-        patched.setattr("model.commands.train.finish", die)
+    with monkeypatch.context() as patch:
+        patch.setattr("model.commands.train.finish", stop)
         with pytest.raises(Stopped):
             Experiment(folder.path, runtime).train()
     assert not folder.metrics("test", "best").exists()
@@ -295,46 +297,46 @@ def test_end_that_was_interrupted_is_made_up_for(
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-def test_signal_stops_the_run_and_the_same_command_goes_on(
+def test_signal_stops_the_run_and_the_same_command_resumes_it(
     number: signal.Signals, distilled: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
     folder = Folder(tmp_path / "run")
     folder.path.mkdir()
     shutil.copy(distilled.params, folder.params)
-    stop_at(17, [number], monkeypatch)
+    send_signals_at(17, [number], monkeypatch)
     assert call(train.main, "--model_dir", folder.path).status == 75
     assert folder.state() == "stopped"
     assert load_checkpoint(folder.checkpoint("last"))["step"] == 17
-    ended = call(train.main, "--model_dir", folder.path)
-    assert ended.status == 0
-    assert "resuming at step 17 of 26" in ended.err
+    result = call(train.main, "--model_dir", folder.path)
+    assert result.status == 0
+    assert "resuming at step 17 of 26" in result.err
     assert weights_digest(weights(folder)) == weights_digest(weights(distilled))
     assert folder.metrics("test", "best").read_bytes() == distilled.metrics("test", "best").read_bytes()
 
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_second_ctrl_c_ends_the_run_at_once(
+def test_second_ctrl_c_stops_the_run_immediately(
     make_folder: MakeFolder, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: signal.Signals
 ) -> None:
     folder = make_folder(tmp_path / "run")
-    stop_at(5, [first, signal.SIGINT], monkeypatch)
+    send_signals_at(5, [first, signal.SIGINT], monkeypatch)
     with pytest.raises(Stopped):
         Experiment(folder.path, runtime).train()
     assert folder.state() == "stopped"
     assert not folder.checkpoint("last").exists()
 
 
-def test_a_cluster_that_signals_twice_lets_the_run_save_all_the_same(
+def test_repeated_signals_of_a_cluster_let_the_run_save_a_checkpoint(
     make_folder: MakeFolder, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make_folder(tmp_path / "run")
-    stop_at(5, [signal.SIGUSR2, signal.SIGTERM, signal.SIGTERM], monkeypatch)
+    send_signals_at(5, [signal.SIGUSR2, signal.SIGTERM, signal.SIGTERM], monkeypatch)
     with pytest.raises(Stopped):
         Experiment(folder.path, runtime).train()
     assert load_checkpoint(folder.checkpoint("last"))["step"] == 5
 
 
-def test_signals_mean_afterwards_what_they_meant_before(distilled: Folder, runtime: Runtime) -> None:
+def test_signal_handlers_are_restored_after_a_run(distilled: Folder, runtime: Runtime) -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
     Experiment(distilled.path, runtime).train()
     assert [signal.getsignal(number) for number in SIGNALS] == before
@@ -343,11 +345,11 @@ def test_signals_mean_afterwards_what_they_meant_before(distilled: Folder, runti
 # Failures -----------------------------------------------------------------------------------------------------------
 
 
-def test_run_that_fails_says_why(make_folder: MakeFolder, tmp_path: Path, call: Call) -> None:
+def test_failed_run_records_its_error(make_folder: MakeFolder, tmp_path: Path, call: Call) -> None:
     folder = make_folder(tmp_path / "run", optimizer={"name": "sgd", "learning_rate": 1e38})
-    ended = call(train.main, "--model_dir", folder.path)
-    assert ended.status == 1
-    assert "is not finite in epoch 1 (learning rate 1e+38)" in ended.err
+    result = call(train.main, "--model_dir", folder.path)
+    assert result.status == 1
+    assert "is not finite in epoch 1 (learning rate 1e+38)" in result.err
     assert folder.state() == "failed"
     assert "not finite" in folder.read_run()["error"]
     assert "not finite" in folder.log.read_text()
@@ -371,7 +373,7 @@ def test_untrained_teacher_is_trained_first_and_once(make_folder: MakeFolder, ru
     assert students[0].read_run()["teacher"] == students[1].read_run()["teacher"]
 
 
-def test_run_does_not_go_on_with_other_teacher_weights(
+def test_run_is_not_resumed_with_other_teacher_weights(
     make_folder: MakeFolder, runtime: Runtime, tmp_path: Path, call: Call
 ) -> None:
     teacher = make_folder(tmp_path / "teacher", num_epochs=1)
@@ -381,14 +383,14 @@ def test_run_does_not_go_on_with_other_teacher_weights(
     content = load_checkpoint(teacher.checkpoint("best"))
     content["state_dict"]["fc2.bias"] += 1
     save_checkpoint(teacher.checkpoint("best"), content)
-    ended = call(train.main, "--model_dir", student.path)
-    assert ended.status == 2
-    assert "the weights of its teacher" in ended.err
-    assert "changed since the run began" in ended.err
+    result = call(train.main, "--model_dir", student.path)
+    assert result.status == 2
+    assert "the weights of its teacher" in result.err
+    assert "changed since the run began" in result.err
     assert call(train.main, "--model_dir", student.path, "--restart").status == 0
 
 
-def test_option_that_is_newer_than_the_run_has_its_default(
+def test_option_missing_from_the_resolved_params_has_its_default(
     make_folder: MakeFolder, runtime: Runtime, tmp_path: Path, call: Call
 ) -> None:
     folder = make_folder(tmp_path / "run", num_epochs=1)
@@ -396,11 +398,11 @@ def test_option_that_is_newer_than_the_run_has_its_default(
     resolved = read_json(folder.resolved)
     del resolved["gradient_clip"], resolved["optimizer"]["eps"]
     folder.resolved.write_text(json.dumps(resolved))
-    ended = call(train.main, "--model_dir", folder.path)
-    assert (ended.status, "is finished" in ended.err) == (0, True)
+    result = call(train.main, "--model_dir", folder.path)
+    assert (result.status, "is finished" in result.err) == (0, True)
 
 
-def test_teacher_weights_that_were_saved_in_parallel_are_the_same_teacher(teacher: Folder, runtime: Runtime) -> None:
+def test_weights_saved_with_dataparallel_are_loaded(teacher: Folder, runtime: Runtime) -> None:
     path = teacher.checkpoint("best")
     content = load_checkpoint(path)
     prefixed = {"state_dict": {f"module.{name}": tensor for name, tensor in content["state_dict"].items()}}
@@ -409,7 +411,7 @@ def test_teacher_weights_that_were_saved_in_parallel_are_the_same_teacher(teache
     assert weights_digest(net.state_dict()) == weights_digest(content["state_dict"])
 
 
-def test_prefix_is_stripped_only_where_every_name_has_it(teacher: Folder, runtime: Runtime) -> None:
+def test_prefix_is_stripped_only_if_every_name_has_it(teacher: Folder, runtime: Runtime) -> None:
     path = teacher.checkpoint("best")
     state = load_checkpoint(path)["state_dict"]
     state["module.fc2.bias"] = state.pop("fc2.bias")
@@ -418,7 +420,7 @@ def test_prefix_is_stripped_only_where_every_name_has_it(teacher: Folder, runtim
         WeightsFile(path, {"state_dict": state}).load_into(net)
 
 
-def test_finished_folder_without_its_weights_is_trained_again(
+def test_finished_folder_without_weights_is_trained_again(
     make_folder: MakeFolder, runtime: Runtime, tmp_path: Path
 ) -> None:
     folder = make_folder(tmp_path / "published", num_epochs=1)
@@ -427,11 +429,11 @@ def test_finished_folder_without_its_weights_is_trained_again(
     for kind in ("best", "last"):
         folder.checkpoint(kind).unlink()
     Experiment(folder.path, runtime).train()
-    again = load_checkpoint(folder.checkpoint("best"))["state_dict"]
-    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    retrained = load_checkpoint(folder.checkpoint("best"))["state_dict"]
+    assert all(torch.equal(weights[name], retrained[name]) for name in weights)
 
 
-def test_teacher_s_log_and_student_s_do_not_mix(make_folder: MakeFolder, runtime: Runtime, tmp_path: Path) -> None:
+def test_teacher_and_student_have_separate_logs(make_folder: MakeFolder, runtime: Runtime, tmp_path: Path) -> None:
     teacher = make_folder(tmp_path / "teacher", num_epochs=1)
     student = make_folder(tmp_path / "student", teacher=str(teacher.path), loss={"kd": {}}, num_epochs=1)
     Experiment(student.path, runtime).train()
@@ -439,7 +441,7 @@ def test_teacher_s_log_and_student_s_do_not_mix(make_folder: MakeFolder, runtime
 
 
 @pytest.mark.parametrize(
-    ("theirs", "ours"),
+    ("teacher_dataset", "student_dataset"),
     [
         ({}, {}),
         ({"val_size": 0}, {}),
@@ -452,19 +454,25 @@ def test_teacher_s_log_and_student_s_do_not_mix(make_folder: MakeFolder, runtime
         ({"pad": 2, "val_size": 0}, {}),
     ],
 )
-def test_a_teacher_that_was_trained_on_images_of_val_is_told(
-    theirs: dict[str, Any], ours: dict[str, Any], make_folder: MakeFolder, runtime: Runtime, tmp_path: Path
+def test_a_teacher_trained_on_images_of_val_is_detected(
+    teacher_dataset: dict[str, Any],
+    student_dataset: dict[str, Any],
+    make_folder: MakeFolder,
+    runtime: Runtime,
+    tmp_path: Path,
 ) -> None:
     dataset = read_json(make_folder(tmp_path / "any").params)["dataset"]
-    teacher = make_folder(tmp_path / "teacher", dataset=dataset | theirs)
-    student = make_folder(tmp_path / "student", dataset=dataset | ours, teacher=str(teacher.path), loss={"kd": {}})
-    taught, learning = (data_of(folder, runtime) for folder in (teacher, student))
-    seen = bool((taught.training_labels()[learning.indices["val"]] >= 0).any())
+    teacher = make_folder(tmp_path / "teacher", dataset=dataset | teacher_dataset)
+    student = make_folder(
+        tmp_path / "student", dataset=dataset | student_dataset, teacher=str(teacher.path), loss={"kd": {}}
+    )
+    teacher_data, student_data = (data_of(folder, runtime) for folder in (teacher, student))
+    trained_on_val = bool((teacher_data.training_labels()[student_data.indices["val"]] >= 0).any())
     experiment = Experiment(student.path, runtime)
-    assert has_seen_val(experiment, experiment.teachers[0]) == seen
+    assert has_seen_val(experiment, experiment.teachers[0]) == trained_on_val
 
 
-def test_a_teacher_of_other_images_has_seen_none_of_val(
+def test_a_teacher_of_another_data_set_was_not_trained_on_val(
     make_folder: MakeFolder, runtime: Runtime, tmp_path: Path
 ) -> None:
     teacher = make_folder(tmp_path / "teacher", dataset={"name": "cifar10_mini", "val_size": 0})
@@ -473,7 +481,7 @@ def test_a_teacher_of_other_images_has_seen_none_of_val(
     assert not has_seen_val(experiment, experiment.teachers[0])
 
 
-def test_that_a_teacher_has_seen_val_is_said(
+def test_a_teacher_trained_on_val_is_logged(
     teacher: Folder, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path, call: Call
 ) -> None:
     dataset = read_json(teacher.params)["dataset"] | {"val_size": 50}  # ten more than the teacher
@@ -483,17 +491,19 @@ def test_that_a_teacher_has_seen_val_is_said(
     assert "was trained on images of val: only accuracy on test is unbiased" in student.log.read_text()
 
 
-def test_no_train_teacher_makes_an_untrained_one_an_error(make_folder: MakeFolder, tmp_path: Path, call: Call) -> None:
+def test_untrained_teacher_with_no_train_teacher_is_an_error(
+    make_folder: MakeFolder, tmp_path: Path, call: Call
+) -> None:
     teacher = make_folder(tmp_path / "teacher")
     student = make_folder(tmp_path / "student", teacher=str(teacher.path), loss={"kd": {}})
     before = snapshot(tmp_path)
-    ended = call(train.main, "--model_dir", student.path, "--no_train_teacher")
-    assert ended.status == 2
-    assert f"{teacher.name} is not trained (its run is new)" in ended.err
+    result = call(train.main, "--model_dir", student.path, "--no_train_teacher")
+    assert result.status == 2
+    assert f"{teacher.name} is not trained (its run is new)" in result.err
     assert snapshot(tmp_path) == before
 
 
-def test_weights_without_a_run_are_a_trained_teacher(
+def test_folder_with_weights_but_no_run_is_a_trained_teacher(
     teacher: Folder, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path
 ) -> None:
     by_hand = make_folder(tmp_path / "by_hand", student={"name": "cnn", "num_channels": 6})
@@ -515,57 +525,57 @@ def test_teacher_that_no_term_uses_is_neither_trained_nor_run(
     assert trainer_of(student, runtime).teacher is None
 
 
-def test_student_does_not_share_memory_with_a_teacher_of_its_form(
+def test_student_does_not_share_memory_with_a_teacher_of_the_same_network(
     distilled: Folder, teacher: Folder, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path
 ) -> None:
-    alike = make_folder(
-        tmp_path / "alike",
+    folder = make_folder(
+        tmp_path / "run",
         student={"name": "cnn", "num_channels": 6},
         teacher={"model_dir": str(teacher.path), "cache": False},
         loss={"kd": {}},
     )
-    trainer = trainer_of(alike, runtime)
+    trainer = trainer_of(folder, runtime)
     assert isinstance(trainer.teacher, LiveTeacher)
-    assert not places_in_memory(trainer.student) & places_in_memory(trainer.teacher.net)
+    assert not storage_addresses(trainer.student) & storage_addresses(trainer.teacher.net)
 
 
-def places_in_memory(net: nn.Module) -> set[int]:
+def storage_addresses(net: nn.Module) -> set[int]:
     return {tensor.untyped_storage().data_ptr() for tensor in net.state_dict().values()}
 
 
-def test_teacher_has_its_own_folder_s_network_and_best_weights(
+def test_teacher_has_the_network_and_best_weights_of_its_folder(
     distilled: Folder, teacher: Folder, runtime: Runtime
 ) -> None:
     net = trainer_of(distilled, runtime).teacher.live.net  # type: ignore[union-attr]
     assert weights_digest(net.state_dict()) == weights_digest(load_checkpoint(teacher.checkpoint("best"))["state_dict"])
 
 
-def test_list_of_folders_is_an_ensemble_in_their_order(
+def test_list_of_folders_is_an_ensemble_in_the_same_order(
     distilled: Folder, teacher: Folder, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path
 ) -> None:
     folder = make_folder(tmp_path / "run", teacher=[str(teacher.path), str(distilled.path)], loss={"kd": {}})
     ensemble = trainer_of(folder, runtime).teacher
     assert isinstance(ensemble, EnsembleTeacher)
-    found = [weights_digest(member.live.net.state_dict()) for member in ensemble.members]  # type: ignore[attr-defined]
-    assert found == [member.read_run()["weights_digest"] for member in (teacher, distilled)]
+    digests = [weights_digest(member.live.net.state_dict()) for member in ensemble.members]  # type: ignore[attr-defined]
+    assert digests == [member.read_run()["weights_digest"] for member in (teacher, distilled)]
 
 
 @pytest.mark.parametrize("combine", ["probabilities", "logits"])
-def test_params_say_what_an_ensemble_takes_the_mean_of(
+def test_combine_selects_the_mean_of_probabilities_or_logits(
     combine: str, distilled: Folder, teacher: Folder, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path
 ) -> None:
     folders = [str(teacher.path), str(distilled.path)]
-    named = {"model_dir": folders, "combine": combine, "cache": False}
-    trainer = trainer_of(make_folder(tmp_path / "run", teacher=named, loss={"kd": {}}), runtime)
+    teacher_params = {"model_dir": folders, "combine": combine, "cache": False}
+    trainer = trainer_of(make_folder(tmp_path / "run", teacher=teacher_params, loss={"kd": {}}), runtime)
     assert isinstance(trainer.teacher, EnsembleTeacher)
     batch = next(iter(trainer.data.train_batches(0, 16)))
-    said = [member(batch).logits.double().numpy() for member in trainer.teacher.members]
-    parts = [np.exp(each) / np.exp(each).sum(axis=1, keepdims=True) for each in said]
-    expected = np.log(np.mean(parts, axis=0)) if combine == "probabilities" else np.mean(said, axis=0)
+    logits = [member(batch).logits.double().numpy() for member in trainer.teacher.members]
+    probabilities = [np.exp(logits_NK) / np.exp(logits_NK).sum(axis=1, keepdims=True) for logits_NK in logits]
+    expected = np.log(np.mean(probabilities, axis=0)) if combine == "probabilities" else np.mean(logits, axis=0)
     np.testing.assert_allclose(trainer.teacher(batch).logits, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_several_teachers_say_the_mean_of_their_probabilities_unless_params_say_otherwise(
+def test_ensemble_takes_the_mean_of_probabilities_by_default(
     distilled: Folder, teacher: Folder, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path
 ) -> None:
     folder = make_folder(tmp_path / "run", teacher=[str(teacher.path), str(distilled.path)], loss={"kd": {}})
@@ -574,21 +584,21 @@ def test_several_teachers_say_the_mean_of_their_probabilities_unless_params_say_
     assert ensemble.combine == "probabilities"
 
 
-def test_waiting_for_another_s_training_of_the_teacher_can_be_stopped(
+def test_waiting_for_a_teacher_trained_by_another_process_can_be_stopped(
     make_folder: MakeFolder, tmp_path: Path, call: Call
 ) -> None:
     teacher = make_folder(tmp_path / "teacher")
     teacher.update_run(state="running", process=4321, host="node7")
     student = make_folder(tmp_path / "student", teacher=str(teacher.path), loss={"kd": {}})
 
-    def stop_when_it_waits() -> None:
+    def stop_when_waiting() -> None:
         while not (student.log.exists() and "waiting for process 4321 on node7" in student.log.read_text()):
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGTERM)
 
     with (teacher.path / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # as another process would hold it
-        threading.Thread(target=stop_when_it_waits, daemon=True).start()
+        threading.Thread(target=stop_when_waiting, daemon=True).start()
         assert call(train.main, "--model_dir", student.path).status == 75
     assert student.state() == "stopped"
     assert not teacher.checkpoint("last").exists()
@@ -609,7 +619,7 @@ def test_distillation_runs_on_a_gpu(teacher: Folder, make_folder: MakeFolder, ru
         ({"ft": {"trains": "paraphraser"}}, {"losses.ft.paraphrasers", "losses.ft.decoders"}),
     ],
 )
-def test_a_first_stage_trains_what_its_loss_reaches(
+def test_a_first_stage_trains_only_parameters_with_a_gradient_of_its_loss(
     loss: dict[str, Any], trained: set[str], teacher: Folder, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path
 ) -> None:
     folder = make_folder(tmp_path / "run", teacher=str(teacher.path), loss=loss, num_epochs=1)
@@ -635,50 +645,50 @@ def test_dry_run_writes_nothing(make_folder: MakeFolder, tmp_path: Path, tiny_da
     assert (snapshot(tmp_path), snapshot(tiny_data.parent), sorted(tmp_path.rglob("*"))) == before
 
 
-def test_dry_run_tells_what_would_be_done(make_folder: MakeFolder, tmp_path: Path, call: Call) -> None:
+def test_dry_run_prints_networks_data_steps_and_params(make_folder: MakeFolder, tmp_path: Path, call: Call) -> None:
     teacher = make_folder(tmp_path / "teacher", student={"name": "cnn", "num_channels": 6})
     student = make_folder(tmp_path / "student", teacher=str(teacher.path), loss={"kd": {}})
-    told = " ".join(call(train.main, "--model_dir", student.path, "--dry_run").out.split())
+    output = " ".join(call(train.main, "--model_dir", student.path, "--dry_run").out.split())
     macs = "multiply-accumulates an image"
-    assert f"student cnn, {PARAMETERS_OF_4_CHANNELS:,} parameters, {MACS_OF_4_CHANNELS:,} {macs} teacher" in told
-    assert f"cnn, {PARAMETERS_OF_6_CHANNELS:,} parameters, {MACS_OF_6_CHANNELS:,} {macs}, new" in told
-    assert "data 200 train, 40 val, 60 test" in told
-    assert "2 epochs of 13, 26 in all" in told
-    assert f"first {teacher.name} is trained, about" in told
-    assert '"temperature": 4.0' in told
+    assert f"student cnn, {PARAMETERS_OF_4_CHANNELS:,} parameters, {MACS_OF_4_CHANNELS:,} {macs} teacher" in output
+    assert f"cnn, {PARAMETERS_OF_6_CHANNELS:,} parameters, {MACS_OF_6_CHANNELS:,} {macs}, new" in output
+    assert "data 200 train, 40 val, 60 test" in output
+    assert "2 epochs of 13, 26 in all" in output
+    assert f"first {teacher.name} is trained, about" in output
+    assert '"temperature": 4.0' in output
 
 
-def test_dry_run_tells_what_is_compared_and_what_that_adds(make_folder: MakeFolder, tmp_path: Path, call: Call) -> None:
+def test_dry_run_prints_compared_maps_adapters_and_macs(make_folder: MakeFolder, tmp_path: Path, call: Call) -> None:
     teacher = make_folder(tmp_path / "teacher", student={"name": "cnn", "num_channels": 6})
     loss = {"kd": {}, "at": {"layers": [1, 2]}, "fitnet": {}}
     student = make_folder(tmp_path / "student", teacher=str(teacher.path), loss=loss)
-    told = " ".join(call(train.main, "--model_dir", student.path, "--dry_run").out.split())
-    assert "compared at: 4x4x4 with 6x4x4, 8x2x2 with 12x2x2" in told
-    assert "compared fitnet: 8x2x2 with 12x2x2" in told
+    output = " ".join(call(train.main, "--model_dir", student.path, "--dry_run").out.split())
+    assert "compared at: 4x4x4 with 6x4x4, 8x2x2 with 12x2x2" in output
+    assert "compared fitnet: 8x2x2 with 12x2x2" in output
     parameters = 8 * 12 + 12 + 2 * 12  # a 1x1 convolution with bias, and its batch norm
-    assert f"adapters fitnet: {parameters} parameters (regressors {parameters})" in told
-    assert "adapters at" not in told
+    assert f"adapters fitnet: {parameters} parameters (regressors {parameters})" in output
+    assert "adapters at" not in output
     macs = MACS_OF_4_CHANNELS + MACS_OF_6_CHANNELS + 4 * 8 * 12
-    assert f"forward {macs:,} multiply-accumulates an image, teacher and loss terms included memory" in told
+    assert f"forward {macs:,} multiply-accumulates an image, teacher and loss terms included memory" in output
 
 
-def test_dry_run_of_a_finished_folder_says_so(distilled: Folder, call: Call) -> None:
+def test_dry_run_of_a_finished_folder_prints_its_state(distilled: Folder, call: Call) -> None:
     assert call(train.main, "--model_dir", distilled.path, "--dry_run").out.startswith(f"{distilled.name}: finished")
 
 
-def test_search_checks_its_runs_with_the_data_folder_that_they_will_have(
+def test_search_checks_its_runs_with_the_given_data_folder(
     tiny_data: Path, make_folder: MakeFolder, tmp_path: Path, call: Call
 ) -> None:
     dataset = {"name": "arrays", "path": tiny_data.name, "val_size": 40, "pad": 1}
     parent = make_folder(tmp_path / "search", dataset=dataset)
     (parent.path / "search.json").write_text('{"parameters": {"seed": [0, 1]}}')
-    ended = call(search_hyperparams.main, "--parent_dir", parent.path, "--data_dir", tiny_data.parent, "--dry_run")
-    assert (ended.status, ended.err) == (0, "")
+    result = call(search_hyperparams.main, "--parent_dir", parent.path, "--data_dir", tiny_data.parent, "--dry_run")
+    assert (result.status, result.err) == (0, "")
 
 
-# The ancestor's files ------------------------------------------------------------------------------------------------
+# Flat params.json of the original project ---------------------------------------------------------------------------
 
-FLAT = {
+FLAT_PARAMS = {
     "model_version": "cnn",
     "subset_percent": 1.0,
     "augmentation": "yes",
@@ -695,14 +705,16 @@ FLAT = {
 }
 
 
-def test_ancestor_s_folders_are_trained_as_they_are(
+def test_folders_with_flat_params_json_are_trained_unchanged(
     tiny_data: Path, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("model.config.references.ROOT", tmp_path)
     monkeypatch.setitem(DATASETS._functions, "cifar10", lambda data_dir: arrays(data_dir, path=str(tiny_data)))
-    without_later_keys = {key: value for key, value in FLAT.items() if key not in ("augmentation", "subset_percent")}
+    without_later_keys = {
+        key: value for key, value in FLAT_PARAMS.items() if key not in ("augmentation", "subset_percent")
+    }
     files = {
-        "experiments/base_resnet18": FLAT,
+        "experiments/base_resnet18": FLAT_PARAMS,
         "experiments/cnn_distill": without_later_keys
         | {"model_version": "cnn_distill", "teacher": "resnet18", "alpha": 0.9, "temperature": 20},
     }

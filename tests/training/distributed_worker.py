@@ -1,6 +1,7 @@
-"""What several processes do together, for test_distributed.py: torchrun -m tests.training.distributed_worker FOLDER.
+"""The worker process of test_distributed.py: torchrun -m tests.training.distributed_worker FOLDER.
 
-Each writes what it has found into FOLDER/RANK.json; FOLDER/one_view and FOLDER/two_views are the runs' folders.
+Each process writes the results of collective operations into FOLDER/RANK.json; FOLDER/one_view and FOLDER/two_views
+are the folders of the runs.
 """
 
 from __future__ import annotations
@@ -54,16 +55,16 @@ RUNS = ("one_view", "two_views")
 
 
 class Net(nn.Module):
-    """A network without batch norm that has all that losses read, and a layer that none of them reaches."""
+    """A network without batch norm, with every output that losses read, and a layer that gets no gradient."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second = nn.Linear(48, 6), nn.Linear(6, 6)
-        self.early, self.classifier, self.idle = nn.Linear(6, 5), nn.Linear(6, 5), nn.Linear(6, 5)
+        self.hidden, self.last = nn.Linear(48, 6), nn.Linear(6, 6)
+        self.exit, self.classifier, self.idle = nn.Linear(6, 5), nn.Linear(6, 5), nn.Linear(6, 5)
 
     def forward(self, images_NCHW: Tensor) -> Output:
-        early_ND = self.first(images_NCHW.flatten(1)).tanh()
-        preact_ND = self.second(early_ND)
+        early_ND = self.hidden(images_NCHW.flatten(1)).tanh()
+        preact_ND = self.last(early_ND)
         embedding_ND = preact_ND.relu()
         self.idle(embedding_ND)
         return Output(
@@ -71,32 +72,34 @@ class Net(nn.Module):
             embedding_ND,
             maps=(embedding_ND[:, :, None, None],),
             preacts=(preact_ND[:, :, None, None],),
-            exits=(Output(self.early(early_ND), early_ND),),
+            exits=(Output(self.exit(early_ND), early_ND),),
         )
 
 
-def trainer_of(path: Path, world: World = SINGLE_PROCESS) -> Trainer:
-    """A run of two epochs at step 0; the folder's name says how many views of an image a batch has."""
+def make_trainer(path: Path, world: World = SINGLE_PROCESS) -> Trainer:
+    """A run of two epochs at step 0; the name of the folder selects one or two views of each image."""
     data, student, teacher = open_data(strong_view=path.name == "two_views"), seeded(Net, 0), seeded(Net, 1)
     losses = {name: cast(DistillLoss, LOSSES.build(name, **options)) for name, (options, _) in TERMS.items()}
     objective = Objective({name: (losses[name], TermOptions(weight=weight)) for name, (_, weight) in TERMS.items()})
-    said = student(torch.zeros(BATCH_SIZE * data.views_shown, 3, 4, 4))
+    output = student(torch.zeros(BATCH_SIZE * data.views_shown, 3, 4, 4))
     with torch.random.fork_rng():
         torch.manual_seed(2)
         labels = torch.from_numpy(data.training_labels())
-        objective.prepare(LossContext(student=said, teacher=said, labels=labels, seed=0, views_shown=data.views_shown))
+        objective.prepare(
+            LossContext(student=output, teacher=output, labels=labels, seed=0, views_shown=data.views_shown)
+        )
 
     def evaluate(net: nn.Module, split: Split) -> dict[str, float]:
-        said = predict(net, data.eval_batches(split, 7, world.shard), dtype=torch.float32, device=CPU)
-        return metrics_of(said.gather(lambda rows: world.all_gather(rows, data.size(split))))
+        predictions = predict(net, data.eval_batches(split, 7, world.shard), dtype=torch.float32, device=CPU)
+        return metrics_of(predictions.gather(lambda rows: world.all_gather(rows, data.size(split))))
 
-    trained = [*student.parameters(), *objective.parameters()]
+    parameters = [*student.parameters(), *objective.parameters()]
     return toy_trainer(
         path,
         student=student,
         teacher=live_teacher(teacher),
         objective=objective,
-        optimizer=torch.optim.SGD(trained, lr=0.01, momentum=0.9),
+        optimizer=torch.optim.SGD(parameters, lr=0.01, momentum=0.9),
         data=data,
         evaluate=evaluate,
         batch_size=BATCH_SIZE,
@@ -106,46 +109,46 @@ def trainer_of(path: Path, world: World = SINGLE_PROCESS) -> Trainer:
 
 
 def train(path: Path, world: World = SINGLE_PROCESS) -> None:
-    trainer = trainer_of(path, world)
+    trainer = make_trainer(path, world)
     batch = next(trainer.train_batches(0, 0))
     estimate_seconds(trainer, batch)
     trainer.train_step.start(batch)
     trainer.fit()
 
 
-def findings(world: World) -> dict[str, Any]:
-    """What a process learns from the others."""
+def collective_results(world: World) -> dict[str, Any]:
+    """The results of collective operations in this process."""
     rank, data = world.rank, open_data()
     rows_N2 = torch.tensor([[number, -number] for number in range(11)])[world.shard.of(torch.arange(11))]
-    said = [batch.index for batch in data.eval_batches("test", 4, world.shard)]
+    indices = [batch.index for batch in data.eval_batches("test", 4, world.shard)]
     norm, mean = nn.BatchNorm1d(2), torch.tensor([1.0, 10.0]) * rank
     norm.running_mean = mean
 
     def fail(error: Exception) -> Callable[[], None]:
-        def act() -> None:
+        def function() -> None:
             if rank == 2:
                 raise error
 
-        return act
+        return function
 
     world.sync_buffers(norm.buffers())
     return {
-        "gathered": world.all_gather(rows_N2, 11).tolist(),
-        "evaluated": world.all_gather(torch.cat(said), data.size("test")).tolist(),
-        "summed": world.all_reduce_sum(torch.tensor([1.0, rank])).tolist(),
-        "any": world.any_rank(rank == 1, False, True),
-        "first": world.on_rank_zero(lambda: f"said by {rank}"),
-        "each": world.on_all_ranks(lambda: f"said by {rank}"),
-        "user error": ending(lambda: world.on_all_ranks(fail(UserError("only there")))),
-        "bug": ending(lambda: world.on_all_ranks(fail(KeyError("broken")))),
-        "failure of the first": ending(lambda: world.on_rank_zero(lambda: 1 / 0)),
-        "averaged": [mean.tolist(), norm.state_dict()["num_batches_tracked"].item()],
+        "all_gather": world.all_gather(rows_N2, 11).tolist(),
+        "evaluation": world.all_gather(torch.cat(indices), data.size("test")).tolist(),
+        "all_reduce_sum": world.all_reduce_sum(torch.tensor([1.0, rank])).tolist(),
+        "any_rank": world.any_rank(rank == 1, False, True),
+        "on_rank_zero": world.on_rank_zero(lambda: f"from rank {rank}"),
+        "on_all_ranks": world.on_all_ranks(lambda: f"from rank {rank}"),
+        "user error": raised_error(lambda: world.on_all_ranks(fail(UserError("only on rank 2")))),
+        "bug": raised_error(lambda: world.on_all_ranks(fail(KeyError("broken")))),
+        "failure on rank zero": raised_error(lambda: world.on_rank_zero(lambda: 1 / 0)),
+        "sync_buffers": [mean.tolist(), norm.state_dict()["num_batches_tracked"].item()],
     }
 
 
-def ending(act: Callable[[], Any]) -> list[str]:
+def raised_error(function: Callable[[], Any]) -> list[str]:
     try:
-        act()
+        function()
     except Exception as error:
         return [type(error).__name__, str(error)]
     return []
@@ -157,5 +160,5 @@ if __name__ == "__main__":
     with init_distributed() as world:
         for name in RUNS:
             train(folder / name, world)
-        found = findings(world)
-    (folder / f"{world.rank}.json").write_text(json.dumps(found))
+        results = collective_results(world)
+    (folder / f"{world.rank}.json").write_text(json.dumps(results))

@@ -1,4 +1,4 @@
-"""Checkpoints hold tensors and plain values; nothing in them is run, and a broken one is an error of one line."""
+"""Checkpoints hold tensors and plain values; no code in them is run, and a corrupt file is an error of one line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_checkpoint_round_trip(tmp_path: Path) -> None:
 
 
 class Malicious:
-    """Would write a file when it is unpickled."""
+    """Writes a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -33,10 +33,10 @@ class Malicious:
 
 
 def test_checkpoint_with_code_is_an_error_and_the_code_is_not_run(tmp_path: Path) -> None:
-    torch.save({"state_dict": Malicious(tmp_path / "it ran")}, tmp_path / "best.pth.tar")
+    torch.save({"state_dict": Malicious(tmp_path / "code_ran")}, tmp_path / "best.pth.tar")
     with pytest.raises(UserError, match="holds more than tensors and plain values"):
         load_checkpoint(tmp_path / "best.pth.tar")
-    assert not (tmp_path / "it ran").exists()
+    assert not (tmp_path / "code_ran").exists()
 
 
 def test_pickled_network_is_an_error(tmp_path: Path) -> None:
@@ -51,14 +51,14 @@ def test_truncated_checkpoint_is_an_error_of_one_line(fraction: float, tmp_path:
     save_checkpoint(path, {"state_dict": {"w": torch.randn(1000)}, "step": 7})
     complete = path.read_bytes()
     path.write_bytes(complete[: int(fraction * len(complete))])
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError) as exc_info:
         load_checkpoint(path)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert str(path) in str(exc_info.value)
+    assert "\n" not in str(exc_info.value)
 
 
 @pytest.mark.parametrize("text", ["not a checkpoint", '{"step": 1}', "\x80\x04garbage"])
-def test_file_that_is_no_checkpoint_is_an_error(text: str, tmp_path: Path) -> None:
+def test_file_that_is_not_a_checkpoint_is_an_error(text: str, tmp_path: Path) -> None:
     (tmp_path / "best.pth.tar").write_text(text)
     with pytest.raises(UserError, match=r"best\.pth\.tar"):
         load_checkpoint(tmp_path / "best.pth.tar")
@@ -70,7 +70,7 @@ def test_file_without_a_dictionary_is_an_error(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "best.pth.tar")
 
 
-def test_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+def test_failed_save_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "last.pth.tar"
     save_checkpoint(path, {"step": 1})
     with pytest.raises((AttributeError, pickle.PicklingError)):

@@ -1,4 +1,4 @@
-"""Three processes that train one network, and what they agree on; a world of one is no world at all."""
+"""Training and collective operations in three processes give the results of one process."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ SIZE = 3
 
 
 @pytest.fixture(scope="module")
-def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of what three processes did, run by run, and of what they found, rank by rank."""
-    path = tmp_path_factory.mktemp("three")
+def distributed_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the runs of three processes and the results of each rank."""
+    path = tmp_path_factory.mktemp("distributed")
     command = [
         "-m",
         "torch.distributed.run",
@@ -37,7 +37,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "-m",
         distributed_worker.__name__,
     ]
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, *command, str(path)],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -46,22 +46,22 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
         timeout=120,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert completed.returncode == 0, completed.stderr
     return path
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the same runs in one process."""
-    path = tmp_path_factory.mktemp("one")
+def single_process_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the same runs in one process."""
+    path = tmp_path_factory.mktemp("single_process")
     for name in distributed_worker.RUNS:
         distributed_worker.train(path / name)
     return path
 
 
 @pytest.fixture(scope="module")
-def findings(three: Path) -> list[dict[str, Any]]:
-    return [json.loads((three / f"{rank}.json").read_text()) for rank in range(SIZE)]
+def results(distributed_runs: Path) -> list[dict[str, Any]]:
+    return [json.loads((distributed_runs / f"{rank}.json").read_text()) for rank in range(SIZE)]
 
 
 # Training -----------------------------------------------------------------------------------------------------------
@@ -74,55 +74,57 @@ def tensors(path: Path, part: str) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("run", distributed_worker.RUNS)
 @pytest.mark.parametrize("part", ["state_dict", "objective"])
-def test_three_processes_come_to_the_weights_of_one(
-    part: str, run: str, one: Path, three: Path, tmp_path: Path
+def test_three_processes_reach_the_weights_of_one(
+    part: str, run: str, single_process_runs: Path, distributed_runs: Path, tmp_path: Path
 ) -> None:
-    trainer = distributed_worker.trainer_of(tmp_path / run)
+    trainer = distributed_worker.make_trainer(tmp_path / run)
     before = {"state_dict": trainer.student.state_dict(), "objective": trainer.objective.state_dict()}[part]
-    alone, shared = tensors(one / run, part), tensors(three / run, part)
-    assert alone.keys() == shared.keys() == before.keys()
-    for name, tensor in alone.items():
+    single, distributed = tensors(single_process_runs / run, part), tensors(distributed_runs / run, part)
+    assert single.keys() == distributed.keys() == before.keys()
+    for name, tensor in single.items():
         start = before[name].double()
-        # What is NaN until the first batch has moved by all that it holds: its rounding is relative to its size.
+        # A value that is NaN until the first batch has moved by its whole size, so its rounding is relative to that.
         moved = (tensor.double() - start.where(~start.isnan(), 0)).abs().max()
-        difference = (tensor.double() - shared[name].double()).abs().max()
-        # However little a value moves, each step rounds it by its size.
+        difference = (tensor.double() - distributed[name].double()).abs().max()
+        # Each step rounds a value relative to its size, however little it moves.
         rounding = max(1e-7, torch.finfo(torch.float32).eps * tensor.double().abs().max())
         assert difference <= 1e-4 * moved + rounding, f"{name}: {difference:.2e}, moved by {moved:.2e}"
 
 
-def test_every_term_moves_what_it_owns(one: Path, tmp_path: Path) -> None:
+def test_parameters_and_buffers_of_every_term_are_updated(single_process_runs: Path, tmp_path: Path) -> None:
     before, after = (
-        distributed_worker.trainer_of(tmp_path).objective.state_dict(),
-        tensors(one / "one_view", "objective"),
+        distributed_worker.make_trainer(tmp_path).objective.state_dict(),
+        tensors(single_process_runs / "one_view", "objective"),
     )
     moved = {name.split(".")[1] for name in before if not torch.equal(before[name], after[name])}
     assert moved == {name.split(".")[1] for name in before}
     assert moved >= {"vid", "cc_linear", "crd", "ofd", "semckd", "srd"}
 
 
-def test_layer_that_no_term_reaches_stays_as_it_was(three: Path, tmp_path: Path) -> None:
-    before = distributed_worker.trainer_of(tmp_path).student.state_dict()
-    assert torch.equal(before["idle.weight"], tensors(three / "one_view", "state_dict")["idle.weight"])
+def test_layer_without_a_gradient_is_not_changed(distributed_runs: Path, tmp_path: Path) -> None:
+    before = distributed_worker.make_trainer(tmp_path).student.state_dict()
+    assert torch.equal(before["idle.weight"], tensors(distributed_runs / "one_view", "state_dict")["idle.weight"])
 
 
 @pytest.mark.parametrize("run", distributed_worker.RUNS)
-def test_metrics_are_those_of_one_process(run: str, one: Path, three: Path) -> None:
+def test_metrics_equal_those_of_one_process(run: str, single_process_runs: Path, distributed_runs: Path) -> None:
     def rows(path: Path) -> list[dict[str, float]]:
         return [
             {name: value for name, value in row.items() if name not in ("seconds", "images_per_second")}
             for row in Folder(path).read_history()
         ]
 
-    assert len(rows(three / run)) == 2
-    for shared, alone in zip(rows(three / run), rows(one / run), strict=True):
-        assert shared == pytest.approx(alone, rel=1e-5, abs=1e-6)
+    assert len(rows(distributed_runs / run)) == 2
+    for distributed, single in zip(rows(distributed_runs / run), rows(single_process_runs / run), strict=True):
+        assert distributed == pytest.approx(single, rel=1e-5, abs=1e-6)
 
 
-def test_validation_is_that_of_one_process(one: Path, three: Path) -> None:
-    shared, alone = (read_json(Folder(path / "one_view").metrics("val", "last")) for path in (three, one))
-    assert shared["num_samples"] == 20
-    assert shared == pytest.approx(alone, rel=1e-5)
+def test_validation_equals_that_of_one_process(single_process_runs: Path, distributed_runs: Path) -> None:
+    distributed, single = (
+        read_json(Folder(path / "one_view").metrics("val", "last")) for path in (distributed_runs, single_process_runs)
+    )
+    assert distributed["num_samples"] == 20
+    assert distributed == pytest.approx(single, rel=1e-5)
 
 
 def test_every_loss_that_reads_the_global_batch_is_among_them() -> None:
@@ -131,59 +133,59 @@ def test_every_loss_that_reads_the_global_batch_is_among_them() -> None:
     assert len(reading) >= 12
 
 
-# Agreeing -----------------------------------------------------------------------------------------------------------
+# Collective operations ----------------------------------------------------------------------------------------------
 
 
-def test_rows_are_gathered_in_the_order_of_the_batch(findings: list[dict[str, Any]]) -> None:
-    assert all(found["gathered"] == [[number, -number] for number in range(11)] for found in findings)
+def test_all_gather_keeps_the_order_of_the_batch(results: list[dict[str, Any]]) -> None:
+    assert all(result["all_gather"] == [[number, -number] for number in range(11)] for result in results)
 
 
-def test_evaluation_is_gathered_in_the_order_of_the_data_set(findings: list[dict[str, Any]]) -> None:
-    assert all(found["evaluated"] == list(range(30)) for found in findings)
+def test_evaluation_is_gathered_in_the_order_of_the_data_set(results: list[dict[str, Any]]) -> None:
+    assert all(result["evaluation"] == list(range(30)) for result in results)
 
 
-def test_sums_are_over_all_processes(findings: list[dict[str, Any]]) -> None:
-    assert all(found["summed"] == [3.0, 3.0] for found in findings)
+def test_all_reduce_sums_over_all_ranks(results: list[dict[str, Any]]) -> None:
+    assert all(result["all_reduce_sum"] == [3.0, 3.0] for result in results)
 
 
-def test_flag_of_one_is_that_of_all(findings: list[dict[str, Any]]) -> None:
-    assert all(found["any"] == [True, False, True] for found in findings)
+def test_any_rank_is_true_on_all_ranks_if_it_is_on_one(results: list[dict[str, Any]]) -> None:
+    assert all(result["any_rank"] == [True, False, True] for result in results)
 
 
-def test_first_speaks_for_all(findings: list[dict[str, Any]]) -> None:
-    assert [found["first"] for found in findings] == ["said by 0"] * 3
-    assert [found["each"] for found in findings] == ["said by 0", "said by 1", "said by 2"]
+def test_on_rank_zero_returns_its_result_and_on_all_ranks_each_rank_s_own(results: list[dict[str, Any]]) -> None:
+    assert [result["on_rank_zero"] for result in results] == ["from rank 0"] * 3
+    assert [result["on_all_ranks"] for result in results] == ["from rank 0", "from rank 1", "from rank 2"]
 
 
-def test_failure_of_one_is_that_of_all(findings: list[dict[str, Any]]) -> None:
-    assert [found["user error"] for found in findings] == [["UserError", "only there"]] * 3
-    assert [found["bug"] for found in findings] == [["RunFailed", "'broken'"]] * 2 + [["KeyError", "'broken'"]]
+def test_failure_on_one_rank_is_raised_on_all_ranks(results: list[dict[str, Any]]) -> None:
+    assert [result["user error"] for result in results] == [["UserError", "only on rank 2"]] * 3
+    assert [result["bug"] for result in results] == [["RunFailed", "'broken'"]] * 2 + [["KeyError", "'broken'"]]
     division = "division by zero"
-    failures = [found["failure of the first"] for found in findings]
+    failures = [result["failure on rank zero"] for result in results]
     assert failures == [["ZeroDivisionError", division]] + [["RunFailed", division]] * 2
 
 
-def test_statistics_are_averaged_and_counts_are_not(findings: list[dict[str, Any]]) -> None:
-    assert all(found["averaged"] == [[1.0, 10.0], 0] for found in findings)
+def test_sync_buffers_averages_statistics_but_not_counts(results: list[dict[str, Any]]) -> None:
+    assert all(result["sync_buffers"] == [[1.0, 10.0], 0] for result in results)
 
 
-# Shares -------------------------------------------------------------------------------------------------------------
+# Shards -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 @pytest.mark.parametrize("images", [5, 6, 14])
-def test_shares_make_up_the_batch(images: int, size: int) -> None:
+def test_shards_make_up_the_batch(images: int, size: int) -> None:
     rows = torch.arange(100)
-    shares = [rows[Shard(rank, size).slice_of(20, 20 + images)] for rank in range(size)]
-    assert sorted(torch.cat(shares).tolist()) == list(range(20, 20 + images))
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
-    assert [len(share) for share in shares] == [len(Shard(rank, size).of(rows[:images])) for rank in range(size)]
+    shards = [rows[Shard(rank, size).slice_of(20, 20 + images)] for rank in range(size)]
+    assert sorted(torch.cat(shards).tolist()) == list(range(20, 20 + images))
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
+    assert [len(shard) for shard in shards] == [len(Shard(rank, size).of(rows[:images])) for rank in range(size)]
 
 
 # One process --------------------------------------------------------------------------------------------------------
 
 
-def test_world_of_one_hands_back_what_it_is_given() -> None:
+def test_collective_operations_of_one_process_return_their_argument() -> None:
     rows, net = torch.ones(3), torch.nn.BatchNorm1d(2)
     assert SINGLE_PROCESS.all_gather(rows, 3) is rows
     assert SINGLE_PROCESS.all_reduce_sum(rows) is rows
@@ -192,7 +194,7 @@ def test_world_of_one_hands_back_what_it_is_given() -> None:
     assert SINGLE_PROCESS.any_rank(True, False) == (True, False)
 
 
-def test_what_fails_in_a_world_of_one_fails_as_it_is() -> None:
+def test_failure_in_one_process_is_raised_unchanged() -> None:
     with pytest.raises(ZeroDivisionError):
         World().on_rank_zero(lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):

@@ -1,4 +1,4 @@
-"""What is asked of the C library's allocator."""
+"""Settings of the C library's allocator."""
 
 import subprocess
 import sys
@@ -25,9 +25,9 @@ print(int(Path("/proc/self/statm").read_text().split()[1]) * 4096 > 8 * size)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
-@pytest.mark.parametrize(("how", "is_kept"), [("keep", "True"), ("leave", "False")])
-def test_freed_memory_stays_with_the_process(how: str, is_kept: str) -> None:
-    command = [sys.executable, "-c", FREES_A_LOT, how]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == is_kept
+@pytest.mark.skipif(sys.platform != "linux", reason="needs glibc")
+@pytest.mark.parametrize(("mode", "expected"), [("keep", "True"), ("default", "False")])
+def test_freed_memory_stays_with_the_process(mode: str, expected: str) -> None:
+    command = [sys.executable, "-c", FREES_A_LOT, mode]
+    completed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert completed.stdout.strip() == expected

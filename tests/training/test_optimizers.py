@@ -1,4 +1,4 @@
-"""Optimizers: the options reach torch's, and the fused form computes what the plain one does."""
+"""Optimizers: options are passed to torch, and fused steps equal plain ones."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from model.registry import OPTIMIZERS
 
-# Our name and options; torch's class and options.
-PAIRS: list[tuple[str, dict[str, Any], Callable[..., torch.optim.Optimizer], dict[str, Any]]] = [
+# Name and options in params.json; class and options in torch.
+CASES: list[tuple[str, dict[str, Any], Callable[..., torch.optim.Optimizer], dict[str, Any]]] = [
     ("sgd", {}, torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "nesterov": False}),
     (
         "sgd",
@@ -56,24 +56,24 @@ def build(name: str, weight: nn.Parameter, **options: Any) -> torch.optim.Optimi
     return cast(torch.optim.Optimizer, OPTIMIZERS.build(name, [weight], **options))
 
 
-def test_every_registered_optimizer_is_compared() -> None:
-    assert {name for name, *_ in PAIRS} == set(OPTIMIZERS.names())
+def test_every_registered_optimizer_has_a_case() -> None:
+    assert {name for name, *_ in CASES} == set(OPTIMIZERS.names())
 
 
-@pytest.mark.parametrize(("name", "options", "make", "wanted"), PAIRS)
-def test_options_reach_torch_s_optimizer(
-    name: str, options: dict[str, Any], make: Callable[..., torch.optim.Optimizer], wanted: dict[str, Any]
+@pytest.mark.parametrize(("name", "options", "torch_class", "torch_options"), CASES)
+def test_options_are_passed_to_torch_s_optimizer(
+    name: str, options: dict[str, Any], torch_class: Callable[..., torch.optim.Optimizer], torch_options: dict[str, Any]
 ) -> None:
     optimizer = build(name, parameter(), **options)
-    assert type(optimizer) is make
-    assert {key: optimizer.defaults[key] for key in wanted} == wanted
+    assert type(optimizer) is torch_class
+    assert {key: optimizer.defaults[key] for key in torch_options} == torch_options
 
 
-@pytest.mark.parametrize(("name", "options", "make", "wanted"), PAIRS)
-def test_fused_steps_are_the_plain_ones(
-    name: str, options: dict[str, Any], make: Callable[..., torch.optim.Optimizer], wanted: dict[str, Any]
+@pytest.mark.parametrize(("name", "options", "torch_class", "torch_options"), CASES)
+def test_fused_steps_equal_plain_steps(
+    name: str, options: dict[str, Any], torch_class: Callable[..., torch.optim.Optimizer], torch_options: dict[str, Any]
 ) -> None:
     fused, plain = parameter(), parameter()
-    found = after_steps(build(name, fused, **options), fused)
-    expected = after_steps(make([plain], **wanted, fused=False, foreach=False), plain)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    actual = after_steps(build(name, fused, **options), fused)
+    expected = after_steps(torch_class([plain], **torch_options, fused=False, foreach=False), plain)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)

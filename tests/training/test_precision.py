@@ -1,4 +1,4 @@
-"""Which number format the networks compute in."""
+"""The number format that networks compute in."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
-def test_a_named_precision_is_taken_as_it_is(name: str, dtype: torch.dtype) -> None:
+def test_a_named_precision_is_used(name: str, dtype: torch.dtype) -> None:
     assert resolve_precision(name, CPU) is dtype  # type: ignore[arg-type]
 
 
@@ -26,7 +26,7 @@ def test_a_named_precision_is_taken_as_it_is(name: str, dtype: torch.dtype) -> N
         ({"avx2": True}, torch.float32),
     ],
 )
-def test_auto_is_bfloat16_where_the_processor_has_its_instructions(
+def test_auto_is_bfloat16_if_the_processor_has_instructions_for_it(
     capabilities: dict[str, bool], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
@@ -34,7 +34,7 @@ def test_auto_is_bfloat16_where_the_processor_has_its_instructions(
 
 
 @pytest.mark.parametrize(("supported", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_auto_is_bfloat16_where_the_gpu_has_it(
+def test_auto_is_bfloat16_if_the_gpu_supports_it(
     supported: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: supported)
@@ -57,12 +57,12 @@ def test_parameters_and_gradients_stay_in_float32() -> None:
     ] * 2
 
 
-def test_weights_of_image_convolutions_are_laid_out_channels_last_and_others_as_they_were() -> None:
+def test_only_weights_of_2d_convolutions_become_channels_last() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, kernel_size=3), nn.Conv3d(3, 4, kernel_size=3), nn.Linear(3, 4))
     before = {name: (parameter, parameter.detach().clone()) for name, parameter in net.named_parameters()}
-    there = to_device(net, CPU)
-    for name, parameter in there.named_parameters():
-        same, value = before[name]
-        assert parameter is same
+    moved = to_device(net, CPU)
+    for name, parameter in moved.named_parameters():
+        original, value = before[name]
+        assert parameter is original
         assert torch.equal(parameter, value)
         assert parameter.is_contiguous(memory_format=torch.channels_last) or parameter.ndim != 4

@@ -1,4 +1,4 @@
-"""Schedules against torch's own, which are stepped where ours are asked."""
+"""Schedules against torch's schedulers."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ STEPS = EPOCHS * STEPS_PER_EPOCH
 MakeOracle = Callable[[torch.optim.Optimizer], lr_scheduler.LRScheduler]
 
 
-def ours(name: str, **options: object) -> list[float]:
+def factors(name: str, **options: object) -> list[float]:
     schedule: Schedule = SCHEDULES.build(name, EPOCHS, **options)
     return [schedule(step / STEPS_PER_EPOCH) for step in range(STEPS)]
 
 
-def torch_s(make: MakeOracle, *, every: int) -> list[float]:
+def torch_factors(make: MakeOracle, *, every: int) -> list[float]:
     """Learning rates that torch's scheduler gives to an optimizer of rate 1 when it is stepped every few steps."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler = make(optimizer)
@@ -36,34 +36,36 @@ def torch_s(make: MakeOracle, *, every: int) -> list[float]:
     return rates
 
 
-def test_constant_stays() -> None:
-    assert ours("constant") == [1.0] * STEPS
+def test_constant_is_always_1() -> None:
+    assert factors("constant") == [1.0] * STEPS
 
 
-def test_step_is_torch_s() -> None:
-    oracle = torch_s(lambda optimizer: lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.3), every=STEPS_PER_EPOCH)
-    assert ours("step", step_epochs=2, factor=0.3) == pytest.approx(oracle, rel=1e-12)
+def test_step_matches_torch() -> None:
+    expected = torch_factors(
+        lambda optimizer: lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.3), every=STEPS_PER_EPOCH
+    )
+    assert factors("step", step_epochs=2, factor=0.3) == pytest.approx(expected, rel=1e-12)
 
 
-def test_multistep_is_torch_s() -> None:
-    oracle = torch_s(
+def test_multistep_matches_torch() -> None:
+    expected = torch_factors(
         lambda optimizer: lr_scheduler.MultiStepLR(optimizer, milestones=[1, 4, 5], gamma=0.2), every=STEPS_PER_EPOCH
     )
-    assert ours("multistep", milestones=[1, 4, 5], factor=0.2) == pytest.approx(oracle, rel=1e-12)
+    assert factors("multistep", milestones=[1, 4, 5], factor=0.2) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("final_factor", [0.0, 0.1])
-def test_cosine_is_torch_s(final_factor: float) -> None:
-    oracle = torch_s(
+def test_cosine_matches_torch(final_factor: float) -> None:
+    expected = torch_factors(
         lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, T_max=STEPS, eta_min=final_factor), every=1
     )
-    assert ours("cosine", final_factor=final_factor) == pytest.approx(oracle, rel=1e-9, abs=1e-12)
+    assert factors("cosine", final_factor=final_factor) == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
 @pytest.mark.parametrize(("rise", "initial_factor", "final_div"), [(0.3, 0.04, 1e4), (0.5, 0.1, 10.0), (0.2, 0.5, 1e3)])
-def test_onecycle_is_torch_s(rise: float, initial_factor: float, final_div: float) -> None:
+def test_onecycle_matches_torch(rise: float, initial_factor: float, final_div: float) -> None:
     # Torch reaches the top at its step pct_start * total_steps - 1 and the end at total_steps - 1.
-    oracle = torch_s(
+    expected = torch_factors(
         lambda optimizer: lr_scheduler.OneCycleLR(
             optimizer,
             max_lr=1.0,
@@ -76,15 +78,15 @@ def test_onecycle_is_torch_s(rise: float, initial_factor: float, final_div: floa
         ),
         every=1,
     )
-    found = ours("onecycle", rise=rise, initial_factor=initial_factor, final_factor=initial_factor / final_div)
-    assert found == pytest.approx(oracle, rel=1e-9, abs=1e-12)
+    actual = factors("onecycle", rise=rise, initial_factor=initial_factor, final_factor=initial_factor / final_div)
+    assert actual == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
 def test_onecycle_s_defaults_are_torch_s() -> None:
-    assert ours("onecycle") == ours("onecycle", rise=0.3, initial_factor=1 / 25, final_factor=1 / 25 / 1e4)
+    assert factors("onecycle") == factors("onecycle", rise=0.3, initial_factor=1 / 25, final_factor=1 / 25 / 1e4)
 
 
-def test_warmup_rises_linearly_and_then_leaves_the_schedule() -> None:
+def test_warmup_rises_linearly_and_then_has_no_effect() -> None:
     schedule = warmed_up(SCHEDULES.build("constant", EPOCHS), ScheduleOptions(warmup_epochs=2.0))
     assert [schedule(epoch) for epoch in (0.0, 0.5, 1.0, 1.5, 2.0, 5.0)] == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
 
@@ -94,12 +96,12 @@ def test_warmup_multiplies_a_schedule_that_falls_meanwhile() -> None:
     assert [schedule(epoch) for epoch in (0.0, 1.0, 2.0, 4.0)] == pytest.approx([0.0, 0.025, 0.005, 0.0001])
 
 
-def test_no_warmup_is_the_schedule_itself() -> None:
+def test_no_warmup_returns_the_schedule_itself() -> None:
     schedule: Schedule = SCHEDULES.build("cosine", EPOCHS)
     assert warmed_up(schedule, ScheduleOptions()) is schedule
 
 
 @pytest.mark.parametrize("name", SCHEDULES.names())
 def test_factors_are_from_0_to_1(name: str) -> None:
-    needed: dict[str, dict[str, object]] = {"step": {"step_epochs": 2}, "multistep": {"milestones": [2, 4]}}
-    assert all(0 <= factor <= 1 for factor in ours(name, **needed.get(name, {})))
+    required: dict[str, dict[str, object]] = {"step": {"step_epochs": 2}, "multistep": {"milestones": [2, 4]}}
+    assert all(0 <= factor <= 1 for factor in factors(name, **required.get(name, {})))

@@ -41,7 +41,7 @@ from tests.training.toy import (
     toy_trainer,
 )
 
-ONLY_TEACHER = {"kd": (KnowledgeDistillation(alpha=1.0, temperature=2.0), TermOptions())}
+KD_ONLY = {"kd": (KnowledgeDistillation(alpha=1.0, temperature=2.0), TermOptions())}
 
 
 class OwnScale(DistillLoss):
@@ -57,11 +57,11 @@ class OwnScale(DistillLoss):
         return nn.functional.cross_entropy(self.scale * student.logits, batch.labels)
 
 
-def states(trainer: Trainer) -> list[Tensor]:
-    """Every tensor of a run, in a fixed order."""
-    of_optimizer = [value for state in trainer.optimizer.state.values() for value in state.values()]
+def state_tensors(trainer: Trainer) -> list[Tensor]:
+    """Every tensor of a run's state, in a fixed order."""
+    optimizer_state = [value for state in trainer.optimizer.state.values() for value in state.values()]
     modules = [*trainer.student.state_dict().values(), *trainer.objective.state_dict().values()]
-    return [torch.as_tensor(value).clone() for value in modules + of_optimizer]
+    return [torch.as_tensor(value).clone() for value in modules + optimizer_state]
 
 
 def assert_same(first: list[Tensor], second: list[Tensor]) -> None:
@@ -72,45 +72,45 @@ def assert_same(first: list[Tensor], second: list[Tensor]) -> None:
 # Learning rate ------------------------------------------------------------------------------------------------------
 
 
-def rates_used(trainer: Trainer) -> list[list[float]]:
-    used: list[list[float]] = []
+def record_learning_rates(trainer: Trainer) -> list[list[float]]:
+    rates: list[list[float]] = []
     trainer.optimizer.register_step_pre_hook(
-        lambda optimizer, args, kwargs: used.append([group["lr"] for group in optimizer.param_groups])
+        lambda optimizer, args, kwargs: rates.append([group["lr"] for group in optimizer.param_groups])
     )
-    return used
+    return rates
 
 
-def test_every_step_is_taken_at_its_own_learning_rate(tmp_path: Path) -> None:
+def test_every_step_uses_its_own_learning_rate(tmp_path: Path) -> None:
     schedule = SCHEDULES.build("multistep", 3, milestones=[1, 2])
     trainer = toy_trainer(tmp_path, schedule=schedule, num_epochs=3)
-    used = rates_used(trainer)
+    rates = record_learning_rates(trainer)
     trainer.fit()
     expected = [[0.1]] * 5 + [[0.01]] * 5 + [[0.001]] * 5
-    torch.testing.assert_close(torch.tensor(used), torch.tensor(expected))
-    told = [row["learning_rate"] for row in trainer.folder.read_history()]
-    assert told == pytest.approx([0.1, 0.01, 0.001])
+    torch.testing.assert_close(torch.tensor(rates), torch.tensor(expected))
+    logged = [row["learning_rate"] for row in trainer.folder.read_history()]
+    assert logged == pytest.approx([0.1, 0.01, 0.001])
 
 
-def test_schedule_is_asked_for_part_epochs(tmp_path: Path) -> None:
+def test_schedule_is_evaluated_at_fractions_of_epochs(tmp_path: Path) -> None:
     trainer = toy_trainer(tmp_path, schedule=lambda epoch: 1 + epoch, num_epochs=1)
-    used = rates_used(trainer)
+    rates = record_learning_rates(trainer)
     trainer.fit()
-    torch.testing.assert_close(torch.tensor(used), torch.tensor([[0.1], [0.12], [0.14], [0.16], [0.18]]))
+    torch.testing.assert_close(torch.tensor(rates), torch.tensor([[0.1], [0.12], [0.14], [0.16], [0.18]]))
 
 
-def test_groups_of_parameters_keep_the_ratio_of_their_rates(tmp_path: Path) -> None:
+def test_parameter_groups_keep_the_ratio_of_their_learning_rates(tmp_path: Path) -> None:
     student = seeded(SmallNet, 0)
     groups = [
         {"params": list(student.get_submodule("conv").parameters()), "lr": 0.1},
         {"params": list(student.get_submodule("linear").parameters()), "lr": 0.3},
     ]
     trainer = toy_trainer(tmp_path, student=student, optimizer=torch.optim.SGD(groups), schedule=lambda epoch: 0.5)
-    used = rates_used(trainer)
+    rates = record_learning_rates(trainer)
     trainer.take_step(next(open_data().train_batches(0, 16)))
-    assert used == [[pytest.approx(0.05), pytest.approx(0.15)]]
+    assert rates == [[pytest.approx(0.05), pytest.approx(0.15)]]
 
 
-# Counting -----------------------------------------------------------------------------------------------------------
+# Metrics ------------------------------------------------------------------------------------------------------------
 
 
 def totals_in_batches_of(batch_size: int) -> dict[str, float]:
@@ -126,26 +126,26 @@ def totals_in_batches_of(batch_size: int) -> dict[str, float]:
 
 @pytest.mark.parametrize("batch_size", [1, 7, 299, 300])
 def test_training_metrics_do_not_depend_on_the_batch_size(batch_size: int) -> None:
-    found, expected = totals_in_batches_of(batch_size), totals_in_batches_of(128)
-    assert found["accuracy"] == expected["accuracy"]
-    assert found == pytest.approx(expected, rel=1e-12)
+    actual, expected = totals_in_batches_of(batch_size), totals_in_batches_of(128)
+    assert actual["accuracy"] == expected["accuracy"]
+    assert actual == pytest.approx(expected, rel=1e-12)
 
 
 def test_training_accuracy_is_a_count_over_the_epoch_s_samples(tmp_path: Path) -> None:
-    right: list[int] = []
+    correct: list[int] = []
 
     class Spy(LinearNet):
         def forward(self, images_NCHW: Tensor) -> Output:
             output = super().forward(images_NCHW)
             if self.training and torch.is_grad_enabled():
-                right.append(int((output.logits.argmax(dim=1) == labels[len(right)]).sum()))
+                correct.append(int((output.logits.argmax(dim=1) == labels[len(correct)]).sum()))
             return output
 
     labels = [batch.labels for epoch in (0, 1) for batch in open_data().train_batches(epoch, 16)]
     trainer = toy_trainer(tmp_path, student=Spy())
     trainer.fit()
-    told = [row["train_accuracy"] for row in trainer.folder.read_history()]
-    assert told == [sum(right[:STEPS_PER_EPOCH]) / 80, sum(right[STEPS_PER_EPOCH:]) / 80]
+    logged = [row["train_accuracy"] for row in trainer.folder.read_history()]
+    assert logged == [sum(correct[:STEPS_PER_EPOCH]) / 80, sum(correct[STEPS_PER_EPOCH:]) / 80]
 
 
 def test_metrics_are_plain_numbers(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_metrics_are_plain_numbers(tmp_path: Path) -> None:
     assert {type(value) for value in values} <= {int, float}
 
 
-def test_every_term_is_told_by_its_name(tmp_path: Path) -> None:
+def test_history_has_the_loss_of_every_term_by_its_name(tmp_path: Path) -> None:
     trainer = toy_trainer(tmp_path)
     trainer.fit()
     assert set(trainer.folder.read_history()[0]) == {
@@ -173,69 +173,69 @@ def test_every_term_is_told_by_its_name(tmp_path: Path) -> None:
 
 
 def test_network_is_in_training_mode_in_every_epoch(tmp_path: Path) -> None:
-    modes = []
+    training_modes = []
 
     class Spy(LinearNet):
         def forward(self, images_NCHW: Tensor) -> Output:
-            modes.append(self.training)
+            training_modes.append(self.training)
             return super().forward(images_NCHW)
 
-    def leaves_it_in_eval_mode(net: nn.Module, split: str) -> dict[str, float]:
+    def evaluate_in_eval_mode(net: nn.Module, split: str) -> dict[str, float]:
         net.eval()
         return {"accuracy": 0.5, "loss": 1.0}
 
-    toy_trainer(tmp_path, student=Spy().eval(), evaluate=leaves_it_in_eval_mode).fit()
-    assert modes == [True] * 10
+    toy_trainer(tmp_path, student=Spy().eval(), evaluate=evaluate_in_eval_mode).fit()
+    assert training_modes == [True] * 10
 
 
 # The teacher --------------------------------------------------------------------------------------------------------
 
 
-def test_student_that_is_its_teacher_has_nothing_to_learn(tmp_path: Path) -> None:
-    """Also on shuffled, augmented batches: both see the very same images."""
+def test_kd_is_zero_when_student_equals_teacher(tmp_path: Path) -> None:
+    """Also on shuffled, augmented batches: both networks get the same images."""
     student = seeded(LinearNet, 1)
     trainer = toy_trainer(
         tmp_path,
         student=student,
         teacher=live_teacher(copy.deepcopy(student)),
-        objective=Objective(ONLY_TEACHER),
+        objective=Objective(KD_ONLY),
         optimizer=torch.optim.SGD(student.parameters(), lr=0.0),
     )
     trainer.fit()
     assert [row["loss_kd"] for row in trainer.folder.read_history()] == pytest.approx([0.0, 0.0], abs=1e-10)
 
 
-class Prepares(LiveTeacher):
-    """A teacher that does something four times ahead of an epoch."""
+class PrecomputingTeacher(LiveTeacher):
+    """A teacher that precomputes outputs in four parts before an epoch."""
 
     def precompute(self, data: Pipeline, epoch: int) -> Iterator[float]:
-        self.shares = 0
-        for share in (0.25, 0.5, 0.75, 1.0):
-            self.shares += 1
-            yield share
+        self.num_yielded = 0
+        for fraction in (0.25, 0.5, 0.75, 1.0):
+            self.num_yielded += 1
+            yield fraction
 
 
-def test_run_that_is_stopped_while_its_teacher_is_asked_takes_no_step(tmp_path: Path) -> None:
+def test_run_that_is_stopped_while_teacher_outputs_are_computed_takes_no_step(tmp_path: Path) -> None:
     net = seeded(SmallNet, 1)
-    teacher = Prepares(
+    teacher = PrecomputingTeacher(
         net, normalisation=NORMALISATION, data_normalisation=NORMALISATION, dtype=torch.float32, device=CPU
     )
-    trainer = toy_trainer(tmp_path, teacher=teacher, objective=Objective(ONLY_TEACHER), should_stop=lambda: True)
+    trainer = toy_trainer(tmp_path, teacher=teacher, objective=Objective(KD_ONLY), should_stop=lambda: True)
     with pytest.raises(Stopped):
         trainer.fit()
-    assert (teacher.shares, trainer.step) == (1, 0)
+    assert (teacher.num_yielded, trainer.step) == (1, 0)
 
 
-class AnswersTheNeighbour(LiveTeacher):
-    """A teacher that is shown the wrong images."""
+class MisalignedTeacher(LiveTeacher):
+    """A teacher that gets the images of other rows of the batch."""
 
     def __call__(self, batch: Batch) -> Output:
         return super().__call__(batch._replace(images=batch.images.roll(1, dims=0)))
 
 
-def test_answers_of_other_images_are_not_nothing_to_learn(tmp_path: Path) -> None:
+def test_kd_is_not_zero_when_the_teacher_gets_other_images(tmp_path: Path) -> None:
     student = seeded(LinearNet, 1)
-    teacher = AnswersTheNeighbour(
+    teacher = MisalignedTeacher(
         copy.deepcopy(student),
         normalisation=NORMALISATION,
         data_normalisation=NORMALISATION,
@@ -246,14 +246,14 @@ def test_answers_of_other_images_are_not_nothing_to_learn(tmp_path: Path) -> Non
         tmp_path,
         student=student,
         teacher=teacher,
-        objective=Objective(ONLY_TEACHER),
+        objective=Objective(KD_ONLY),
         optimizer=torch.optim.SGD(student.parameters(), lr=0.0),
     )
     trainer.fit()
     assert trainer.folder.read_history()[0]["loss_kd"] > 0.01
 
 
-# What goes wrong ----------------------------------------------------------------------------------------------------
+# Failures -----------------------------------------------------------------------------------------------------------
 
 
 def test_loss_that_is_not_finite_fails_the_run(tmp_path: Path) -> None:
@@ -264,25 +264,25 @@ def test_loss_that_is_not_finite_fails_the_run(tmp_path: Path) -> None:
     assert not trainer.folder.checkpoint("last").exists()
 
 
-def test_loss_that_is_not_finite_is_noticed_before_the_epoch_ends(
+def test_loss_that_is_not_finite_fails_the_run_before_the_epoch_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_logger, "SECONDS_BETWEEN_STEP_LOGS", 0.0)
 
-    class BreaksAtTheThird(OwnScale):
+    class NanInThirdCall(OwnScale):
         calls = 0
 
         def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
             self.calls += 1
             return super().forward(student, teacher, batch) * (float("nan") if self.calls == 3 else 1.0)
 
-    trainer = toy_trainer(tmp_path, objective=Objective({"own": (BreaksAtTheThird(), TermOptions())}))
+    trainer = toy_trainer(tmp_path, objective=Objective({"own": (NanInThirdCall(), TermOptions())}))
     with pytest.raises(RunFailed, match="loss_own is not finite in epoch 1"):
         trainer.fit()
     assert trainer.step == 3
 
 
-def test_weights_that_the_epoch_s_last_step_broke_are_not_kept(tmp_path: Path) -> None:
+def test_weights_with_a_val_loss_that_is_not_finite_are_not_saved(tmp_path: Path) -> None:
     trainer = toy_trainer(tmp_path, evaluate=lambda net, split: {"accuracy": 0.2, "loss": float("nan")})
     with pytest.raises(RunFailed, match="val_loss is not finite in epoch 1"):
         trainer.fit()
@@ -294,12 +294,12 @@ def test_gradient_clip_bounds_the_step(gradient_clip: float, tmp_path: Path) -> 
     student = seeded(SmallNet, 0)
     optimizer = torch.optim.SGD(student.parameters(), lr=2.0)
     trainer = toy_trainer(tmp_path, student=student, optimizer=optimizer, gradient_clip=gradient_clip)
-    lengths = []
+    step_norms = []
     for batch in open_data().train_batches(0, 16):
         before = parameters_to_vector(student.parameters()).detach().clone()
         trainer.take_step(batch)
-        lengths.append((parameters_to_vector(student.parameters()) - before).norm().item())
-    assert max(lengths) == pytest.approx(2.0 * gradient_clip, rel=1e-4)
+        step_norms.append((parameters_to_vector(student.parameters()) - before).norm().item())
+    assert max(step_norms) == pytest.approx(2.0 * gradient_clip, rel=1e-4)
 
 
 # Checkpoints --------------------------------------------------------------------------------------------------------
@@ -313,7 +313,7 @@ def fake_evaluate(accuracies: list[float]) -> Callable[[nn.Module, str], dict[st
 @pytest.mark.parametrize(
     ("accuracies", "best_epoch"), [([0.5, 0.7, 0.7, 0.6], 2), ([0.1, 0.2, 0.3, 0.4], 4), ([0.0, 0.0, 0.0, 0.0], 1)]
 )
-def test_best_weights_are_the_first_of_the_highest_accuracy(
+def test_best_weights_are_the_first_with_the_highest_accuracy(
     accuracies: list[float], best_epoch: int, tmp_path: Path
 ) -> None:
     trainer = toy_trainer(tmp_path, num_epochs=4, evaluate=fake_evaluate(accuracies))
@@ -323,13 +323,13 @@ def test_best_weights_are_the_first_of_the_highest_accuracy(
     assert read_json(trainer.folder.metrics("val", "last"))["accuracy"] == accuracies[-1]
 
 
-def test_worse_epoch_after_going_on_leaves_the_best_weights(tmp_path: Path) -> None:
+def test_worse_epoch_after_a_resume_keeps_the_best_weights(tmp_path: Path) -> None:
     trainer = toy_trainer(tmp_path, num_epochs=1, evaluate=fake_evaluate([0.9]))
     trainer.fit()
     best = trainer.folder.checkpoint("best").read_bytes()
-    goes_on = toy_trainer(tmp_path, num_epochs=2, evaluate=fake_evaluate([0.8]))
-    restore(goes_on, load_checkpoint(trainer.folder.checkpoint("last")))
-    goes_on.fit()
+    resumed = toy_trainer(tmp_path, num_epochs=2, evaluate=fake_evaluate([0.8]))
+    restore(resumed, load_checkpoint(trainer.folder.checkpoint("last")))
+    resumed.fit()
     assert trainer.folder.checkpoint("best").read_bytes() == best
 
 
@@ -343,7 +343,7 @@ def test_without_a_val_split_the_last_weights_are_the_best(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("checkpoint_minutes", "saved_at"), [(0.0, [*range(1, 11)]), (5.0, [5, 10])])
-def test_checkpoints_are_written_when_time_or_the_epoch_is_up(
+def test_checkpoints_are_written_at_intervals_and_after_every_epoch(
     checkpoint_minutes: float, saved_at: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved = []
@@ -358,7 +358,7 @@ def test_checkpoints_are_written_when_time_or_the_epoch_is_up(
     assert saved == saved_at
 
 
-def test_weights_file_says_what_it_holds(tmp_path: Path) -> None:
+def test_weights_file_has_epoch_and_student(tmp_path: Path) -> None:
     trainer = toy_trainer(tmp_path)
     trainer.fit()
     content = load_checkpoint(trainer.folder.checkpoint("best"))
@@ -366,61 +366,61 @@ def test_weights_file_says_what_it_holds(tmp_path: Path) -> None:
     assert content["student"] == {"name": "small"}
 
 
-# Going on -----------------------------------------------------------------------------------------------------------
+# Resuming -----------------------------------------------------------------------------------------------------------
 
 
 def with_own_scale(path: Path, optimizer: type[torch.optim.Optimizer], **changes: Any) -> Trainer:
-    """A run with everything that going on could forget: momentum, dropout, statistics, a loss's own parameter."""
+    """A run with every kind of state: momentum, dropout, batch statistics, a parameter of a loss."""
     student, objective = seeded(SmallNet, 0), Objective({"own": (OwnScale(), TermOptions(warmup_epochs=1.0))})
-    trained = [*student.parameters(), *objective.parameters()]
+    parameters = [*student.parameters(), *objective.parameters()]
     options: dict[str, Any] = {"lr": 0.1, "momentum": 0.9} if optimizer is torch.optim.SGD else {"lr": 0.01}
     schedule = SCHEDULES.build("onecycle", 2)
-    parts = {"student": student, "objective": objective, "optimizer": optimizer(trained, **options)}
+    parts = {"student": student, "objective": objective, "optimizer": optimizer(parameters, **options)}
     return toy_trainer(path, schedule=schedule, **(parts | changes))
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
 @pytest.mark.parametrize("stop_at", [1, 4, 5, 8])
-def test_run_that_goes_on_is_the_run_that_was_never_stopped(
+def test_resumed_run_equals_an_uninterrupted_run(
     stop_at: int, optimizer: type[torch.optim.Optimizer], tmp_path: Path
 ) -> None:
-    whole = with_own_scale(tmp_path / "whole", optimizer)
-    whole.fit()
-    torch.manual_seed(99)  # the generator's state is no part of a run
+    uninterrupted = with_own_scale(tmp_path / "uninterrupted", optimizer)
+    uninterrupted.fit()
+    torch.manual_seed(99)  # the state of the global generator is no part of a run
     stopped: Trainer = with_own_scale(tmp_path / "stopped", optimizer, should_stop=lambda: stopped.step == stop_at)
     with pytest.raises(Stopped, match="saved"):
         stopped.fit()
-    goes_on = with_own_scale(tmp_path / "stopped", optimizer)
-    restore(goes_on, load_checkpoint(goes_on.folder.checkpoint("last")))
-    assert goes_on.step == stop_at
-    goes_on.fit()
-    assert_same(states(goes_on), states(whole))
-    assert without_times(goes_on) == without_times(whole)
-    assert goes_on.best == whole.best
+    resumed = with_own_scale(tmp_path / "stopped", optimizer)
+    restore(resumed, load_checkpoint(resumed.folder.checkpoint("last")))
+    assert resumed.step == stop_at
+    resumed.fit()
+    assert_same(state_tensors(resumed), state_tensors(uninterrupted))
+    assert history_without_times(resumed) == history_without_times(uninterrupted)
+    assert resumed.best == uninterrupted.best
 
 
-def without_times(trainer: Trainer) -> list[dict[str, Any]]:
+def history_without_times(trainer: Trainer) -> list[dict[str, Any]]:
     return [
         {key: value for key, value in row.items() if key not in ("seconds", "images_per_second")}
         for row in trainer.folder.read_history()
     ]
 
 
-def test_going_on_replaces_rows_that_came_after_the_checkpoint(tmp_path: Path) -> None:
-    whole = toy_trainer(tmp_path / "whole")
-    whole.fit()
+def test_resume_replaces_history_rows_after_the_checkpoint(tmp_path: Path) -> None:
+    uninterrupted = toy_trainer(tmp_path / "uninterrupted")
+    uninterrupted.fit()
     stopped: Trainer = toy_trainer(tmp_path / "stopped", should_stop=lambda: stopped.step == 7)
     with pytest.raises(Stopped):
         stopped.fit()
     with stopped.folder.history.open("a") as file:
         file.write('{"epoch": 2, "train_loss": 0.0}\n{"epoch": 3, "train_l')
-    goes_on = toy_trainer(tmp_path / "stopped")
-    restore(goes_on, load_checkpoint(goes_on.folder.checkpoint("last")))
-    goes_on.fit()
-    assert without_times(goes_on) == without_times(whole)
+    resumed = toy_trainer(tmp_path / "stopped")
+    restore(resumed, load_checkpoint(resumed.folder.checkpoint("last")))
+    resumed.fit()
+    assert history_without_times(resumed) == history_without_times(uninterrupted)
 
 
-def test_signal_in_the_last_step_lets_the_run_end(tmp_path: Path) -> None:
+def test_signal_in_the_last_step_lets_the_run_finish(tmp_path: Path) -> None:
     trainer: Trainer = toy_trainer(tmp_path, should_stop=lambda: trainer.step == 2 * STEPS_PER_EPOCH)
     trainer.fit()
     assert trainer.step == trainer.total_steps
@@ -438,10 +438,10 @@ def test_dropout_is_a_function_of_seed_and_step(tmp_path: Path) -> None:
     assert not torch.equal(weights[0], weights[2])
 
 
-# The estimate -------------------------------------------------------------------------------------------------------
+# Estimate of the run time -------------------------------------------------------------------------------------------
 
 
-def test_estimating_the_time_leaves_the_run_as_it_was(tmp_path: Path) -> None:
+def test_estimate_of_the_run_time_does_not_change_the_run(tmp_path: Path) -> None:
     def distilled(path: Path) -> Trainer:
         objective = Objective({"kd": (KnowledgeDistillation(), TermOptions()), "own": (OwnScale(), TermOptions())})
         return toy_trainer(path, teacher=live_teacher(seeded(SmallNet, 1)), objective=objective)
@@ -450,38 +450,38 @@ def test_estimating_the_time_leaves_the_run_as_it_was(tmp_path: Path) -> None:
     teacher_before = weights_digest(estimated.teacher.net.state_dict())  # type: ignore[union-attr]
     assert estimate_seconds(estimated, next(open_data().train_batches(0, 16))) > 0
     assert weights_digest(estimated.teacher.net.state_dict()) == teacher_before  # type: ignore[union-attr]
-    trained = [*estimated.student.parameters(), *estimated.objective.parameters()]
-    assert all(parameter.grad is None for parameter in trained)
-    assert_same(states(estimated), states(untouched))
+    parameters = [*estimated.student.parameters(), *estimated.objective.parameters()]
+    assert all(parameter.grad is None for parameter in parameters)
+    assert_same(state_tensors(estimated), state_tensors(untouched))
     estimated.fit()
     untouched.fit()
-    assert_same(states(estimated), states(untouched))
-    assert without_times(estimated) == without_times(untouched)
+    assert_same(state_tensors(estimated), state_tensors(untouched))
+    assert history_without_times(estimated) == history_without_times(untouched)
 
 
-def test_nothing_left_takes_no_time(tmp_path: Path) -> None:
+def test_estimate_for_a_finished_run_is_zero(tmp_path: Path) -> None:
     trainer = toy_trainer(tmp_path)
     trainer.step = trainer.total_steps
     assert estimate_seconds(trainer, next(open_data().train_batches(0, 16))) == 0
 
 
-# What is told -------------------------------------------------------------------------------------------------------
+# run.json -----------------------------------------------------------------------------------------------------------
 
 
-def test_run_json_says_how_far_the_run_is(tmp_path: Path) -> None:
+def test_run_json_has_the_progress_of_the_run(tmp_path: Path) -> None:
     trainer = toy_trainer(tmp_path)
     trainer.fit()
-    told = trainer.folder.read_run()
-    assert (told["epoch"], told["progress"]) == (2, 1.0)
-    assert told["seconds"] > 0
-    assert told["images_per_second"] > 0
+    run = trainer.folder.read_run()
+    assert (run["epoch"], run["progress"]) == (2, 1.0)
+    assert run["seconds"] > 0
+    assert run["images_per_second"] > 0
 
 
 # Compiling ----------------------------------------------------------------------------------------------------------
 
 
 def compile_eagerly(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
-    """Let torch.compile trace without a compiler, which not every machine has; tells what was compiled."""
+    """Let torch.compile trace without a compiler, which not every machine has; returns the compiled networks."""
     compiled: list[nn.Module] = []
 
     def trace(net: nn.Module, **_: Any) -> Any:
@@ -493,7 +493,7 @@ def compile_eagerly(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
     return compiled
 
 
-def test_compiled_run_is_the_run_that_is_not_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_run_equals_the_run_that_is_not_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, compiled = toy_trainer(tmp_path / "plain"), toy_trainer(tmp_path / "compiled")
     traced = compile_eagerly(monkeypatch)
     compile_student(compiled.train_step, next(compiled.data.train_batches(0, 16)))
@@ -503,13 +503,15 @@ def test_compiled_run_is_the_run_that_is_not_compiled(tmp_path: Path, monkeypatc
     assert weights_digest(compiled.student.state_dict()) == weights_digest(plain.student.state_dict())
 
 
-def test_student_that_cannot_be_compiled_is_trained_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_student_that_cannot_be_compiled_is_trained_without_compiling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain, other = toy_trainer(tmp_path / "plain"), toy_trainer(tmp_path / "other")
 
-    def broken(net: nn.Module, **_: Any) -> Any:
+    def compile_to_broken_network(net: nn.Module, **_: Any) -> Any:
         return torch.nn.Sequential(net, torch.nn.Linear(1, 1))  # fails when it is called
 
-    monkeypatch.setattr(torch, "compile", broken)
+    monkeypatch.setattr(torch, "compile", compile_to_broken_network)
     with logging_to(tmp_path / "log"):
         compile_student(other.train_step, next(other.data.train_batches(0, 16)))
     for trainer in (plain, other):

@@ -27,7 +27,7 @@ STEPS_PER_EPOCH = 5
 
 
 class SmallNet(nn.Module):
-    """Everything that a run must take care of: batch norm's statistics, dropout, weights."""
+    """A network with weights, batch norm and dropout."""
 
     def __init__(self, dropout: float = 0.3) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class SmallNet(nn.Module):
 
 
 class LinearNet(nn.Module):
-    """The same in training and in evaluation."""
+    """A network without dropout and batch norm: training and evaluation mode are the same."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ def toy_trainer(path: Path, **changes: Any) -> Trainer:
     student = changes.pop("student", None) or seeded(SmallNet, 0)
     data = changes.pop("data", None) or open_data()
     objective = changes.pop("objective", None) or Objective({"ce": (CrossEntropy(), TermOptions())})
-    trained = [*student.parameters(), *objective.parameters()]
+    parameters = [*student.parameters(), *objective.parameters()]
 
     def evaluate(net: nn.Module, split: Split) -> dict[str, float]:
         return metrics_of(predict(net, data.eval_batches(split, 7), dtype=torch.float32, device=CPU))
@@ -107,7 +107,7 @@ def toy_trainer(path: Path, **changes: Any) -> Trainer:
         "dtype": torch.float32,
     }
     parts: dict[str, Any] = {
-        "optimizer": torch.optim.SGD(trained, lr=0.1, momentum=0.9),
+        "optimizer": torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
         "schedule": lambda epoch: 1.0,
         "data": data,
         "evaluate": evaluate,
