@@ -36,10 +36,10 @@ def test_preact_is_the_largest_normalised_value_of_each_square() -> None:
 
 
 def test_dropout_blanks_its_share_of_the_embedding_in_training() -> None:
-    dropped, kept = CNN(10, dropout=0.75), CNN(10, dropout=0.0)
-    kept.load_state_dict(dropped.state_dict())
     with torch.random.fork_rng():
         torch.manual_seed(0)
+        dropped, kept = CNN(10, dropout=0.75), CNN(10, dropout=0.0)
+        kept.load_state_dict(dropped.state_dict())
         dropped_ND, kept_ND = dropped(images(32)).embedding, kept(images(32)).embedding
     active = kept_ND > 0
     assert (dropped_ND[active] == 0).float().mean().item() == pytest.approx(0.75, abs=0.03)
