@@ -36,10 +36,10 @@ def test_preact_is_the_largest_normalised_value_of_each_square() -> None:
 
 
 def test_dropout_zeroes_its_share_of_the_embedding_in_training() -> None:
-    with_dropout, without_dropout = CNN(10, dropout=0.75), CNN(10, dropout=0.0)
-    without_dropout.load_state_dict(with_dropout.state_dict())
     with torch.random.fork_rng():
         torch.manual_seed(0)
+        with_dropout, without_dropout = CNN(10, dropout=0.75), CNN(10, dropout=0.0)
+        without_dropout.load_state_dict(with_dropout.state_dict())
         dropped_ND, full_ND = with_dropout(images(32)).embedding, without_dropout(images(32)).embedding
     active = full_ND > 0
     assert (dropped_ND[active] == 0).float().mean().item() == pytest.approx(0.75, abs=0.03)

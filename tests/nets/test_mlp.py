@@ -54,11 +54,11 @@ def test_hidden_layers_have_a_relu_and_the_classifier_has_none() -> None:
 
 @pytest.mark.parametrize(("name", "share"), [("mlp_1200", 0.8), ("mlp_800", 0.0), ("mlp_128", 0.5)])
 def test_dropout_zeroes_its_share_of_each_hidden_layer_in_training(name: str, share: float) -> None:
-    with_dropout, without_dropout = NETS.build(name, 10, 1, 28).train(), NETS.build(name, 10, 1, 28, dropout=0.0)
     hidden: list[Tensor] = []
-    with_dropout.fc2.register_forward_hook(lambda module, inputs, result: hidden.append(inputs[0]))
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
+        with_dropout, without_dropout = NETS.build(name, 10, 1, 28).train(), NETS.build(name, 10, 1, 28, dropout=0.0)
+        with_dropout.fc2.register_forward_hook(lambda module, inputs, result: hidden.append(inputs[0]))
         output = with_dropout(digits(32))
         without_dropout.load_state_dict(with_dropout.state_dict())
         first_ND = torch.relu(without_dropout.fc1(digits(32).flatten(1)))
