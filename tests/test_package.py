@@ -19,6 +19,14 @@ import pytest
 from model.files import read_json
 from model.home import ROOT
 
+PLUGIN = """
+from retort import LOSSES, Batch, DistillLoss, Output
+
+@LOSSES.register("mean_logit")
+class MeanLogit(DistillLoss):
+    def forward(self, student: Output, teacher: Output, batch: Batch):
+        return (student.logits.mean() - teacher.logits.mean()).square()
+"""
 SOURCES = ("LICENSE", "README.md", "pyproject.toml", "requirements.txt", "model")
 NOT_INSTALLED = ("train.py", "evaluate.py", "search_hyperparams.py", "synthesize_results.py", "retort.py", "tests")
 
@@ -91,8 +99,9 @@ def installation(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Insta
 
 
 def copy_quickstart(home: Path) -> None:
-    """The quickstart's folders, made small: a teacher, and a search over two values for its student."""
-    for name, changes in {"teacher": {}, "student": {"loss": {"kd": {"alpha": 0.9}}}}.items():
+    """The quickstart's folders, made small: a teacher, and a student with a loss of its own and a search."""
+    student = {"loss": {"kd": {"alpha": 0.9}, "mean_logit": {}}, "plugins": ["my_loss.py"]}
+    for name, changes in {"teacher": {}, "student": student}.items():
         folder = home / "experiments" / "quickstart" / name
         folder.mkdir(parents=True)
         params: dict[str, Any] = read_json(ROOT / "experiments" / "quickstart" / name / "params.json")
@@ -101,6 +110,7 @@ def copy_quickstart(home: Path) -> None:
         (folder / "params.json").write_text(json.dumps(params | changes | {"num_epochs": 1}))
     search = {"method": "grid", "parameters": {"alpha": {"values": [0.1, 0.5]}}}
     (home / "experiments" / "quickstart" / "student" / "search.json").write_text(json.dumps(search))
+    (home / "my_loss.py").write_text(PLUGIN)
 
 
 def test_the_wheel_holds_all_of_the_package_but_what_writes_the_docs(wheel: Path) -> None:
@@ -126,22 +136,20 @@ def test_the_commands_run_one_after_the_other(installation: Installation) -> Non
     student = "experiments/quickstart/student"
     installation.run("retort", "train", "--model_dir", student, "--device", "cpu")
     run = read_json(installation.home / student / "run.json")
-    assert (run["state"], run["git_commit"]) == ("finished", None)
-    assert "experiments/quickstart/teacher" in json.dumps(run)  # which was trained first
+    assert (run["state"], list(run["plugins"]), run["git_commit"]) == ("finished", ["my_loss.py"], None)
 
     assert "| airplane" in installation.run("retort", "evaluate", "--model_dir", student, "--device", "cpu")
 
-    searched = installation.run("retort", "search", "--parent_dir", student, "--device", "cpu", "--jobs", 1)
-    assert "alpha_0.1" in searched
-    assert "alpha_0.5" in searched
+    printed = installation.run("retort", "search", "--parent_dir", student, "--device", "cpu", "--jobs", 1)
+    assert printed.count("| alpha_0.") == 2
 
     table = installation.run("retort", "results", "--parent_dir", "experiments")
-    assert sum("finished" in line or "| quickstart/" in line for line in table.splitlines()) == 4
+    names = ("student", "student/alpha_0.1", "student/alpha_0.5", "teacher")
+    assert [name for name in names if f"| quickstart/{name} " in table] == [*names]
 
     program = (
         "from retort import Experiment, load, results;"
-        f"net = load('{student}');"
-        f"print(Experiment('{student}').name, net.class_names[1], len(results('experiments')))"
+        f"print(Experiment('{student}').name, load('{student}').class_names[1], len(results('experiments')))"
     )
     assert installation.run("python", "-c", program) == f"{student} automobile 4\n"
 
