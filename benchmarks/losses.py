@@ -20,7 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 from benchmarks import REPOSITORY
-from benchmarks.speed import wait
+from benchmarks.speed import synchronize
 from model.build.runtime import find_device
 from model.docs.methods_page import COSTS_FILE, STUDENT, TEACHER, classifier_for, output_shapes
 from model.files import write_json
@@ -116,10 +116,10 @@ class Workload:
 
 def timed(step: Callable[[], None], device: torch.device) -> float:
     """Seconds of one step."""
-    wait(device)
+    synchronize(device)
     start = time.perf_counter()
     step()
-    wait(device)
+    synchronize(device)
     return time.perf_counter() - start
 
 

@@ -41,8 +41,10 @@ def teacher(tmp_path_factory: pytest.TempPathFactory, make_folder: MakeFolder, r
     return folder
 
 
-def student(teacher: Folder, make_folder: MakeFolder, **changes: Any) -> Folder:
-    return make_folder(teacher.path.parent / "student", **{"teacher": "../teacher", "loss": {"srrl": {}}} | changes)
+def student(teacher_folder: Folder, make_folder: MakeFolder, **changes: Any) -> Folder:
+    return make_folder(
+        teacher_folder.path.parent / "student", **{"teacher": "../teacher", "loss": {"srrl": {}}} | changes
+    )
 
 
 def build_initial_trainer(folder: Folder, runtime: Runtime) -> Trainer:
