@@ -675,7 +675,7 @@ def test_an_array_file_without_its_arrays_is_reported(
     message = expect_train_error(folder)
 
     assert message.startswith(
-        f"{folder.params}: dataset.path: {tmp_path / 'half.npz'}: has no array test_images; it has"
+        f"{folder.params}: dataset.path: {tmp_path / 'half.npz'}: no array test_images; the file has"
     )
 
 
