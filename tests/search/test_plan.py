@@ -35,7 +35,7 @@ FLAT = {
 
 def begin(fake: FakeSearch, run: str, state: str, **changed: Any) -> None:
     """Write a run as an earlier search would have left it."""
-    params = next(each for each in make_plan(fake.folder).runs if each.name == run).params
+    params = next(planned for planned in make_plan(fake.folder).runs if planned.name == run).params
     assert params is not None
     write(fake.folder / run / "params.json", params | changed)
     write(fake.folder / run / "run.json", {"state": state})

@@ -347,7 +347,9 @@ class Choices(Parameter):
         choices = {}
         for name, choice in self.choices.items():
             changed = with_values(base, constants(choice))
-            choices[name] = {inner: each.with_distribution(inner, changed) for inner, each in choice.items()}
+            choices[name] = {
+                inner_key: parameter.with_distribution(inner_key, changed) for inner_key, parameter in choice.items()
+            }
         return self.model_copy(update={"choices": choices})
 
 

@@ -89,7 +89,7 @@ def test_the_same_runs_lead_to_the_same_proposal(tmp_path: Path, method: str) ->
 @pytest.mark.parametrize("method", METHODS)
 def test_another_search_seed_gives_other_proposals(tmp_path: Path, method: str) -> None:
     spaces = [space(tmp_path, method, RANGES, search_seed=seed) for seed in range(5)]
-    names = {next(each.build_sampler().proposals([], 0)).name for each in spaces}
+    names = {next(ranges.build_sampler().proposals([], 0)).name for ranges in spaces}
     assert len(names) == 5
 
 
@@ -102,7 +102,7 @@ def test_later_proposals_are_better_than_the_first(tmp_path: Path, method: str) 
 def test_tpe_comes_much_nearer_to_the_best_point_than_random(tmp_path: Path) -> None:
     def mean_distance(method: str) -> float:
         spaces = [space(tmp_path, method, RANGES, search_seed=seed) for seed in range(10)]
-        searches = [search(each, 40, quadratic) for each in spaces]
+        searches = [search(ranges, 40, quadratic) for ranges in spaces]
         return statistics.mean(1 - max(result.values[0] for _, result in known) for known in searches)
 
     assert mean_distance("tpe") < mean_distance("random") / 3

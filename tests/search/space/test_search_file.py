@@ -27,17 +27,17 @@ def test_the_last_parameter_varies_fastest(tmp_path: Path) -> None:
 
 
 def test_without_search_json_it_is_the_legacy_grid(tmp_path: Path) -> None:
-    found = [point.name for point in grid_points(load_space(tmp_path, BASE))]
-    assert len(found) == 40
-    assert found[0] == "alpha_0.05_temperature_1.5"
-    assert found[1] == "alpha_0.05_temperature_2"
-    assert found[-1] == "alpha_0.99_temperature_20"
+    folders = [point.name for point in grid_points(load_space(tmp_path, BASE))]
+    assert len(folders) == 40
+    assert folders[0] == "alpha_0.05_temperature_1.5"
+    assert folders[1] == "alpha_0.05_temperature_2"
+    assert folders[-1] == "alpha_0.99_temperature_20"
 
 
 def test_one_of_our_searches_is_the_legacy_grid() -> None:
     folder = Path(__file__).parents[2] / "experiments" / "cnn_distill_alpha_temp"
-    found = [point.name for point in grid_points(load_space(folder, BASE))]
-    assert found == [point.name for point in grid_points(load_space(Path("nowhere"), BASE))]
+    folders = [point.name for point in grid_points(load_space(folder, BASE))]
+    assert folders == [point.name for point in grid_points(load_space(Path("nowhere"), BASE))]
 
 
 def test_a_folder_is_named_by_leaves_and_by_components(tmp_path: Path) -> None:
