@@ -11,9 +11,8 @@ from typing import cast
 import torch
 from torch import nn
 
-from ..config import params as config
 from ..config.folder import Folder, Weights
-from ..config.params import Component, Params, load_params
+from ..config.params import Component, Params, TeacherParams, load_params
 from ..config.references import find_folder
 from ..errors import OptionError, UserError, option_scope
 from ..evaluation.cost import Cost, cost
@@ -24,8 +23,8 @@ from ..training.precision import resolve_precision, to_device
 from ..types import DataSource, LossContext, Output, Pipeline, SplitOptions
 from .network import build_network, classifier_of, output_shapes
 from .objective import build_loss_context, build_objective
-from .params import resolve_params
 from .plugins import load_plugins
+from .resolve import resolve_params
 from .runtime import Runtime
 from .weights import WeightsFile
 
@@ -103,7 +102,7 @@ class Experiment:
         return OptionError(error.key, f"{error.message}; {hint}")
 
     @property
-    def teacher_options(self) -> config.Teacher:
+    def teacher_options(self) -> TeacherParams:
         """The options of `teacher` in params.json; only for an experiment that has one."""
         assert self.params.teacher is not None
         return self.params.teacher

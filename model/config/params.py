@@ -36,7 +36,7 @@ class Component(Strict):
         return dict(self.__pydantic_extra__ or {})
 
 
-class Teacher(Strict):
+class TeacherParams(Strict):
     """The folder of the teacher, or of several teachers.
 
     Args:
@@ -69,7 +69,7 @@ def _teacher(value: Any) -> Any:
     return value
 
 
-class Init(Strict):
+class InitParams(Strict):
     """The folder with the initial weights of a run.
 
     Args:
@@ -119,8 +119,8 @@ class Params(Strict):
     description: str = ""
     dataset: Component
     student: Component
-    teacher: Annotated[Teacher | None, BeforeValidator(_teacher)] = None
-    init: Annotated[Init | None, BeforeValidator(_init)] = None
+    teacher: Annotated[TeacherParams | None, BeforeValidator(_teacher)] = None
+    init: Annotated[InitParams | None, BeforeValidator(_init)] = None
     generations: Annotated[int, Field(ge=2)] | None = None
     loss: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] = {"ce": {}}
     optimizer: Component = Component(name="sgd")

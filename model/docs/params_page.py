@@ -53,7 +53,7 @@ A folder that also has a `search.json` is a search ([search.md](search.md) descr
 
 
 @dataclasses.dataclass(frozen=True)
-class Component:
+class RegistrySection:
     """A section of the page: all that can be selected by name for one key of params.json.
 
     Args:
@@ -71,15 +71,15 @@ class Component:
 
 
 SECTIONS = (
-    Component("dataset", "Data sets", DATASETS),
-    Component(
+    RegistrySection("dataset", "Data sets", DATASETS),
+    RegistrySection(
         "student",
         "Networks",
         NETS,
         "The number of classes and of input channels follow from the data set, and so does the image size where a\n"
         "network depends on it. [networks.md](networks.md) has each network's size and paper.",
     ),
-    Component(
+    RegistrySection(
         "loss",
         "Loss terms",
         LOSSES,
@@ -88,8 +88,10 @@ SECTIONS = (
         links_to="methods.md",
         describe=module_summary,
     ),
-    Component("optimizer", "Optimizers", OPTIMIZERS),
-    Component("schedule", "Learning-rate schedules", SCHEDULES, "A schedule multiplies the optimizer's learning rate."),
+    RegistrySection("optimizer", "Optimizers", OPTIMIZERS),
+    RegistrySection(
+        "schedule", "Learning-rate schedules", SCHEDULES, "A schedule multiplies the optimizer's learning rate."
+    ),
 )
 
 
@@ -114,7 +116,7 @@ def property_table(head: str, properties: dict[str, Schema], *, link_sections: b
     return markdown_table((head, "type", "default", "meaning"), rows)
 
 
-def section_lines(section: Component) -> Iterator[str]:
+def section_lines(section: RegistrySection) -> Iterator[str]:
     registry = section.registry
     yield from (f"## {section.title}", "")
     if section.text:

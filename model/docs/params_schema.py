@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from .. import build  # fills the registries
-from ..config.params import Init, Params, Teacher
+from ..config.params import InitParams, Params, TeacherParams
 from ..registry import DATASETS, LOSSES, NETS, OPTIMIZERS, SCHEDULES, Registry
 from .docstrings import argument_texts, summary
 from .pages import GeneratedPage
@@ -109,21 +109,21 @@ def _without_defaults(schema: Any) -> Any:
 
 def teacher_schemas() -> list[Schema]:
     """The forms of `teacher`: a folder, a list of folders, an object, or null."""
-    return [FOLDER, FOLDERS, object_schema(Teacher, {"anyOf": [FOLDER, FOLDERS]}), NULL]
+    return [FOLDER, FOLDERS, object_schema(TeacherParams, {"anyOf": [FOLDER, FOLDERS]}), NULL]
 
 
 def init_schemas() -> list[Schema]:
     """The forms of `init`: a folder, an object, or null."""
-    return [FOLDER, object_schema(Init, FOLDER), NULL]
+    return [FOLDER, object_schema(InitParams, FOLDER), NULL]
 
 
-def object_schema(model: type[Teacher] | type[Init], model_dir: Schema) -> Schema:
+def object_schema(model: type[TeacherParams] | type[InitParams], model_dir: Schema) -> Schema:
     properties = documented_properties(model)
     properties["model_dir"] = {"description": argument_texts(model)["model_dir"], **model_dir}
     return {"type": "object", "properties": properties, "required": ["model_dir"], "additionalProperties": False}
 
 
-def documented_properties(model: type[Params] | type[Teacher] | type[Init]) -> dict[str, Schema]:
+def documented_properties(model: type[Params] | type[TeacherParams] | type[InitParams]) -> dict[str, Schema]:
     """The schema of each key of a pydantic model, with its text."""
     texts = argument_texts(model)
     return {
