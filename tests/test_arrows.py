@@ -179,9 +179,9 @@ def test_what_looks_at_folders_runs_without_torch() -> None:
 
 
 WRONG = {
-    "a loss that asks for a network": ("model.losses.at", "from model.nets.cnn import CNN"),
-    "a network that asks for a data set": ("model.nets.cnn", "import model.data"),
-    "the engine that builds": ("model.training.trainer", "def fit():\n    from model import build"),
+    "a loss that imports a network": ("model.losses.at", "from model.nets.cnn import CNN"),
+    "a network that imports a data set": ("model.nets.cnn", "import model.data"),
+    "the trainer that builds": ("model.training.trainer", "def fit():\n    from model import build"),
     "a report that trains": ("model.report.tables", "from model.training import trainer"),
     "anything that imports a script": ("model.commands.train", "import train"),
 }
