@@ -49,7 +49,7 @@ def build_teacher(experiment: Experiment, weights: Sequence[WeightsFile]) -> Tea
     """
     members: list[Teacher] = []
     for teacher, file in zip(experiment.teachers_in_use, weights, strict=True):
-        if has_seen_val(experiment, teacher):
+        if was_trained_on_val(experiment, teacher):
             log.warning("teacher %s was trained on images of val: only accuracy on test is unbiased", teacher.name)
         members.append(_build_member(experiment, teacher, file))
     return _combine(experiment, members)
@@ -68,7 +68,7 @@ def build_untrained_teacher(experiment: Experiment, scratch: Path) -> Teacher | 
     return _combine(experiment, members)
 
 
-def has_seen_val(experiment: Experiment, teacher: Experiment) -> bool:
+def was_trained_on_val(experiment: Experiment, teacher: Experiment) -> bool:
     """Whether a teacher was trained on the same data set, and on some images that the experiment holds out as val."""
     own, other = experiment.params.dataset, teacher.params.dataset
     if (own.name, own.options.get("path")) != (other.name, other.options.get("path")):

@@ -96,7 +96,7 @@ class WeightsFile:
             if not learned:
                 continue
             if problem := mismatch(own, learned):
-                raise UserError(f"{self.path}: the loss {name} has other parameters there: {problem}")
+                raise UserError(f"{self.path}: the loss {name} has other parameters in this file: {problem}")
             state |= {f"losses.{name}.{key}": value for key, value in learned.items()}
         objective.load_state_dict(state)
 

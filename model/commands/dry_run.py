@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..build.experiment import Experiment
-from ..build.teacher import build_untrained_teacher, has_cache, has_seen_val
+from ..build.teacher import build_untrained_teacher, has_cache, was_trained_on_val
 from ..build.trainer import build_trainer
 from ..config.generations import first_generation
 from ..data.memory import Arrays, Augmentation, MemoryPipeline
@@ -112,7 +112,7 @@ def _teacher_lines(experiment: Experiment) -> list[str]:
         return [f"teacher   {teacher.name} is named, but no loss term uses it" for teacher in experiment.teachers]
     lines = []
     for teacher in experiment.teachers_in_use:
-        seen = ", was trained on images of val" if has_seen_val(experiment, teacher) else ""
+        seen = ", was trained on images of val" if was_trained_on_val(experiment, teacher) else ""
         network = f"{teacher.params.student.name}, {teacher.cost}"
         lines.append(f"teacher   {teacher.name}: {network}, {teacher.folder.state()}{seen}")
     if has_cache(experiment):

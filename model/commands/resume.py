@@ -81,6 +81,6 @@ def read_last_checkpoint(experiment: Experiment) -> WeightsFile | None:
     if "step" not in file.content or file.content.get("steps_per_epoch") != steps:
         raise UserError(
             f"{path}: is not this run's checkpoint (steps per epoch: "
-            f"{file.content.get('steps_per_epoch')} there, {steps} here); --restart begins anew"
+            f"{file.content.get('steps_per_epoch')} in the file, {steps} now); --restart begins anew"
         )
     return file

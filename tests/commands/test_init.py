@@ -98,7 +98,7 @@ def test_a_loss_with_parameters_of_other_shapes_is_refused(first: Folder, make_f
     result = call(train.main, "--model_dir", folder.path)
     assert result.status == 2
     problem = "regressors.0.0.weight has shape (6, 4, 1, 1), the network (12, 8, 1, 1)"
-    message = f"{first.checkpoint('last')}: the loss fitnet has other parameters there: {problem}"
+    message = f"{first.checkpoint('last')}: the loss fitnet has other parameters in this file: {problem}"
     assert result.err.strip().endswith(message)
 
 

@@ -419,7 +419,7 @@ def test_a_checkpoint_of_another_run_is_reported_on_resume(
     save_checkpoint(trained.checkpoint("last"), content | {"steps_per_epoch": 7})
 
     assert expect_train_error(trained) == (
-        f"{trained.checkpoint('last')}: is not this run's checkpoint (steps per epoch: 7 there, 13 here); "
+        f"{trained.checkpoint('last')}: is not this run's checkpoint (steps per epoch: 7 in the file, 13 now); "
         "--restart begins anew"
     )
 

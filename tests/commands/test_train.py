@@ -21,7 +21,7 @@ import search_hyperparams
 import train
 from model.build.experiment import Experiment
 from model.build.runtime import Runtime
-from model.build.teacher import build_teacher, has_seen_val, read_teacher_weights
+from model.build.teacher import build_teacher, was_trained_on_val, read_teacher_weights
 from model.build.trainer import build_trainer
 from model.build.weights import WeightsFile, weights_digest
 from model.commands.preflight import preflight
@@ -469,7 +469,7 @@ def test_a_teacher_trained_on_images_of_val_is_detected(
     teacher_data, student_data = (data_of(folder, runtime) for folder in (teacher, student))
     trained_on_val = bool((teacher_data.training_labels()[student_data.indices["val"]] >= 0).any())
     experiment = Experiment(student.path, runtime)
-    assert has_seen_val(experiment, experiment.teachers[0]) == trained_on_val
+    assert was_trained_on_val(experiment, experiment.teachers[0]) == trained_on_val
 
 
 def test_a_teacher_of_another_data_set_was_not_trained_on_val(
@@ -478,7 +478,7 @@ def test_a_teacher_of_another_data_set_was_not_trained_on_val(
     teacher = make_folder(tmp_path / "teacher", dataset={"name": "cifar10_mini", "val_size": 0})
     student = make_folder(tmp_path / "student", teacher=str(teacher.path), loss={"kd": {}})
     experiment = Experiment(student.path, runtime)
-    assert not has_seen_val(experiment, experiment.teachers[0])
+    assert not was_trained_on_val(experiment, experiment.teachers[0])
 
 
 def test_a_teacher_trained_on_val_is_logged(
