@@ -21,7 +21,7 @@ import search_hyperparams
 import train
 from model.build.experiment import Experiment
 from model.build.runtime import Runtime
-from model.build.teacher import build_teacher, was_trained_on_val, read_teacher_weights
+from model.build.teacher import build_teacher, read_teacher_weights, was_trained_on_val
 from model.build.trainer import build_trainer
 from model.build.weights import WeightsFile, weights_digest
 from model.commands.preflight import preflight
