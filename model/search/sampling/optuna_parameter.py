@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,17 +15,17 @@ from ..space.naming import canonical
 from ..space.parameter import Parameter, Range
 
 
-class OptunaParameter:
+class OptunaParameter(ABC):
     """A parameter as a sampler sees it: values of a distribution, which stand for options."""
 
     def __init__(self, distribution: BaseDistribution) -> None:
         self.distribution = distribution
 
-    def encode(self, option: Any) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def encode(self, option: Any) -> Any: ...
 
-    def decode(self, value: Any) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def decode(self, value: Any) -> Any: ...
 
     def suggest(self, trial: optuna.Trial, axis: str) -> Any:
         """The option that the study's sampler proposes."""

@@ -5,6 +5,7 @@ Nothing of the study is kept. Optuna is imported when the first point is propose
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
@@ -19,14 +20,14 @@ if TYPE_CHECKING:
     from .optuna_parameter import OptunaParameter
 
 
-class OptunaSampler(Sampler):
+class OptunaSampler(Sampler, ABC):
     """A sampler of Optuna."""
 
     packages: ClassVar[tuple[str, ...]] = ("optuna",)
     keeps_generations: ClassVar[bool] = False  # in the study, by counting the trials that were asked for and told
 
-    def build_optuna_sampler(self, seed: int) -> optuna.samplers.BaseSampler:
-        raise NotImplementedError
+    @abstractmethod
+    def build_optuna_sampler(self, seed: int) -> optuna.samplers.BaseSampler: ...
 
     @cached_property
     def parameters(self) -> dict[str, OptunaParameter]:
