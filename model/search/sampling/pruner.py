@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 from ...config.folder import Folder
@@ -33,7 +34,7 @@ class LearningCurve:
     is_finished: bool = False
 
 
-class Pruner:
+class Pruner(ABC):
     """Decides after each epoch of a run whether it is stopped. Its keyword arguments are its options in search.json.
 
     Args:
@@ -67,9 +68,9 @@ class Pruner:
         curve.num_checked = len(curve.best)
         return any(self.is_too_bad(curve, epoch) for epoch in epochs)
 
+    @abstractmethod
     def is_too_bad(self, curve: LearningCurve, epoch: int) -> bool:
         """Whether a run should be stopped after an epoch, counted from 1."""
-        raise NotImplementedError
 
     def bracket_of(self, name: str, num_epochs: int) -> int:
         """The bracket of the run in a folder of this name; only Hyperband has more than one."""

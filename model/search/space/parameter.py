@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Annotated, Any, Literal, TypeVar
@@ -42,16 +43,16 @@ from .naming import canonical, is_whole_number, safe_name, short_name
 P = TypeVar("P", bound="Parameter")
 
 
-class Parameter(Strict):
+class Parameter(Strict, ABC):
     """What all kinds of parameters have in common.
 
     An option is what can be picked for a parameter: a value, or the name of a choice.
     """
 
     @property
+    @abstractmethod
     def options(self) -> list[Any]:
         """All options; of a range its two ends."""
-        raise NotImplementedError
 
     @property
     def num_options(self) -> float:
