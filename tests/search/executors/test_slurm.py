@@ -237,7 +237,7 @@ def test_jobs_of_a_killed_driver_go_on_and_the_next_driver_attaches_to_them(
     assert sorted(slurm.jobs()) == sorted(job_ids)
     assert fake.run(jobs=2, make_executor=on_slurm(fake)) == 0
     log = (fake.folder / "search.log").read_text()
-    assert log.count(" goes on, as an earlier call began it") == 2
+    assert log.count("still running, started by an earlier call") == 2
     assert sorted(fake.begun()) == ["alpha_0.1", "alpha_0.2", "alpha_0.3"]
     assert [[row["epoch"] for row in fake.history(run)] for run in fake.runs()] == [[*range(1, 9)]] * 3
 
@@ -278,7 +278,7 @@ def test_restart_is_refused_while_a_job_of_an_earlier_call_runs(
     driver.communicate()
     capsys.readouterr()
     assert fake.run(make_executor=on_slurm(fake), restart=True) == 2
-    assert "error: alpha_0.1: a job of an earlier call still works on it" in capsys.readouterr().err
+    assert "error: alpha_0.1: a job of an earlier call still executes this run" in capsys.readouterr().err
 
 
 def test_a_driver_that_cannot_read_the_queue_submits_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
