@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # searches and reports import this module and never load torc
     from PIL import Image
     from torch import Tensor, nn
 
+    from .fingerprint import Fingerprint
+
     ImageInput = Image.Image | str | os.PathLike[str] | NDArray[np.uint8]  # an array has the shape (H, W, C) or (H, W)
 
 IntegersT = TypeVar("IntegersT", "NDArray[np.integer]", "Tensor")
@@ -235,8 +237,16 @@ class Pipeline(Protocol):
     def training_labels(self) -> NDArray[np.integer]:
         """The class of each training image of the data set, (M,); -1 where the run does not train on it."""
 
-    def fingerprint(self) -> str:
-        """SHA-256 that identifies the data set's training images."""
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """What identifies the data set's images, whether this run uses them or not."""
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Files that are left out as they cannot be read."""
+
+    def image_hashes(self, split: Split) -> NDArray[np.uint64]:
+        """A hash of the content of each image of the split: the same for copies under any name."""
 
 
 class Teacher(Protocol):

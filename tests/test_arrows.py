@@ -13,7 +13,7 @@ import pytest
 
 from model.home import ROOT
 
-GROUND = ("model.errors", "model.files", "model.home", "model.logs", "model.randomness", "model.types")
+GROUND = ("model.errors", "model.files", "model.fingerprint", "model.home", "model.logs", "model.randomness", "model.types")
 
 SCRIPTS = ("train", "evaluate", "search_hyperparams", "synthesize_results")
 
@@ -79,8 +79,9 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "model.errors": (),
     "model.home": (),
     "model.logs": (),
+    "model.fingerprint": (),
     "model.randomness": (),
-    "model.types": (),
+    "model.types": ("model.fingerprint",),
 }
 
 WITHOUT_TORCH = (

@@ -140,7 +140,7 @@ def _with_cache(experiment: Experiment, live: LiveTeacher, folder: Folder, key: 
     data, num_epochs, needs = experiment.data, experiment.params.num_epochs, experiment.objective.needs
     views = data.views(num_epochs)
     key |= {
-        "images": data.fingerprint(),
+        "images": data.fingerprint.train.content,
         "views": views.config,
         "precision": str(live.dtype).removeprefix("torch."),
         "device": experiment.runtime.device.type,
