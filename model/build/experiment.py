@@ -239,9 +239,9 @@ class Experiment:
         Raises:
             UserError: The weights file is missing, cut short, or another network's.
         """
-        net = self.network()
-        WeightsFile.read(self.folder.checkpoint(which)).load_into(net)
-        vars(net).update(class_names=self.source.class_names, preprocess=self.source.preprocess)
+        net, file = self.network(), WeightsFile.read(self.folder.checkpoint(which))
+        file.load_into(net)
+        vars(net).update(class_names=self.source.class_names, preprocess=file.preprocess(self.source))
         return to_device(net, self.runtime.device).eval()
 
     # Training -------------------------------------------------------------------------------------------------------

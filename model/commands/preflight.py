@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from ..build.experiment import Experiment
 from ..build.network import concat_embeddings, output_shapes
+from ..build.state_dicts import mismatch
 from ..build.trainer import build_optimizer, build_schedule
-from ..build.weights import mismatch
 from ..config.folder import Folder
 from ..config.generations import first_generation
 from ..errors import OptionError, first_sentence
