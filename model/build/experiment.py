@@ -276,8 +276,9 @@ class Experiment:
 
     def classifier(self, which: Weights | None) -> nn.Linear | None:
         """The layer that computes the network's logits, frozen; random without weights; None where it has none."""
-        state = None if which is None else WeightsFile.read(self.folder.checkpoint(which)).state_dict
-        return classifier_of(self.network_on_meta(), self.source.image_shape, state)
+        net = self.network_on_meta()
+        state = None if which is None else WeightsFile.read(self.folder.checkpoint(which)).state_dict_for(net)
+        return classifier_of(net, self.source.image_shape, state)
 
     def load(self, which: Weights = "best") -> nn.Module:
         """The trained network in eval mode on the runtime's device, with `class_names` and `preprocess` as attributes.
@@ -287,7 +288,8 @@ class Experiment:
         """
         net, file = self.network(), WeightsFile.read(self.folder.checkpoint(which))
         file.load_into(net)
-        vars(net).update(class_names=file.class_names or self.class_names, preprocess=self.source.preprocess)
+        class_names = file.class_names or self.class_names
+        vars(net).update(class_names=class_names, preprocess=file.preprocess(self.source))
         return to_device(net, self.runtime.device).eval()
 
     # Training -------------------------------------------------------------------------------------------------------

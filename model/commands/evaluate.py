@@ -54,7 +54,7 @@ def evaluate(
 
 
 def predict_split(experiment: Experiment, weights: WeightsFile, split: Split) -> Predictions:
-    """The network's predictions for a split.
+    """The network's predictions for a split, in the normalisation of its weights file.
 
     Raises:
         UserError: The weights are another network's, or the split is empty.
@@ -67,7 +67,9 @@ def predict_split(experiment: Experiment, weights: WeightsFile, split: Split) ->
     weights.load_into(net)
     if not data.size(split):
         raise UserError(f"{experiment.folder.params}: the split {split} is empty (val_size 0)")
-    result = predict(net, data.eval_batches(split, EVAL_BATCH_SIZE), dtype=experiment.dtype, device=device)
+    renormalise = weights.renormalisation(experiment.source, device)
+    batches = (batch._replace(images=renormalise(batch.images)) for batch in data.eval_batches(split, EVAL_BATCH_SIZE))
+    result = predict(net, batches, dtype=experiment.dtype, device=device)
     if columns is None:
         return result
     log.info("%s: the classes of %s are put in the order of the data's", experiment.name, weights.path)
