@@ -5,6 +5,8 @@ torch is imported after the options are parsed, so that `--help` and a mistyped 
 
 from __future__ import annotations
 
+import errno
+import io
 import math
 import os
 import shlex
@@ -68,6 +70,8 @@ def _run(command: Command, args: Namespace) -> int:
 
 def run_script(main: Callable[[], int]) -> NoReturn:
     """Run a script's main function and turn its exceptions into messages and exit statuses."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names of files may be no text
     try:
         status = main()
     except UserError as error:
@@ -85,6 +89,11 @@ def run_script(main: Callable[[], int]) -> NoReturn:
     except BrokenPipeError:  # the reader of a table, such as `head`, went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = EXIT_DONE
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        print(f"error: {error.filename}: the path is too long", file=sys.stderr)
+        status = EXIT_USER
     sys.exit(status)
 
 
@@ -273,10 +282,13 @@ def results_options(parser: ArgumentParser) -> None:
 
 
 def run_results(args: Namespace) -> int:
+    pivot = (
+        pivot_table(args.parent_dir, *args.pivot) if args.pivot else ""
+    )  # first: if it is refused, nothing is written
     print(write_results(args.parent_dir, group_by_seed=args.group_by_seed))
     print(f"\nwritten to {args.parent_dir / 'results.md'} and {args.parent_dir / 'results.csv'}")
-    if args.pivot:
-        print(f"\n{pivot_table(args.parent_dir, *args.pivot)}")
+    if pivot:
+        print(f"\n{pivot}")
     return EXIT_DONE
 
 

@@ -19,6 +19,7 @@ GROUND = (
     "model.fingerprint",
     "model.home",
     "model.logs",
+    "model.markdown",
     "model.randomness",
     "model.types",
 )
@@ -87,6 +88,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "model.errors": (),
     "model.home": (),
     "model.logs": (),
+    "model.markdown": (),
     "model.fingerprint": (),
     "model.randomness": (),
     "model.types": ("model.fingerprint",),

@@ -194,11 +194,20 @@ class Experiment:
 
     @cached_property
     def data(self) -> Pipeline:
-        """The data set, opened on the runtime's device; fetched first where it is missing."""
-        try:
-            return self.source.open(self.split_options, seed=self.params.seed, device=self.runtime.device)
-        except ValueError as error:
-            raise UserError(f"{self.folder.params}: dataset: {error}") from None
+        """The data set, opened on the runtime's device; fetched first where it is missing.
+
+        Raises:
+            UserError: It cannot be read, or leaves a single training image, while batches of more have been checked.
+        """
+        source, batch_size = self.source, self.params.batch_size
+        with self.naming_params(), option_scope("dataset"):
+            try:
+                data = source.open(self.split_options, seed=self.params.seed, device=self.runtime.device)
+            except ValueError as error:
+                raise OptionError("", str(error)) from None
+            if data.size("train") == 1 < batch_size:
+                raise OptionError("", f"train has 1 image, too few for batches of {batch_size}")
+            return data
 
     # Networks -------------------------------------------------------------------------------------------------------
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+import io
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from tabulate import tabulate
 
 from ..build.experiment import Experiment
 from ..build.trainer import EVAL_BATCH_SIZE
@@ -20,6 +20,7 @@ from ..evaluation.metrics import Predictions, accuracy, confusion_matrix, metric
 from ..evaluation.summary import markdown, per_class
 from ..files import atomic_write, write_json, write_text
 from ..logs import log, logging_to
+from ..markdown import markdown_table
 from ..teachers.ensemble import COMBINE, CombineName
 from ..training.malloc import keep_freed_memory
 from ..training.precision import to_device
@@ -100,14 +101,18 @@ def _evaluate_run(experiment: Experiment, split: Split, restore_file: str, tempe
         )
         write_json(path.with_suffix(".json"), content)
         write_text(path.with_suffix(".md"), page)
-        with (folder.evaluation / f"{path.name}_confusion.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([["true", *class_names]])
-            csv.writer(file).writerows(
-                [name, *row] for name, row in zip(class_names, confusion_KK.tolist(), strict=True)
-            )
+        write_text(folder.evaluation / f"{path.name}_confusion.csv", _csv(class_names, confusion_KK.tolist()))
         with atomic_write(path.with_suffix(".npz")) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays(result, temperature))  # type: ignore[arg-type]
     return f"{page}\nWritten to {path}.md, .json, .npz and _confusion.csv"
+
+
+def _csv(class_names: Sequence[str], confusion: list[list[int]]) -> str:
+    """The confusion matrix: a row for each true class, a column for each predicted one."""
+    text = io.StringIO()
+    csv.writer(text).writerows([["true", *class_names]])
+    csv.writer(text).writerows([name, *row] for name, row in zip(class_names, confusion, strict=True))
+    return text.getvalue()
 
 
 def arrays(result: Predictions, temperature: float) -> dict[str, np.ndarray]:
@@ -147,12 +152,10 @@ def _evaluate_generations(experiment: Experiment, split: Split, restore_file: st
         )
         for number, child in enumerate(children)
     ]
-    table = tabulate(
+    table = markdown_table(
+        ("generation", "accuracy %", "loss", f"ensemble (mean of {ensemble})", "accuracy %"),
         rows,
-        headers=("generation", "accuracy %", "loss", f"ensemble (mean of {ensemble})", "accuracy %"),
-        tablefmt="pipe",
-        colalign=("left", "right", "right", "left", "right"),
-        disable_numparse=True,
+        align=("left", "right", "right", "left", "right"),
     )
     page = f"# {folder.name}, {split} split, {restore_file} weights of {len(children)} generations\n\n{table}\n"
     path = folder.evaluation / f"{split}_{restore_file}_{ensemble}"

@@ -61,7 +61,7 @@ def _try_parts(experiment: Experiment) -> Output:
     output = _try_student(experiment)
     with experiment.naming_params():
         build_optimizer(params.optimizer, [nn.Parameter(torch.zeros(1))])
-        build_schedule(params.schedule, params.num_epochs)
+        build_schedule(params.schedule, params.num_epochs, steps_per_epoch=1)
     return output
 
 
