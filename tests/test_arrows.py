@@ -13,7 +13,15 @@ import pytest
 
 from model.home import ROOT
 
-GROUND = ("model.errors", "model.files", "model.fingerprint", "model.home", "model.logs", "model.randomness", "model.types")
+GROUND = (
+    "model.errors",
+    "model.files",
+    "model.fingerprint",
+    "model.home",
+    "model.logs",
+    "model.randomness",
+    "model.types",
+)
 
 SCRIPTS = ("train", "evaluate", "search_hyperparams", "synthesize_results")
 

@@ -244,21 +244,13 @@ def test_images_of_any_mode_are_read(image_folder: Path, mode: str) -> None:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n cut short", b"a text"])
-def test_a_broken_image_is_named_in_one_line(image_folder: Path, num_workers: int, content: bytes) -> None:
+def test_an_image_that_breaks_after_the_check_is_named_in_one_line(image_folder: Path, num_workers: int) -> None:
+    pipeline = opened(image_folder, num_workers=num_workers)
     broken = image_folder / "test" / "bee" / "part_1" / "1.png"
-    broken.write_bytes(content)
+    broken.write_bytes(b"a text")
     with pytest.raises(UserError) as error:
-        list(opened(image_folder, num_workers=num_workers).eval_batches("test", 2))
-    assert str(error.value).startswith(f"{broken} cannot be read as an image (")
-    assert "\n" not in str(error.value)
-
-
-def test_a_truncated_image_is_named(image_folder: Path) -> None:
-    broken = image_folder / "test" / "bee" / "part_1" / "1.png"
-    broken.write_bytes(broken.read_bytes()[:-200])
-    with pytest.raises(UserError, match=f"{broken} cannot be read as an image"):
-        list(opened(image_folder).eval_batches("test", 2))
+        list(pipeline.eval_batches("test", 2))
+    assert str(error.value) == f"{broken} cannot be read as an image (it has no known image format)"
 
 
 def test_a_missing_folder_is_named_with_the_nearest_name(image_folder: Path) -> None:
