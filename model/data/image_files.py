@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -75,7 +75,7 @@ class ImageFiles:
     def _walk(self, class_folders: Sequence[str | None]) -> Iterator[tuple[int, str, list[str]]]:
         """Label, path and image names of every directory; those that links lead to come last, and each comes once."""
         real_root = os.path.realpath(self.folder)
-        pending: list[tuple[int, Path, Path]] = []  # label, path, real path
+        pending: deque[tuple[int, Path, Path]] = deque()  # label, path, real path
         linked: list[tuple[int, Path]] = []
 
         def add(label: int, path: Path, real_parent: Path) -> None:
@@ -95,7 +95,7 @@ class ImageFiles:
                     linked.sort()
                     label, path = linked.pop(0)
                     pending.append((label, path, Path(os.path.realpath(path))))
-                label, path, real = pending.pop()
+                label, path, real = pending.popleft()
                 if str(real) in self._directories:
                     self._leave_out(LINKED, path)
                     continue
@@ -108,7 +108,7 @@ class ImageFiles:
                         add(label, path / entry.name, real)
                     elif self._is_image(entry, extensions):
                         names.append(entry.name)
-                        if entry.is_symlink():
+                        if entry.is_symlink() and Path(entry.path).exists():
                             self._links[entry.path] = os.path.realpath(entry.path)
                 yield label, str(path), names
                 bar.update()

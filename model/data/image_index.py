@@ -57,7 +57,7 @@ def check_images(files: Sequence[str], root: Path, index_folder: Path) -> Checke
     names = name_hashes(files, root)
     with _locked(path) as is_writable:
         remembered = _read_index(path, names)
-        _forget_if_sample_differs(files, remembered, root)
+        _forget_if_sample_differs(files, remembered)
         rows = remembered.copy()
         try:
             broken = _check(files, rows, root)
@@ -80,7 +80,9 @@ def _check(files: Sequence[str], rows: NDArray[np.void], root: Path) -> dict[int
     chunks = [range(start, min(start + CHUNK, len(files))) for start in range(0, len(files), CHUNK)]
 
     def check_chunk(chunk: range) -> tuple[int, dict[int, str]]:
-        reasons = {index: _check_file(Path(files[index]), rows[index]) for index in chunk}
+        part = rows[chunk.start : chunk.stop]
+        changed = _differing(files[chunk.start : chunk.stop], part)
+        reasons = {chunk[i]: _read(Path(files[chunk[i]]), part[i]) for i in changed}
         return len(chunk), {index: reason for index, reason in reasons.items() if reason}
 
     broken: dict[int, str] = {}
@@ -101,12 +103,29 @@ def _num_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _check_file(path: Path, row: np.void) -> str | None:
-    """Bring the row up to date; returns why the image is broken, None if it is not."""
+def _differing(files: Sequence[str], rows: NDArray[np.void]) -> NDArray[np.integer]:
+    """Which files are not as remembered."""
+    stamps = np.array([_stamps_of(Path(file)) for file in files])
+    remembered = np.stack([rows["size"], rows["modified"], rows["changed"]], axis=1)
+    return np.flatnonzero((stamps != remembered).any(axis=1) | (rows["size"] == UNKNOWN))
+
+
+def _stamps_of(path: Path) -> tuple[int, int, int]:
     try:
-        if row["size"] != UNKNOWN and _stamps(path.stat()) == (row["size"], row["modified"], row["changed"]):
-            return None
-        row["size"] = UNKNOWN
+        return _stamps(path.stat())
+    except OSError:  # the reason is found where it is read
+        return UNKNOWN, 0, 0
+
+
+def _stamps(stat: os.stat_result) -> tuple[int, int, int]:
+    """Size, modification and status change: the last is renewed where a program restores the second."""
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def _read(path: Path, row: np.void) -> str | None:
+    """Read an image and fill in its row; returns why it is broken, None if it is not."""
+    row["size"] = UNKNOWN
+    try:
         with path.open("rb") as file:
             stamps, content = _stamps(os.fstat(file.fileno())), file.read()
         row["content"] = content_hash(content)
@@ -118,28 +137,17 @@ def _check_file(path: Path, row: np.void) -> str | None:
     return None
 
 
-def _stamps(stat: os.stat_result) -> tuple[int, int, int]:
-    """Size, modification and status change: the last is renewed where a program restores the second."""
-    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
-
-
-def _forget_if_sample_differs(files: Sequence[str], rows: NDArray[np.void], root: Path) -> None:
+def _forget_if_sample_differs(files: Sequence[str], rows: NDArray[np.void]) -> None:
     known = np.flatnonzero(rows["size"] != UNKNOWN)
     sample = known[np.unique(np.linspace(0, len(known) - 1, min(len(known), NUM_SAMPLED)).astype(int))]
     for index in sample:
+        path, row = Path(files[index]), rows[index]
         with suppress(OSError):  # found by the check
-            content = Path(files[index]).read_bytes()
-            row = rows[index]
-            if _stamps(Path(files[index]).stat()) != (row["size"], row["modified"], row["changed"]):
+            if content_hash(path.read_bytes()) == row["content"] or len(_differing([files[index]], rows[[index]])):
                 continue
-            if content_hash(content) != row["content"]:
-                log.warning(
-                    "%s has changed, though its size and dates have not: all images of %s are read again",
-                    printable(files[index]),
-                    printable(root),
-                )
-                rows["size"] = UNKNOWN
-                return
+            log.warning("%s has changed, but not its size and dates: all images are read again", printable(path))
+            rows["size"] = UNKNOWN
+            return
 
 
 # The index file ------------------------------------------------------------------------------------------------------
@@ -150,7 +158,7 @@ def _read_index(path: Path, names: NDArray[np.uint64]) -> NDArray[np.void]:
     rows = np.zeros(len(names), ROW)
     rows["name"], rows["size"] = names, UNKNOWN
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             stored = archive["rows"]
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):  # none yet, or damaged
         return rows
