@@ -83,7 +83,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "model.config": ("model.errors", "model.files", "model.home", "model.logs"),
     # the ground
     "model.registry": ("model.errors", "model.types"),
-    "model.files": ("model.errors",),
+    "model.files": ("model.errors", "model.logs"),
     "model.errors": (),
     "model.home": (),
     "model.logs": (),
