@@ -20,7 +20,7 @@ from ..build.trainer import build_trainer
 from ..config.folder import Folder
 from ..config.generations import first_generation
 from ..data.memory import Arrays, Augmentation, MemoryPipeline
-from ..logs import format_bytes, format_duration
+from ..logs import format_bytes, format_duration, logging_to
 from ..training.probe import estimate_seconds
 from ..training.trainer import Trainer
 from ..types import Pipeline, SplitOptions
@@ -65,7 +65,10 @@ def estimate_run_seconds(experiment: Experiment, *, threads: int) -> float | Non
 def _describe(experiment: Experiment) -> str:
     params, device = experiment.params, experiment.runtime.device
     ready = experiment.source.is_ready()
-    if not ready:
+    if ready:
+        with logging_to(None):  # what is unusual about a user's images
+            _ = experiment.data
+    else:
         experiment.data = random_data(experiment)
     with _untrained(experiment) as trainer:
         batch = next(trainer.train_batches(0, 0))
