@@ -13,7 +13,7 @@ import pytest
 
 from model.home import ROOT
 
-GROUND = ("model.errors", "model.files", "model.home", "model.logs", "model.randomness", "model.types")
+GROUND = ("model.cpus", "model.errors", "model.files", "model.home", "model.logs", "model.randomness", "model.types")
 
 SCRIPTS = ("train", "evaluate", "search_hyperparams", "synthesize_results")
 
@@ -76,6 +76,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     # the ground
     "model.registry": ("model.errors", "model.types"),
     "model.files": ("model.errors",),
+    "model.cpus": (),
     "model.errors": (),
     "model.home": (),
     "model.logs": (),
@@ -85,7 +86,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
 
 WITHOUT_TORCH = (
     *("model.cli", "model.search", "model.report", "model.config"),
-    *("model.errors", "model.files", "model.home", "model.logs", "model.types", "model.registry"),
+    *("model.cpus", "model.errors", "model.files", "model.home", "model.logs", "model.types", "model.registry"),
 )
 
 

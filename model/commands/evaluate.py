@@ -22,6 +22,7 @@ from ..files import atomic_write, write_json, write_text
 from ..teachers.ensemble import COMBINE, CombineName
 from ..training.malloc import keep_freed_memory
 from ..training.precision import to_device
+from ..training.threads import limit_threads
 from ..types import Split
 
 
@@ -44,6 +45,7 @@ def evaluate(
         UserError: There is nothing to evaluate, or the folder cannot be written to.
     """
     keep_freed_memory()
+    limit_threads()
     if temperature <= 0:
         raise UserError(f"--temperature must be positive, got {temperature}")
     if experiment.written_params.generations:
