@@ -11,7 +11,6 @@ import numpy as np
 from tabulate import tabulate
 
 from ..build.experiment import Experiment
-from ..build.trainer import EVAL_BATCH_SIZE
 from ..build.weights import WeightsFile
 from ..config.folder import Folder
 from ..config.generations import generation_folders
@@ -24,6 +23,7 @@ from ..training.malloc import keep_freed_memory
 from ..training.precision import to_device
 from ..training.threads import limit_threads
 from ..types import Split
+from .signals import one_line_errors
 
 
 def evaluate(
@@ -48,9 +48,10 @@ def evaluate(
     limit_threads()
     if temperature <= 0:
         raise UserError(f"--temperature must be positive, got {temperature}")
-    if experiment.written_params.generations:
-        return _evaluate_generations(experiment, split, restore_file, ensemble)
-    return _evaluate_run(experiment, split, restore_file, temperature)
+    with one_line_errors(experiment.folder):
+        if experiment.written_params.generations:
+            return _evaluate_generations(experiment, split, restore_file, ensemble)
+        return _evaluate_run(experiment, split, restore_file, temperature)
 
 
 def predict_split(experiment: Experiment, weights: WeightsFile, split: Split) -> Predictions:
@@ -64,7 +65,7 @@ def predict_split(experiment: Experiment, weights: WeightsFile, split: Split) ->
     weights.load_into(net)
     if not data.size(split):
         raise UserError(f"{experiment.folder.params}: the split {split} is empty (val_size 0)")
-    return predict(net, data.eval_batches(split, EVAL_BATCH_SIZE), dtype=experiment.dtype, device=device)
+    return predict(net, data.eval_batches(split, experiment.eval_batch_size), dtype=experiment.dtype, device=device)
 
 
 def _evaluate_run(experiment: Experiment, split: Split, restore_file: str, temperature: float) -> str:

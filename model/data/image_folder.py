@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader
 
 from ..errors import OptionError, UserError
 from ..randomness import CUTOUT
 from ..registry import DATASETS
 from ..types import UNSHARDED, Batch, Normalisation, Shard, Split, SplitOptions, Views
 from .base import BasePipeline
+from .image_loader import default_workers, read_batches
 from .paths import find_data
 from .preprocess import Preprocess, as_pil
 from .split import Indices
@@ -38,7 +38,7 @@ IMAGENET_NORMALISATION = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0
 
 
 @DATASETS.register
-def folder(data_dir: Path, *, path: str, image_size: int = 224, num_workers: int = 4) -> FolderSource:
+def folder(data_dir: Path, *, path: str, image_size: int = 224, num_workers: int | None = None) -> FolderSource:
     """Your own images in class sub-folders: PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg.
 
     Without a folder `test`, the folder `val` is the test set, as with ImageNet: a run's validation images are always
@@ -49,11 +49,12 @@ def folder(data_dir: Path, *, path: str, image_size: int = 224, num_workers: int
         data_dir: The folder of the data sets.
         path: The folder, relative to the data folder or to the repository's root, or absolute.
         image_size: Height and width of the network's input.
-        num_workers: Number of processes that read images; 0 reads them in the training process.
+        num_workers: Number of processes that read images, by default one per CPU, eight at most; 0 reads them in the
+            training process.
     """
     if image_size < 1:
         raise ValueError(f"image_size must be positive, got {image_size}")
-    if num_workers < 0:
+    if num_workers is not None and num_workers < 0:
         raise ValueError(f"num_workers must be 0 or more, got {num_workers}")
     root = find_data(path, data_dir)
     train, test = root / "train", root / ("test" if (root / "test").is_dir() else "val")
@@ -85,7 +86,7 @@ class FolderSource:
 
     train: Path
     test: Path
-    num_workers: int
+    num_workers: int | None
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]
     normalisation: Normalisation
@@ -122,7 +123,8 @@ class FolderPipeline(BasePipeline):
 
         if options.alternating_flip:
             raise ValueError("alternating_flip is for data sets in memory: it must be false for folder")
-        self.augment, self.num_workers = options.augment, source.num_workers
+        self.augment = options.augment
+        self.num_workers = default_workers(device) if source.num_workers is None else source.num_workers
         train_files, train_labels = list_images(source.train, source.class_names)
         test_files, test_labels = list_images(source.test, source.class_names)
         if missing := sorted(set(range(len(source.class_names))) - set(train_labels.tolist())):
@@ -185,18 +187,9 @@ class FolderPipeline(BasePipeline):
         self, split: Split, index: Indices, view: Indices, parts: list[slice], num_workers: int | None = None
     ) -> Iterator[Batch]:
         batches = [(index[part], view[part]) for part in parts]
-        loader = DataLoader(
-            self._readers[split],
-            sampler=batches,
-            batch_size=None,  # an item of the reader is a batch already
-            num_workers=self.num_workers if num_workers is None else num_workers,
-            pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # the loader draws a number from it: the run's generator must not advance
-        )
-        for (indices, views), (pixels_NHWC, error) in zip(batches, loader, strict=True):
-            if error:
-                raise UserError(error)
-            pixels_NHWC = pixels_NHWC.to(self.device, non_blocking=True)
+        workers = self.num_workers if num_workers is None else num_workers
+        pixels = read_batches(self._readers[split], batches, num_workers=workers, device=self.device)
+        for (indices, views), pixels_NHWC in zip(batches, pixels, strict=True):
             if CENTRE_CROP in views:
                 images = self.normalise(pixels_NHWC)
             else:
