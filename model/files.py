@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .errors import UserError
+from .logs import log
 
 
 @contextmanager
@@ -60,6 +61,18 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where the file is missing, or damaged, as after a power cut: that is logged."""
+    if not path.exists():
+        return {}
+    try:
+        value = read_json(path)
+    except UserError as error:
+        log.warning("%s: it is ignored", error)
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _no_duplicates(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

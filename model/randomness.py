@@ -28,9 +28,13 @@ def random_bits_tensor(*key: int, index: Tensor) -> Tensor:
     return z ^ _logical_right_shift(z, 31)
 
 
-def permutation(*key: int, index: NDArray[np.integer]) -> NDArray[np.integer]:
-    """The elements of `index` in a random order that depends on the key and on the elements, not on their order."""
-    order = np.argsort(random_bits(*key, index=index), kind="stable")
+def permutation(*key: int, index: NDArray[np.integer], keys: NDArray[np.uint64] | None = None) -> NDArray[np.integer]:
+    """The elements of `index` in a random order that depends on the key and on the elements, not on their order.
+
+    Args:
+        keys: Numbers of the elements that their order depends on; by default the elements themselves.
+    """
+    order = np.argsort(random_bits(*key, index=index if keys is None else keys), kind="stable")
     shuffled: NDArray[np.integer] = index.take(order)
     return shuffled
 

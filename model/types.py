@@ -6,7 +6,7 @@ Shapes: N batch, K classes, D embedding, C H W of an image or a map.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:  # searches and reports import this module and never load torch
@@ -17,6 +17,8 @@ if TYPE_CHECKING:  # searches and reports import this module and never load torc
     from numpy.typing import NDArray
     from PIL import Image
     from torch import Tensor, nn
+
+    from .fingerprint import Fingerprint
 
     ImageInput = Image.Image | str | os.PathLike[str] | NDArray[np.uint8]  # an array has the shape (H, W, C) or (H, W)
 
@@ -93,6 +95,8 @@ class SplitOptions:
         alternating_flip: Flip an image in every second epoch, instead of at random in each: the seed draws whether it
             begins with the first or with the second epoch, so two consecutive epochs always contain both orientations
             (Jordan, https://arxiv.org/abs/2404.00498). For in-memory data sets whose augmentation flips.
+        class_map: Other names of classes, `{"house_cat": "cat"}`: classes are compared by name with those of teachers
+            and of weights files.
     """
 
     val_size: int | None = None
@@ -102,6 +106,7 @@ class SplitOptions:
     cutout: int = 0
     strong_view: bool = False
     alternating_flip: bool = False
+    class_map: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.val_size is not None and self.val_size < 0:
@@ -235,8 +240,16 @@ class Pipeline(Protocol):
     def training_labels(self) -> NDArray[np.integer]:
         """The class of each training image of the data set, (M,); -1 where the run does not train on it."""
 
-    def fingerprint(self) -> str:
-        """SHA-256 that identifies the data set's training images."""
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """What identifies the data set's images, whether this run uses them or not."""
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Files that are left out as they cannot be read."""
+
+    def image_hashes(self, split: Split) -> NDArray[np.uint64]:
+        """A hash of the content of each image of the split: the same for copies under any name."""
 
 
 class Teacher(Protocol):

@@ -13,7 +13,16 @@ import pytest
 
 from model.home import ROOT
 
-GROUND = ("model.cpus", "model.errors", "model.files", "model.home", "model.logs", "model.randomness", "model.types")
+GROUND = (
+    "model.cpus",
+    "model.errors",
+    "model.files",
+    "model.fingerprint",
+    "model.home",
+    "model.logs",
+    "model.randomness",
+    "model.types",
+)
 
 SCRIPTS = ("train", "evaluate", "search_hyperparams", "synthesize_results")
 
@@ -75,13 +84,14 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "model.config": ("model.errors", "model.files", "model.home", "model.logs"),
     # the ground
     "model.registry": ("model.errors", "model.types"),
-    "model.files": ("model.errors",),
+    "model.files": ("model.errors", "model.logs"),
     "model.cpus": (),
     "model.errors": (),
     "model.home": (),
     "model.logs": (),
+    "model.fingerprint": (),
     "model.randomness": (),
-    "model.types": (),
+    "model.types": ("model.fingerprint",),
 }
 
 WITHOUT_TORCH = (

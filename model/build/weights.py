@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..errors import UserError
@@ -62,6 +64,28 @@ class WeightsFile:
     def epoch(self) -> Any:
         return self.content.get("epoch")
 
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names of the network's classes; None where the file does not have them."""
+        names = self.content.get("class_names")
+        return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
+
+    @property
+    def source(self) -> TrainedSource | None:
+        """The data set that the network was trained on, as the file describes it; None where it does not."""
+        shape = self.content.get("image_shape")
+        if self.class_names is None or not isinstance(shape, list) or self._key is None or "mean" not in self.content:
+            return None
+        channels, height, width = shape
+        normalisation = self.normalisation(Normalisation(mean=(), std=()))
+        return TrainedSource(self.class_names, (channels, height, width), normalisation, self.path)
+
+    @property
+    def seen(self) -> NDArray[np.uint64] | None:
+        """Hashes of the images that the weights have been trained on; None where the file does not have them."""
+        seen = self.content.get("seen")
+        return seen.numpy().view(np.uint64) if isinstance(seen, Tensor) else None
+
     def normalisation(self, default: Normalisation) -> Normalisation:
         """The normalisation of the images that the network was trained on, where the file has `mean` and `std`."""
         if self._key is None or "mean" not in self.content:
@@ -113,6 +137,26 @@ class WeightsFile:
         if problem := mismatch(expected, state):
             raise UserError(f"{self.path}: {problem}")
         return state
+
+
+@dataclass(frozen=True)
+class TrainedSource:
+    """What a weights file says of the data set that its network was trained on: all but the images."""
+
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    normalisation: Normalisation
+    path: Path
+
+    @property
+    def preprocess(self) -> NoReturn:
+        raise UserError(f"{self.path}: a weights file does not say how images are resized")
+
+    def is_ready(self) -> bool:
+        return False
+
+    def open(self, *_: Any, **__: Any) -> NoReturn:
+        raise UserError(f"{self.path}: a weights file has no images")
 
 
 def mismatch(expected: Mapping[str, Tensor], state: Mapping[str, Any]) -> str | None:

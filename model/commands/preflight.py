@@ -158,6 +158,7 @@ def _check_teacher(experiment: Experiment, teacher: Experiment, num_images: int)
             raise OptionError(
                 "teacher", f"{teacher.name} takes images of shape {other.image_shape}, the student {own.image_shape}"
             )
+    experiment.columns_of_teacher(teacher)
     _refuse_cycles(experiment, teacher, [experiment.folder.path.resolve()], "teacher")
     return teacher.output_shapes(num_images)
 
@@ -174,6 +175,7 @@ def _check_init(experiment: Experiment) -> None:
             file.check(experiment.network_on_meta())
         except UserError as error:
             raise OptionError("init", str(error)) from None
+    experiment.columns_of_init()
 
 
 def _single_run(experiment: Experiment, other: Experiment, key: str) -> Experiment:

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import filelock
 
 from ..errors import UserError
-from ..files import read_json, read_jsonl, write_json
+from ..files import read_jsonl, read_object, write_json
 from ..home import ROOT
 from ..logs import log
 from .params import PARAMS_FILE
@@ -74,8 +74,8 @@ class Folder:
         return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
     def read_run(self) -> dict[str, Any]:
-        """run.json; an empty object before the first run."""
-        return read_json(self.run) if self.run.exists() else {}
+        """run.json; an empty object before the first run, and where a power cut damaged it."""
+        return read_object(self.run)
 
     def read_history(self) -> list[dict[str, Any]]:
         """One object per finished epoch."""
@@ -90,6 +90,23 @@ class Folder:
     def is_trained(self) -> bool:
         """Whether there are weights to use: of a finished run, or copied here without any run."""
         return self.checkpoint("best").exists() and self.state() in ("finished", "new")
+
+    def results(self) -> list[Path]:
+        """What a run leaves behind that a new run would replace: metrics and weights."""
+        metrics = [self.metrics(split, weights) for split in ("val", "test") for weights in get_args(Weights)]
+        candidates = [self.history, *metrics, *map(self.checkpoint, get_args(Weights))]
+        return [path for path in candidates if path.exists() and path.stat().st_size]
+
+    def has_results_to_lose(self) -> bool:
+        """Whether there are results that a new run would replace and that no run can go on from.
+
+        Such are results that came without their weights, weights that came without a run, and those of a run whose
+        checkpoint is gone.
+        """
+        if self.checkpoint("last").exists() or (self.state() == "finished" and self.is_trained()):
+            return False
+        has_saved = "epoch" in self.read_run()  # written after the first checkpoint
+        return bool(self.results()) and (has_saved or self.state() == "new")
 
     def update_run(self, **values: Any) -> None:
         """Set some values of run.json and keep the others."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..fingerprint import Fingerprint, SplitFingerprint, digest
 from ..randomness import ORDER, STRONG, permutation, random_bits
 from ..types import Normalisation, Split, SplitOptions
 from .preprocess import normalise, scale_and_shift
@@ -23,25 +25,32 @@ class BasePipeline(ABC):
     """The samples of each split, and their order in an epoch; see `model.types.Pipeline`.
 
     A pipeline numbers its views itself: `_weak_views`, `_strong_views` and `_is_strong`.
+
+    Args:
+        split_keys: A key of each training image, (M,), by which val is drawn; by default the image's index.
     """
+
+    skipped: tuple[str, ...] = ()
 
     def __init__(
         self,
         train_labels: NDArray[np.integer],
-        num_test: int,
+        test_labels: NDArray[np.integer],
         options: SplitOptions,
         normalisation: Normalisation,
         *,
         seed: int,
         device: torch.device,
+        split_keys: NDArray[np.uint64] | None = None,
     ) -> None:
         if options.strong_view and (channels := len(normalisation.mean)) not in (1, 3):
             raise ValueError(f"strong_view is for images of 1 or 3 channels, these have {channels}")
         self.seed, self.device = seed, device
         self.num_images = len(train_labels)
         self.cutout, self.views_shown = options.cutout, 2 if options.strong_view else 1
-        train, val = split_indices(train_labels, options)
-        self.indices: dict[Split, Indices] = {"train": train, "val": val, "test": np.arange(num_test)}
+        train, val = split_indices(train_labels, options, split_keys)
+        self.indices: dict[Split, Indices] = {"train": train, "val": val, "test": np.arange(len(test_labels))}
+        self._all_labels, self._split_keys = (train_labels, test_labels), split_keys
         self._labels_M = np.full(self.num_images, -1)
         self._labels_M[train] = train_labels[train]
         self._scale_C, self._shift_C = scale_and_shift(normalisation, device)
@@ -51,6 +60,27 @@ class BasePipeline(ABC):
 
     def training_labels(self) -> NDArray[np.integer]:
         return self._labels_M
+
+    @cached_property
+    def _hashes(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+        """A hash of the content of every training and of every test image."""
+        return self._hash_images("train"), self._hash_images("test")
+
+    def image_hashes(self, split: Split) -> NDArray[np.uint64]:
+        return self._hashes[split == "test"][self.indices[split]]
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        keys = b"" if self._split_keys is None else self._split_keys.tobytes()
+        (train, test), labels = self._hashes, [each.astype(np.int64) for each in self._all_labels]
+        return Fingerprint(
+            train=SplitFingerprint(len(train), digest(train.tobytes(), keys), digest(labels[0].tobytes())),
+            test=SplitFingerprint(len(test), digest(test.tobytes()), digest(labels[1].tobytes())),
+        )
+
+    @abstractmethod
+    def _hash_images(self, split: Literal["train", "test"]) -> NDArray[np.uint64]:
+        """A hash of the content of every image of the data set's training or test images."""
 
     def steps_per_epoch(self, batch_size: int) -> int:
         return len(batch_bounds(self.size("train"), batch_size)) - 1

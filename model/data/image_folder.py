@@ -8,18 +8,19 @@ Classes are the sub-folders of `train`, in the order of their names.
 
 from __future__ import annotations
 
-import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ..errors import OptionError, UserError
+from ..fingerprint import content_hash
 from ..randomness import CUTOUT
 from ..registry import DATASETS
 from ..types import UNSHARDED, Batch, Normalisation, Shard, Split, SplitOptions, Views
@@ -131,9 +132,17 @@ class FolderPipeline(BasePipeline):
             raise UserError(f"{source.train / source.class_names[missing[0]]} has no images")
         if not test_files:
             raise UserError(f"{source.test} has no images")
-        super().__init__(train_labels, len(test_files), options, source.normalisation, seed=seed, device=device)
+        super().__init__(
+            train_labels,
+            test_labels,
+            options,
+            source.normalisation,
+            seed=seed,
+            device=device,
+            split_keys=_name_hashes(train_files, source.train),
+        )
         size = source.image_shape[1]
-        self._train_root, self._train_files = source.train, train_files
+        self._files = {"train": train_files, "test": test_files}
         training = (BatchReader(train_files, size, seed), torch.from_numpy(train_labels).to(device))
         testing = (BatchReader(test_files, size, seed), torch.from_numpy(test_labels).to(device))
         self._readers: dict[Split, BatchReader] = {"train": training[0], "val": training[0], "test": testing[0]}
@@ -167,12 +176,9 @@ class FolderPipeline(BasePipeline):
             view = np.full(len(index), CENTRE_CROP)
         return next(self._batches("train", index, view, [slice(None)], num_workers=0))
 
-    def fingerprint(self) -> str:
-        """SHA-256 of the training files' relative paths, which contain their classes; file contents are not read."""
-        digest = hashlib.sha256()
-        for file in self._train_files:
-            digest.update(f"{Path(file).relative_to(self._train_root)}\n".encode())
-        return digest.hexdigest()
+    def _hash_images(self, split: Literal["train", "test"]) -> NDArray[np.uint64]:
+        files = self._files[split]
+        return np.fromiter((content_hash(Path(file).read_bytes()) for file in files), np.uint64, len(files))
 
     def _weak_views(self, epoch: int, index: Indices) -> Indices:
         return np.full(len(index), epoch * self.views_shown if self.augment else CENTRE_CROP)
@@ -198,3 +204,9 @@ class FolderPipeline(BasePipeline):
                 images = self._training_images(pixels_NHWC, indices, views, centres)
             index_N, view_N = torch.from_numpy(indices).to(self.device), torch.from_numpy(views).to(self.device)
             yield Batch(images, self._labels[split][index_N], index_N, view_N)
+
+
+def _name_hashes(files: list[str], root: Path) -> NDArray[np.uint64]:
+    """A hash of the path of every file below a folder."""
+    names = (os.fsencode(Path(file).relative_to(root)) for file in files)
+    return np.fromiter(map(content_hash, names), np.uint64, len(files))

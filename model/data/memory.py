@@ -8,11 +8,10 @@ cached by view. Above these numbers are the strong views, one per epoch; their a
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..fingerprint import content_hash
 from ..randomness import FLIP, STRONG, VIEW, random_bits
 from ..types import UNSHARDED, Batch, Normalisation, Shard, Split, SplitOptions, Views
 from .base import CROP, BasePipeline
@@ -106,8 +106,8 @@ class MemoryPipeline(BasePipeline):
         seed: int,
         device: torch.device,
     ) -> None:
-        labels = np.asarray(arrays.train_labels)
-        super().__init__(labels, len(arrays.test_labels), options, normalisation, seed=seed, device=device)
+        labels, test_labels = np.asarray(arrays.train_labels), np.asarray(arrays.test_labels)
+        super().__init__(labels, test_labels, options, normalisation, seed=seed, device=device)
         if options.alternating_flip and not augmentation.flip:
             raise ValueError("alternating_flip needs an augmentation that flips: it must be false here")
         self.augmentation, self.alternating_flip = augmentation, options.alternating_flip
@@ -157,11 +157,9 @@ class MemoryPipeline(BasePipeline):
         images = self._training_images(pixels_NHWC, index, view, weak_view // self.augmentation.num_views)
         return Batch(images, self._labels["train"][index_N], index_N, view_N)
 
-    def fingerprint(self) -> str:
-        images = self._images["train"].cpu().numpy()
-        digest = hashlib.sha256(str(images.shape).encode())
-        digest.update(images.data)
-        return digest.hexdigest()
+    def _hash_images(self, split: Literal["train", "test"]) -> NDArray[np.uint64]:
+        images_NP = self._images[split].cpu().numpy().reshape(len(self._images[split]), -1)
+        return np.fromiter((content_hash(image_P.data) for image_P in images_NP), np.uint64, len(images_NP))
 
     @property
     def _num_views(self) -> int:

@@ -11,11 +11,17 @@ from ..types import SplitOptions
 Indices = NDArray[np.integer]
 
 
-def split_indices(labels: NDArray[np.integer], options: SplitOptions) -> tuple[Indices, Indices]:
+def split_indices(
+    labels: NDArray[np.integer], options: SplitOptions, keys: NDArray[np.uint64] | None = None
+) -> tuple[Indices, Indices]:
     """Indices of the (train, val) images, each sorted; disjoint, and stratified by class.
 
-    The order in which a class's images are taken depends on `split_seed` alone. Sizes are exact: where classes do not
-    divide evenly, those with the largest remainders get one image more.
+    The order in which a class's images are taken depends on `split_seed` and their keys alone. Sizes are exact: where
+    classes do not divide evenly, those with the largest remainders get one image more.
+
+    Args:
+        keys: A key of each image, by default its index. With keys that follow an image, such as a hash of its file's
+            name, adding or removing some images moves about as many others between train and val.
 
     Raises:
         ValueError: `val_size` leaves no training image.
@@ -24,7 +30,7 @@ def split_indices(labels: NDArray[np.integer], options: SplitOptions) -> tuple[I
     val_size = total // 10 if options.val_size is None else options.val_size
     if val_size >= total:
         raise ValueError(f"val_size must be below the {total} training images, got {val_size}")
-    shuffled = permutation(options.split_seed, SPLIT, index=np.arange(total))
+    shuffled = permutation(options.split_seed, SPLIT, index=np.arange(total), keys=keys)
     val = _stratified(shuffled, labels, val_size)
     rest = shuffled[~np.isin(shuffled, val)]
     train = _stratified(rest, labels, max(1, round(len(rest) * options.train_fraction)))

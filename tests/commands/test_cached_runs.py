@@ -499,7 +499,7 @@ def test_fingerprint_of_arrays_depends_on_every_pixel(
         arrays["train_images"][100, 3, 4, 1] ^= change
         np.savez(tmp_path / f"{name}.npz", **arrays)
         dataset = {"name": "arrays", "path": str(tmp_path / f"{name}.npz"), "val_size": 40, "pad": 1}
-        digests.append(trainer_of(make_folder(tmp_path / "run", dataset=dataset), runtime).data.fingerprint())
+        digests.append(trainer_of(make_folder(tmp_path / "run", dataset=dataset), runtime).data.fingerprint)
     assert digests[0] == digests[1] != digests[2]
 
 
@@ -513,5 +513,5 @@ def test_fingerprint_of_photos_depends_on_their_names(
     digests = []
     for root in (one, same, other):
         folder = make_folder(tmp_path / "run", **photos | {"dataset": photos["dataset"] | {"path": str(root)}})
-        digests.append(trainer_of(folder, runtime).data.fingerprint())
+        digests.append(trainer_of(folder, runtime).data.fingerprint)
     assert digests[0] == digests[1] != digests[2]
