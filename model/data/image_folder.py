@@ -24,7 +24,7 @@ from ..errors import OptionError, UserError
 from ..randomness import CUTOUT
 from ..registry import DATASETS
 from ..types import UNSHARDED, Batch, Normalisation, Shard, Split, SplitOptions, Views
-from .base import BasePipeline
+from .base import BasePipeline, on_device
 from .paths import find_data
 from .preprocess import Preprocess, as_pil
 from .split import Indices
@@ -203,5 +203,5 @@ class FolderPipeline(BasePipeline):
                 num_pixels = pixels_NHWC.shape[1] * pixels_NHWC.shape[2]
                 centres = self._draw(CUTOUT, below=num_pixels, index=indices, view=views)
                 images = self._training_images(pixels_NHWC, indices, views, centres)
-            index_N, view_N = torch.from_numpy(indices).to(self.device), torch.from_numpy(views).to(self.device)
+            index_N, view_N = on_device(indices, self.device), on_device(views, self.device)
             yield Batch(images, self._labels[split][index_N], index_N, view_N)
