@@ -131,7 +131,7 @@ def run_train(args: Namespace) -> int:
 
 def _runtime_options(parser: ArgumentParser) -> None:
     parser.add_argument("--data_dir", type=Path, default=ROOT / "data", help="folder of the data sets (default: data)")
-    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
+    parser.add_argument("--device", default="auto", help="auto (default: cuda, else cpu), cpu, cuda, cuda:1, mps")
     parser.add_argument(
         "--threads",
         type=executors.positive_int,
@@ -183,7 +183,7 @@ def run_evaluate(args: Namespace) -> int:
 def search_options(parser: ArgumentParser) -> None:
     parser.add_argument("--parent_dir", type=Path, required=True, help="folder with params.json and search.json")
     parser.add_argument("--data_dir", type=Path, help="folder of the data sets (default: data)")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     parser.add_argument("--top", type=int, metavar="K", help="when all runs are finished, train the best K trials ...")
     parser.add_argument("--final_seeds", type=int, metavar="N", help="... with N seeds that the search did not use")
     parser.add_argument("--retries", type=int, default=0, help="how often a failed run is retried (default: 0)")

@@ -22,7 +22,7 @@ from ..logs import log, logging_to
 from ..markdown import markdown_table
 from ..teachers.ensemble import COMBINE, CombineName
 from ..training.malloc import keep_freed_memory
-from ..training.precision import to_device
+from ..training.precision import to_device, widest_float
 from ..training.threads import limit_threads
 from ..types import Split
 from .signals import one_line_errors
@@ -143,8 +143,9 @@ def _evaluate_generations(experiment: Experiment, split: Split, restore_file: st
         weights = WeightsFile.read(child.checkpoint(restore_file))  # type: ignore[arg-type]
         results.append(predict_split(Experiment(child.path, experiment.runtime), weights, split))
     metrics = [metrics_of(result) for result in results]
+    dtype = widest_float(experiment.runtime.device)
     ensemble_accuracies = [
-        accuracy(COMBINE[ensemble]([result.logits.double() for result in results[:count]]), results[0].labels)
+        accuracy(COMBINE[ensemble]([result.logits.to(dtype) for result in results[:count]]), results[0].labels)
         for count in range(1, len(results) + 1)
     ]
     rows = [

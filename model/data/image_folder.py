@@ -24,7 +24,7 @@ from ..logs import log
 from ..randomness import CUTOUT
 from ..registry import DATASETS
 from ..types import UNSHARDED, Batch, Normalisation, Shard, Split, SplitOptions, Views
-from .base import BasePipeline
+from .base import BasePipeline, on_device
 from .image_files import ImageFiles, is_hidden
 from .image_index import check_images, name_hashes
 from .image_loader import default_workers, read_batches
@@ -243,7 +243,7 @@ class FolderPipeline(BasePipeline):
                 num_pixels = pixels_NHWC.shape[1] * pixels_NHWC.shape[2]
                 centres = self._draw(CUTOUT, below=num_pixels, index=indices, view=views)
                 images = self._training_images(pixels_NHWC, indices, views, centres)
-            index_N, view_N = torch.from_numpy(indices).to(self.device), torch.from_numpy(views).to(self.device)
+            index_N, view_N = on_device(indices, self.device), on_device(views, self.device)
             yield Batch(images, self._labels[split][index_N], index_N, view_N)
 
 
