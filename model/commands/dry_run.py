@@ -27,7 +27,6 @@ from ..training.trainer import Trainer
 from ..types import Pipeline, SplitOptions
 from .preflight import check_experiment, preflight
 from .provenance import peak_memory
-from .resume import shown_results
 from .train import all_untrained_dependencies
 
 
@@ -140,7 +139,7 @@ def _init_lines(experiment: Experiment) -> list[str]:
 
 def _state(folder: Folder) -> str:
     if folder.has_results_to_lose():
-        return f"no run to go on from, but results that only --restart replaces ({shown_results(folder)})"
+        return f"no run to go on from, but results that only --restart replaces ({folder.shown_results()})"
     return folder.state()
 
 

@@ -78,27 +78,6 @@ def _without(params: dict[str, Any], paths: Iterable[str]) -> dict[str, Any]:
     return copied
 
 
-def refuse_to_replace_results(folders: Iterable[Folder]) -> None:
-    """Results that no run can go on from are replaced only where that is asked for.
-
-    Raises:
-        UserError: A folder has such results; they are named.
-    """
-    for folder in folders:
-        if folder.has_results_to_lose():
-            raise UserError(
-                f"{folder.name}: holds results that no run here can go on from: {shown_results(folder)}; "
-                "--restart replaces them by a new run's"
-            )
-
-
-def shown_results(folder: Folder) -> str:
-    """The files of a folder's results, the first few by name."""
-    names = [path.name for path in folder.results()]
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
-
-
 def remove_run(folder: Folder) -> None:
     for name in RUN_FILES:
         path = folder.path / name

@@ -14,7 +14,7 @@ import filelock
 
 from ..errors import UserError
 from ..files import read_intact, read_jsonl, write_json
-from ..home import ROOT
+from ..home import ROOT, TRAIN_COMMAND
 from ..logs import log
 from .params import PARAMS_FILE
 
@@ -105,6 +105,24 @@ class Folder:
             return False
         has_saved = "epoch" in self.read_run()  # written after the first checkpoint
         return bool(self.results()) and (has_saved or self.state() == "new")
+
+    def refuse_to_lose_results(self) -> None:
+        """Results that no run can go on from are replaced only where that is asked for.
+
+        Raises:
+            UserError: There are such results; they are named.
+        """
+        if self.has_results_to_lose():
+            raise UserError(
+                f"{self.name}: holds results that no run here can go on from: {self.shown_results()}; "
+                f"{TRAIN_COMMAND} --model_dir {self.name} --restart replaces them by a new run's"
+            )
+
+    def shown_results(self) -> str:
+        """The files of the results, the first few by name."""
+        names = [path.name for path in self.results()]
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        return ", ".join(names[:3]) + more
 
     def update_run(self, **values: Any) -> None:
         """Set some values of run.json and keep the others."""

@@ -57,6 +57,8 @@ def search(
     load_params(parent_dir)  # before a lock is left in a folder that is no experiment
     with locked(parent_dir), logging_to(parent_dir / "search.log"), stop_signals() as received_signals:
         plan = make_plan(parent_dir, check=check, restart=restart)
+        for prerequisite in plan.prerequisites:
+            prerequisite.folder.refuse_to_lose_results()
         if final:
             check_final_seeds(plan)
         log.info("%s", format_summary(plan))
