@@ -89,6 +89,8 @@ class WeightsFile:
         if is_state_dict(self.content) or not self.content.keys() & {"mean", "std"}:
             return default
         mean, std = (self._channel_statistics(key, len(default.mean)) for key in ("mean", "std"))
+        if (mean, std) == (default.mean, default.std):
+            return default
         if min(std) <= 0:
             raise UserError(f"{self.path}: std must be positive, got {list(std)}")
         if min(mean) >= 0 and max(*mean, *std) <= 1:

@@ -165,6 +165,11 @@ def test_means_of_255_with_a_std_of_1_are_those_of_images_in_0_to_255() -> None:
     assert normalisation([51, 102, 204], [1, 1, 1]).mean == pytest.approx((0.2, 0.4, 0.8))
 
 
+def test_mean_and_std_of_the_data_set_are_taken_as_they_are() -> None:
+    plugin = Normalisation(mean=(0.0, -1.0, 0.5), std=(2.0, 2.0, 2.0))
+    assert normalisation(list(plugin.mean), list(plugin.std), plugin) == plugin
+
+
 def test_one_channel_may_have_a_number() -> None:
     grey = Normalisation(mean=(0.5,), std=(0.5,))
     assert normalisation(0.1307, 0.3081, grey) == Normalisation(mean=(0.1307,), std=(0.3081,))
