@@ -55,7 +55,8 @@ class WeightsFile:
         if not (weights := find_weights(self.content)):
             keys = ", ".join([*map(str, self.content)][:10]) or "nothing"
             raise UserError(
-                f"{self.path}: holds no weights under state_dict, model, state_dict_ema or a similar key, but {keys}"
+                f"{self.path}: holds neither weights under state_dict, model, state_dict_ema or a similar key, "
+                f"nor tensors alone, but {keys}"
             )
         for name, value in weights.items():
             if isinstance(value, Tensor) and (value.is_meta or value.is_quantized or value.layout != torch.strided):

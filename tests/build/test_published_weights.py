@@ -123,7 +123,7 @@ def test_unknown_names_are_reported(net: CifarResNet, path: Path) -> None:
     [({}, "nothing"), ({"epoch": 3}, "epoch"), ({"net": {}, "w": torch.zeros(1)}, "net, w"), ({"model": "a"}, "model")],
 )
 def test_a_file_without_weights_is_reported(content: dict[str, Any], keys: str, path: Path) -> None:
-    with pytest.raises(UserError, match=rf"holds no weights under state_dict, .*, but {keys}$"):
+    with pytest.raises(UserError, match=rf"holds neither weights under state_dict, .* nor tensors alone, but {keys}$"):
         _ = WeightsFile(path, content).state_dict
 
 

@@ -603,8 +603,8 @@ def test_a_checkpoint_without_weights_is_reported(
     save_checkpoint(trained.checkpoint("best"), {"epoch": 3})
 
     assert expect_train_error(student) == (
-        f"{trained.checkpoint('best')}: holds no weights under state_dict, model, state_dict_ema or a similar key, "
-        "but epoch"
+        f"{trained.checkpoint('best')}: holds neither weights under state_dict, model, state_dict_ema or a similar "
+        "key, nor tensors alone, but epoch"
     )
 
 
