@@ -20,8 +20,8 @@ AVERAGED = frozenset({"ema", "swa", "avg", "average", "averaged", "shadow"})
 WEIGHTS = AVERAGED | frozenset(
     {"state", "dict", "model", "net", "network", "module", "weight", "weights", "params", "student", "teacher"}
 )
-# What other programs add to a network's own names: torch's AveragedModel, and the profiler thop.
-BOOKKEEPING = frozenset({"n_averaged", "total_ops", "total_params"})
+# What other programs add to a network's own names: averages of weights, and the profiler thop.
+BOOKKEEPING = frozenset({"n_averaged", "decay", "num_updates", "updates", "steps", "total_ops", "total_params"})
 
 
 class NotTheseWeights(Exception):

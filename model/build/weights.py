@@ -57,7 +57,8 @@ class WeightsFile:
         if not (weights := find_weights(self.content)):
             keys = ", ".join([*map(str, self.content)][:10]) or "nothing"
             raise UserError(
-                f"{self.path}: holds no weights under state_dict, model, state_dict_ema or a similar key, but {keys}"
+                f"{self.path}: holds neither weights under state_dict, model, state_dict_ema or a similar key, "
+                f"nor tensors alone, but {keys}"
             )
         for name, value in weights.items():
             if isinstance(value, Tensor) and (value.is_meta or value.is_quantized or value.layout != torch.strided):
@@ -113,6 +114,8 @@ class WeightsFile:
         if is_state_dict(self.content) or not self.content.keys() & {"mean", "std"}:
             return default
         mean, std = (self._channel_statistics(key, len(default.mean)) for key in ("mean", "std"))
+        if (mean, std) == (default.mean, default.std):
+            return default
         if min(std) <= 0:
             raise UserError(f"{self.path}: std must be positive, got {list(std)}")
         if min(mean) >= 0 and max(*mean, *std) <= 1:

@@ -45,8 +45,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such file") from None
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"more than tensors and plain values ({found[1]})" if found else "no tensors and plain values"
-        raise UserError(f"{path}: holds {what}: not loaded") from None
+        what = f" ({found[1]})" if found else ", or is no checkpoint"
+        raise UserError(f"{path}: holds more than tensors and plain values{what}: not loaded") from None
     except Exception as error:  # a broken file makes the reader raise almost anything
         reason = first_sentence(error)
         raise UserError(f"{path}: cannot be read, it may be cut short ({reason})") from None

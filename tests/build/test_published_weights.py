@@ -123,7 +123,7 @@ def test_unknown_names_are_reported(net: CifarResNet, path: Path) -> None:
     [({}, "nothing"), ({"epoch": 3}, "epoch"), ({"net": {}, "w": torch.zeros(1)}, "net, w"), ({"model": "a"}, "model")],
 )
 def test_a_file_without_weights_is_reported(content: dict[str, Any], keys: str, path: Path) -> None:
-    with pytest.raises(UserError, match=rf"holds no weights under state_dict, .*, but {keys}$"):
+    with pytest.raises(UserError, match=rf"holds neither weights under state_dict, .* nor tensors alone, but {keys}$"):
         _ = WeightsFile(path, content).state_dict
 
 
@@ -163,6 +163,11 @@ def test_mean_and_std_of_images_in_0_to_255_are_divided(caplog: pytest.LogCaptur
 
 def test_means_of_255_with_a_std_of_1_are_those_of_images_in_0_to_255() -> None:
     assert normalisation([51, 102, 204], [1, 1, 1]).mean == pytest.approx((0.2, 0.4, 0.8))
+
+
+def test_mean_and_std_of_the_data_set_are_taken_as_they_are() -> None:
+    plugin = Normalisation(mean=(0.0, -1.0, 0.5), std=(2.0, 2.0, 2.0))
+    assert normalisation(list(plugin.mean), list(plugin.std), plugin) == plugin
 
 
 def test_one_channel_may_have_a_number() -> None:

@@ -119,6 +119,11 @@ def test_an_average_of_the_parameters_goes_with_the_buffers_beside_it() -> None:
     assert all((tensor == 1).all() for tensor in (net.bn.running_mean, net.bn.running_var) if tensor is not None)
 
 
+@pytest.mark.parametrize("name", ["decay", "num_updates", "n_averaged", "steps"])
+def test_averaged_weights_may_have_bookkeeping_beside_them(name: str) -> None:
+    assert load({"model": state_of(1), "ema": state_of(2) | {name: torch.tensor(3)}}, Net(0)) == {2}
+
+
 @pytest.mark.parametrize("entry", [0.999, None, {}, {"decay": torch.tensor(0.999)}, {"shadow_params": [torch.ones(2)]}])
 def test_an_entry_of_averages_without_weights_is_not_taken(entry: Any) -> None:
     assert load({"state_dict": state_of(2), "ema": entry}, Net(1)) == {2}

@@ -22,7 +22,7 @@ from model.config.folder import Folder
 from model.errors import UserError
 from model.files import read_json
 from model.nets.cnn import CNN
-from model.training.checkpoint import load_checkpoint
+from model.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.conftest import NUM_CLASSES, Call, MakeFolder
 
 
@@ -45,7 +45,10 @@ def compute_logits(weights: Path, images: np.ndarray[Any, Any], tiny_data: Path)
     """The logits (N, K) of raw images, computed without the data pipeline."""
     with np.load(tiny_data) as data:
         pixels = data["train_images"] / 255
-    normalised = (images / 255 - pixels.mean(axis=(0, 1, 2))) / pixels.std(axis=(0, 1, 2))
+    return compute_logits_of((images / 255 - pixels.mean(axis=(0, 1, 2))) / pixels.std(axis=(0, 1, 2)), weights)
+
+
+def compute_logits_of(normalised: np.ndarray[Any, Any], weights: Path) -> np.ndarray[Any, Any]:
     net: nn.Module = CNN(NUM_CLASSES, image_size=8, num_channels=4)
     net.load_state_dict(load_checkpoint(weights)["state_dict"])
     with torch.no_grad():
@@ -70,6 +73,24 @@ def test_metrics_equal_counts_over_the_test_images(folder: Folder, kind: str, ti
     for k, row in enumerate(metrics["classes"]):
         assert row["images"] == 6
         assert row["accuracy"] == sum(hit for hit, label in zip(correct, labels, strict=True) if label == k) / 6
+
+
+def test_images_have_the_normalisation_of_the_weights_file(folder: Folder, tiny_data: Path, call: Call) -> None:
+    mean, std = [100.0, 150.0, 200.0], [50.0, 60.0, 70.0]
+    save_checkpoint(folder.checkpoint("best"), load_checkpoint(folder.checkpoint("best")) | {"mean": mean, "std": std})
+    assert call(evaluate.main, "--model_dir", folder.path).status == 0
+    with np.load(tiny_data) as data:
+        logits = compute_logits_of((data["test_images"] - mean) / std, folder.checkpoint("best"))
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    with np.load(folder.evaluation / "test_best.npz") as written:
+        np.testing.assert_allclose(written["probabilities"], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_tensor_as_epoch_is_written_as_a_number(folder: Folder, call: Call) -> None:
+    content = load_checkpoint(folder.checkpoint("best"))
+    save_checkpoint(folder.checkpoint("best"), content | {"epoch": torch.tensor(7)})
+    assert call(evaluate.main, "--model_dir", folder.path).status == 0
+    assert read_json(folder.evaluation / "test_best.json")["epoch"] == 7
 
 
 @pytest.mark.parametrize("split", ["test", "val"])
