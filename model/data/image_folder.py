@@ -41,7 +41,7 @@ CENTRE_CROP = -1  # the view without augmentation
 Part = Literal["train", "test"]
 ScalarT = TypeVar("ScalarT", bound=np.generic)
 OnError = Literal["refuse", "skip"]
-NUM_NAMED = 5  # of broken images, in an error of one line
+NUM_NAMED = 3  # of broken images, in an error of one line
 IMAGENET_NORMALISATION = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
@@ -323,9 +323,9 @@ def _handle_broken(source: FolderSource, files: list[str], broken: dict[int, str
         log.warning("%s: %s: %s", printable(source.root), number, ", ".join(reasons))
     if source.on_error == "skip":
         return tuple(paths)
+    named = ", ".join(f"{printable(source.root)}/{reason}" for reason in reasons[:NUM_NAMED])
     more = f" and {len(broken) - NUM_NAMED:,} more" if len(broken) > NUM_NAMED else ""
-    named = ", ".join(reasons[:NUM_NAMED])
-    raise UserError(f'{source.root}: {number}: {named}{more}; "on_error": "skip" trains without them')
+    raise UserError(f'{number}: {named}{more}; "on_error": "skip" trains without them')
 
 
 def _log_layout(source: FolderSource) -> None:
