@@ -5,6 +5,8 @@ torch is imported after the options are parsed, so that `--help` and a mistyped 
 
 from __future__ import annotations
 
+import errno
+import io
 import math
 import os
 import shlex
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from .config.params import Params
+from .cpus import prepare_threads
 from .errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER, RunFailed, Stopped, UserError
 from .home import CHECKOUT, ROOT
 from .report.pivot import pivot_table
@@ -68,6 +71,8 @@ def _run(command: Command, args: Namespace) -> int:
 
 def run_script(main: Callable[[], int]) -> NoReturn:
     """Run a script's main function and turn its exceptions into messages and exit statuses."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names of files may be no text
     try:
         status = main()
     except UserError as error:
@@ -85,6 +90,11 @@ def run_script(main: Callable[[], int]) -> NoReturn:
     except BrokenPipeError:  # the reader of a table, such as `head`, went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = EXIT_DONE
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        print(f"error: {error.filename}: the path is too long", file=sys.stderr)
+        status = EXIT_USER
     sys.exit(status)
 
 
@@ -100,6 +110,7 @@ def train_options(parser: ArgumentParser) -> None:
 
 
 def run_train(args: Namespace) -> int:
+    prepare_threads(args.threads)
     from .build.experiment import Experiment
     from .build.runtime import Runtime, find_device
     from .commands.dry_run import dry_run
@@ -120,7 +131,13 @@ def run_train(args: Namespace) -> int:
 
 def _runtime_options(parser: ArgumentParser) -> None:
     parser.add_argument("--data_dir", type=Path, default=ROOT / "data", help="folder of the data sets (default: data)")
-    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
+    parser.add_argument("--device", default="auto", help="auto (default: cuda, else cpu), cpu, cuda, cuda:1, mps")
+    parser.add_argument(
+        "--threads",
+        type=executors.positive_int,
+        metavar="N",
+        help="CPU threads that compute (default: OMP_NUM_THREADS, else one per CPU)",
+    )
 
 
 # evaluate -------------------------------------------------------------------------------------------------------------
@@ -143,6 +160,7 @@ def evaluate_options(parser: ArgumentParser) -> None:
 
 
 def run_evaluate(args: Namespace) -> int:
+    prepare_threads(args.threads)
     from .build.experiment import Experiment
     from .build.runtime import Runtime, find_device
     from .commands.evaluate import evaluate
@@ -165,7 +183,7 @@ def run_evaluate(args: Namespace) -> int:
 def search_options(parser: ArgumentParser) -> None:
     parser.add_argument("--parent_dir", type=Path, required=True, help="folder with params.json and search.json")
     parser.add_argument("--data_dir", type=Path, help="folder of the data sets (default: data)")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     parser.add_argument("--top", type=int, metavar="K", help="when all runs are finished, train the best K trials ...")
     parser.add_argument("--final_seeds", type=int, metavar="N", help="... with N seeds that the search did not use")
     parser.add_argument("--retries", type=int, default=0, help="how often a failed run is retried (default: 0)")
@@ -181,6 +199,7 @@ def run_search(args: Namespace) -> int:
     failure_policy = FailurePolicy(args.retries, args.max_failures, args.time_limit)
     final = FinalSeeds(args.top, args.final_seeds) if args.top is not None else None
     make_executor = executors.executor_factory(args)
+    prepare_threads()
 
     from .build.experiment import Experiment
     from .build.runtime import Runtime, find_device
@@ -273,10 +292,13 @@ def results_options(parser: ArgumentParser) -> None:
 
 
 def run_results(args: Namespace) -> int:
+    pivot = (
+        pivot_table(args.parent_dir, *args.pivot) if args.pivot else ""
+    )  # first: if it is refused, nothing is written
     print(write_results(args.parent_dir, group_by_seed=args.group_by_seed))
     print(f"\nwritten to {args.parent_dir / 'results.md'} and {args.parent_dir / 'results.csv'}")
-    if args.pivot:
-        print(f"\n{pivot_table(args.parent_dir, *args.pivot)}")
+    if pivot:
+        print(f"\n{pivot}")
     return EXIT_DONE
 
 

@@ -14,11 +14,13 @@ import pytest
 from model.home import ROOT
 
 GROUND = (
+    "model.cpus",
     "model.errors",
     "model.files",
     "model.fingerprint",
     "model.home",
     "model.logs",
+    "model.markdown",
     "model.randomness",
     "model.types",
 )
@@ -84,9 +86,11 @@ ARROWS: dict[str, tuple[str, ...]] = {
     # the ground
     "model.registry": ("model.errors", "model.types"),
     "model.files": ("model.errors", "model.logs"),
+    "model.cpus": (),
     "model.errors": (),
     "model.home": (),
     "model.logs": (),
+    "model.markdown": (),
     "model.fingerprint": (),
     "model.randomness": (),
     "model.types": ("model.fingerprint",),
@@ -94,7 +98,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
 
 WITHOUT_TORCH = (
     *("model.cli", "model.search", "model.report", "model.config"),
-    *("model.errors", "model.files", "model.home", "model.logs", "model.types", "model.registry"),
+    *("model.cpus", "model.errors", "model.files", "model.home", "model.logs", "model.types", "model.registry"),
 )
 
 

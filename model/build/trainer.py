@@ -25,8 +25,6 @@ from .weights import WeightsFile
 if TYPE_CHECKING:
     from .experiment import Experiment
 
-EVAL_BATCH_SIZE = 1000
-
 
 def build_trainer(
     experiment: Experiment,
@@ -71,7 +69,7 @@ def build_trainer(
         run: dict[str, Any] = {
             "train_step": train_step,
             "optimizer": build_optimizer(params.optimizer, train_step.parameters),
-            "schedule": build_schedule(params.schedule, params.num_epochs),
+            "schedule": build_schedule(params.schedule, params.num_epochs, parts["steps_per_epoch"]),
             "data": experiment.data,
             "evaluate": evaluation_of(experiment),
             "folder": experiment.folder,
@@ -90,7 +88,7 @@ def evaluation_of(experiment: Experiment) -> Evaluate:
     data, world = experiment.data, experiment.runtime.world
 
     def evaluate(net: nn.Module, split: Split) -> dict[str, float]:
-        batches = data.eval_batches(split, EVAL_BATCH_SIZE, world.shard)
+        batches = data.eval_batches(split, experiment.eval_batch_size, world.shard)
         shard = predict(net, batches, dtype=experiment.dtype, device=experiment.runtime.device)
         return metrics_of(shard.gather(lambda rows: world.all_gather(rows, data.size(split))))
 
@@ -102,9 +100,9 @@ def build_optimizer(optimizer: Component, parameters: Sequence[nn.Parameter]) ->
         return cast(torch.optim.Optimizer, OPTIMIZERS.build(optimizer.name, parameters, **optimizer.options))
 
 
-def build_schedule(schedule: Component, num_epochs: int) -> Schedule:
+def build_schedule(schedule: Component, num_epochs: int, steps_per_epoch: int) -> Schedule:
     with option_scope("schedule"):
-        factor: Schedule = SCHEDULES.build(schedule.name, num_epochs, **schedule.options)
+        factor: Schedule = SCHEDULES.build(schedule.name, num_epochs, steps_per_epoch, **schedule.options)
         return warmed_up(factor, SCHEDULES.common_options(schedule.name, schedule.options))
 
 

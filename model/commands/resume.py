@@ -14,7 +14,7 @@ from ..config.dotted import differences
 from ..config.folder import Folder
 from ..config.params import parse_params
 from ..errors import UserError
-from ..files import read_object
+from ..files import read_intact
 
 RUN_FILES = (
     "params_resolved.json",
@@ -44,7 +44,7 @@ def refuse_changed_params(experiment: Experiment) -> None:
         UserError: Some that have an influence on results differ; they are listed with both values.
     """
     folder = experiment.folder
-    before = read_object(folder.resolved) or _params_in_checkpoint(folder)
+    before = read_intact(folder.resolved) or _params_in_checkpoint(folder)
     if not before:
         return
     with suppress(UserError):  # of a version with other options; then they are compared as they are

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import filelock
 
 from ..errors import UserError
-from ..files import read_jsonl, read_object, write_json
+from ..files import read_intact, read_jsonl, write_json
 from ..home import ROOT
 from ..logs import log
 from .params import PARAMS_FILE
@@ -74,8 +74,8 @@ class Folder:
         return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
     def read_run(self) -> dict[str, Any]:
-        """run.json; an empty object before the first run, and where a power cut damaged it."""
-        return read_object(self.run)
+        """run.json; an empty object before the first run, or where the file is damaged."""
+        return read_intact(self.run)
 
     def read_history(self) -> list[dict[str, Any]]:
         """One object per finished epoch."""
@@ -83,9 +83,7 @@ class Folder:
 
     def state(self) -> State:
         """The state in run.json; `killed` if that is `running`, but its process no longer exists."""
-        run = self.read_run()
-        state = run.get("state", "new")
-        return "killed" if state == "running" and _is_process_gone(run) else state
+        return state_of(self.read_run())
 
     def is_trained(self) -> bool:
         """Whether there are weights to use: of a finished run, or copied here without any run."""
@@ -149,6 +147,14 @@ class Folder:
             yield
         finally:
             lock.release()
+
+
+def state_of(run: dict[str, Any]) -> State:
+    """The state that the content of a run.json tells; `new` where it tells none."""
+    state: State = run.get("state", "new")
+    if state not in get_args(State):
+        return "new"
+    return "killed" if state == "running" and _is_process_gone(run) else state
 
 
 def _is_process_gone(run: dict[str, Any]) -> bool:

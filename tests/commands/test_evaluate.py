@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -182,3 +183,23 @@ def test_missing_and_unknown_weights_are_named(trained: Folder) -> None:
     state["conv1.weight"] = state["module.conv1.weight"]
     with pytest.raises(UserError, match=r"has unknown module\.conv1\.weight"):
         WeightsFile(Path("x"), {"state_dict": state}).load_into(net)
+
+
+@pytest.mark.parametrize(
+    ("image_shape", "batch_size", "expected"),
+    [
+        ((3, 32, 32), 128, 1000),
+        ((1, 28, 28), 128, 1000),
+        ((3, 224, 224), 8, 20),
+        ((3, 224, 224), 64, 64),
+        ((3, 224, 224), 4096, 1000),
+        ((3, 2048, 2048), 1, 1),
+    ],
+)
+def test_evaluation_takes_fewer_images_at_once_the_larger_they_are(
+    runtime: Runtime, tmp_path: Path, image_shape: tuple[int, ...], batch_size: int, expected: int
+) -> None:
+    experiment = Experiment(tmp_path, runtime)
+    vars(experiment)["params"] = SimpleNamespace(batch_size=batch_size)
+    vars(experiment)["source"] = SimpleNamespace(image_shape=image_shape)
+    assert experiment.eval_batch_size == expected
