@@ -108,7 +108,10 @@ def _class_folders(parent: Path) -> dict[str, str]:
 
 
 def _subfolders(parent: Path) -> list[str]:
-    return [entry.name for entry in parent.iterdir() if not is_hidden(entry.name) and entry.is_dir()]
+    try:
+        return [entry.name for entry in parent.iterdir() if not is_hidden(entry.name) and entry.is_dir()]
+    except OSError as error:
+        raise OptionError("path", f"{parent} cannot be read ({error.strerror})") from None
 
 
 def _one_class(train: Path) -> str:
@@ -312,10 +315,11 @@ def _handle_broken(source: FolderSource, files: list[str], broken: dict[int, str
     paths = [printable(Path(files[index]).relative_to(source.root)) for index in broken]
     reasons = [f"{path} ({reason})" for path, reason in zip(paths, broken.values(), strict=True)]
     number = f"{len(broken):,} of {len(files):,} images cannot be read"
-    if source.on_error == "skip" or len(broken) > NUM_NAMED:
-        log.warning("%s: %s: %s", printable(source.root), number, ", ".join(reasons))
     if source.on_error == "skip":
+        log.warning("%s: %s and are left out: %s", printable(source.root), number, ", ".join(reasons))
         return tuple(paths)
+    if len(broken) > NUM_NAMED:
+        log.warning("%s: %s: %s", printable(source.root), number, ", ".join(reasons))
     named = ", ".join(f"{printable(source.root)}/{reason}" for reason in reasons[:NUM_NAMED])
     more = f" and {len(broken) - NUM_NAMED:,} more" if len(broken) > NUM_NAMED else ""
     raise UserError(f'{number}: {named}{more}; "on_error": "skip" trains without them')
