@@ -72,7 +72,8 @@ def folder(
     train, test = root / "train", root / ("test" if (root / "test").is_dir() else "val")
     train_folders, test_folders = _class_folders(train), _class_folders(test)
     if unknown := sorted(set(test_folders) - set(train_folders)):
-        hint = did_you_mean(unknown[0], train_folders)
+        same = [name for name in train_folders if name.casefold() == unknown[0].casefold()]
+        hint = did_you_mean(same[0] if same else unknown[0], train_folders)
         raise OptionError("path", f"{test} has a class that {train} does not have: {unknown[0]}{hint}")
     if len(train_folders) == 1:
         raise OptionError("path", f"{train} has one class, {_one_class(train)}")

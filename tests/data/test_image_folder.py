@@ -270,7 +270,9 @@ def test_a_missing_split_is_named(image_folder: Path) -> None:
 
 def test_a_class_of_test_that_is_not_in_train_is_refused(image_folder: Path) -> None:
     (image_folder / "test" / "Ant").mkdir()
-    with pytest.raises(OptionError, match=r"photos/test has a class that .*photos/train does not have: Ant"):
+    with pytest.raises(
+        OptionError, match=r'photos/test has a class that .*photos/train does not have: Ant, did you mean "ant"\?'
+    ):
         folder(image_folder.parent, path="photos")
 
 
