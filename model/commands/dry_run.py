@@ -1,4 +1,4 @@
-"""`--dry_run`: build everything, run one batch, describe what a run would do, write nothing."""
+"""`--dry_run`: build everything, run one batch, describe what a run would do, write nothing into the folder."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _describe(experiment: Experiment) -> str:
     for needed, estimate in estimates:
         about = f", about {format_duration(estimate)}" if ready else ""
         lines.append(f"first     train {needed.name}{about}")
-    return "\n".join([*lines, "", "Nothing was written."])
+    return "\n".join([*lines, "", "Nothing was written to the folder."])
 
 
 @contextmanager

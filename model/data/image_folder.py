@@ -41,7 +41,7 @@ CENTRE_CROP = -1  # the view without augmentation
 Part = Literal["train", "test"]
 ScalarT = TypeVar("ScalarT", bound=np.generic)
 OnError = Literal["refuse", "skip"]
-NUM_NAMED = 5  # of broken images, in an error of one line
+NUM_NAMED = 3  # of broken images, in an error of one line
 IMAGENET_NORMALISATION = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
@@ -72,7 +72,8 @@ def folder(
     train, test = root / "train", root / ("test" if (root / "test").is_dir() else "val")
     train_folders, test_folders = _class_folders(train), _class_folders(test)
     if unknown := sorted(set(test_folders) - set(train_folders)):
-        hint = did_you_mean(unknown[0], train_folders)
+        same = [name for name in train_folders if name.casefold() == unknown[0].casefold()]
+        hint = did_you_mean(same[0] if same else unknown[0], train_folders)
         raise OptionError("path", f"{test} has a class that {train} does not have: {unknown[0]}{hint}")
     if len(train_folders) == 1:
         raise OptionError("path", f"{train} has one class, {_one_class(train)}")
@@ -108,7 +109,10 @@ def _class_folders(parent: Path) -> dict[str, str]:
 
 
 def _subfolders(parent: Path) -> list[str]:
-    return [entry.name for entry in parent.iterdir() if not is_hidden(entry.name) and entry.is_dir()]
+    try:
+        return [entry.name for entry in parent.iterdir() if not is_hidden(entry.name) and entry.is_dir()]
+    except OSError as error:
+        raise OptionError("path", f"{parent} cannot be read ({error.strerror})") from None
 
 
 def _one_class(train: Path) -> str:
@@ -312,13 +316,14 @@ def _handle_broken(source: FolderSource, files: list[str], broken: dict[int, str
     paths = [printable(Path(files[index]).relative_to(source.root)) for index in broken]
     reasons = [f"{path} ({reason})" for path, reason in zip(paths, broken.values(), strict=True)]
     number = f"{len(broken):,} of {len(files):,} images cannot be read"
-    if source.on_error == "skip" or len(broken) > NUM_NAMED:
-        log.warning("%s: %s: %s", printable(source.root), number, ", ".join(reasons))
     if source.on_error == "skip":
+        log.warning("%s: %s and are left out: %s", printable(source.root), number, ", ".join(reasons))
         return tuple(paths)
+    if len(broken) > NUM_NAMED:
+        log.warning("%s: %s: %s", printable(source.root), number, ", ".join(reasons))
+    named = ", ".join(f"{printable(source.root)}/{reason}" for reason in reasons[:NUM_NAMED])
     more = f" and {len(broken) - NUM_NAMED:,} more" if len(broken) > NUM_NAMED else ""
-    named = ", ".join(reasons[:NUM_NAMED])
-    raise UserError(f'{source.root}: {number}: {named}{more}; "on_error": "skip" trains without them')
+    raise UserError(f'{number}: {named}{more}; "on_error": "skip" trains without them')
 
 
 def _log_layout(source: FolderSource) -> None:

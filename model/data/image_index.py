@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ..cpus import usable_cpus
 from ..files import atomic_write
 from ..fingerprint import content_hash, digest
 from ..logs import log
@@ -87,7 +88,7 @@ def _check(files: Sequence[str], rows: NDArray[np.void], root: Path) -> dict[int
 
     broken: dict[int, str] = {}
     bar = tqdm(total=len(files), desc=f"checking {printable(root)}", unit=" images", delay=1, leave=False, disable=None)
-    pool = ThreadPoolExecutor(_num_threads())  # Pillow decodes, and files are read, without Python's global lock
+    pool = ThreadPoolExecutor(usable_cpus())  # Pillow decodes, and files are read, without Python's global lock
     try:
         with bar, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, about metadata
@@ -97,10 +98,6 @@ def _check(files: Sequence[str], rows: NDArray[np.void], root: Path) -> dict[int
     finally:
         pool.shutdown(cancel_futures=True)
     return broken
-
-
-def _num_threads() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _differing(files: Sequence[str], rows: NDArray[np.void]) -> NDArray[np.integer]:

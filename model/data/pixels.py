@@ -88,7 +88,7 @@ def as_displayed(image: Image.Image, mode: str) -> Image.Image:
     transpose = TRANSPOSED.get(_orientation(image))
     if image.mode.startswith(("I", "F")):
         image = _with_8_bits(image)
-    elif _has_transparency(image):
+    elif image.has_transparency_data:
         image = _on_background(image)
     image = image.convert(mode)
     return image if transpose is None else image.transpose(transpose)
@@ -121,11 +121,6 @@ def _with_8_bits(image: Image.Image) -> Image.Image:
     if "transparency" in image.info:  # one grey value
         shares_HW[values_HW == image.info["transparency"]] = BACKGROUND[0] / 255
     return Image.fromarray(np.rint(255 * shares_HW).astype(np.uint8))
-
-
-def _has_transparency(image: Image.Image) -> bool:
-    palette_mode = image.palette.mode if image.mode == "P" and image.palette else ""
-    return "transparency" in image.info or image.mode.endswith(("A", "a")) or palette_mode.endswith("A")
 
 
 def _on_background(image: Image.Image) -> Image.Image:

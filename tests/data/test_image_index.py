@@ -183,7 +183,7 @@ def test_what_an_interrupted_check_has_read_is_remembered(photos: Folder, monkey
             raise KeyboardInterrupt
         return read(path, row)
 
-    monkeypatch.setattr(image_index, "_num_threads", lambda: 1)
+    monkeypatch.setattr(image_index, "usable_cpus", lambda: 1)
     monkeypatch.setattr(image_index, "_read", interrupted)
     with pytest.raises(KeyboardInterrupt):
         photos.check()
