@@ -188,8 +188,15 @@ def first_existing(name: str, folders: Iterable[Path], kind: Callable[[Path], bo
 
     `~` is expanded; where there is no such user, it is a name like any other.
     """
-    paths = (folder / os.path.expanduser(name) for folder in folders)  # noqa: PTH111  Path's raises without such a user
+    paths = (folder / _expanded(name) for folder in folders)
     return next((path for path in paths if is_there(path, kind)), None)
+
+
+def _expanded(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # there is no such user
+        return Path(name)
 
 
 def siblings(path: Path, kind: Callable[[Path], bool] = Path.exists) -> set[str]:

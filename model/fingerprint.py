@@ -35,7 +35,7 @@ def _changes(name: str, now: dict[str, Any], before: dict[str, Any] | None) -> s
     if before["images"] != now["images"]:
         return f"{now['images']:,} {name} images, {before['images']:,} then"
     differing = " and ".join(key for key in ("content", "labels") if before[key] != now[key])
-    return f"the {differing} of {name} images differ"
+    return f"{name} images of other {differing}"
 
 
 def digest(*parts: bytes) -> str:

@@ -6,7 +6,7 @@ Shapes: N batch, K classes, D embedding, C H W of an image or a map.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:  # searches and reports import this module and never load torch
@@ -95,6 +95,8 @@ class SplitOptions:
         alternating_flip: Flip an image in every second epoch, instead of at random in each: the seed draws whether it
             begins with the first or with the second epoch, so two consecutive epochs always contain both orientations
             (Jordan, https://arxiv.org/abs/2404.00498). For in-memory data sets whose augmentation flips.
+        class_map: Other names of classes, `{"house_cat": "cat"}`: classes are compared by name with those of teachers
+            and of weights files.
     """
 
     val_size: int | None = None
@@ -104,6 +106,7 @@ class SplitOptions:
     cutout: int = 0
     strong_view: bool = False
     alternating_flip: bool = False
+    class_map: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.val_size is not None and self.val_size < 0:

@@ -12,21 +12,22 @@ import torch
 from torch import nn
 
 from ..config.folder import Folder, Weights
-from ..config.params import Component, Params, TeacherParams, load_params
+from ..config.params import ClassMap, Component, Params, TeacherParams, load_params
 from ..config.references import find_folder
-from ..errors import OptionError, UserError, option_scope
+from ..errors import OptionError, UserError, option_scope, preview
 from ..evaluation.cost import Cost, cost
 from ..losses.objective import Objective
 from ..nets.construct import without_pretrained
 from ..registry import DATASETS
 from ..training.precision import resolve_precision, to_device
 from ..types import DataSource, LossContext, Output, Pipeline, SplitOptions
+from .classes import match_classes
 from .network import build_network, classifier_of, output_shapes
 from .objective import build_loss_context, build_objective
 from .plugins import load_plugins
 from .resolve import resolve_params
 from .runtime import Runtime
-from .weights import WeightsFile
+from .weights import TrainedSource, WeightsFile
 
 
 class Experiment:
@@ -41,6 +42,8 @@ class Experiment:
         params: Replaces the content of params.json, as for the trials of a search before they have folders. Other
             folders are named relative to `path`.
         run_plugins: Whether the plug-ins that params.json names are imported.
+        is_dependency: Whether another experiment uses its weights: what they were trained on is then read from the
+            weights file where the file says it, as the data set may have changed since, or be elsewhere.
     """
 
     def __init__(
@@ -50,10 +53,11 @@ class Experiment:
         *,
         params: Params | None = None,
         run_plugins: bool = True,
+        is_dependency: bool = False,
     ) -> None:
         self.folder = Folder(Path(path))
         self.runtime = runtime or Runtime()
-        self._params, self._run_plugins = params, run_plugins
+        self._params, self._run_plugins, self._is_dependency = params, run_plugins, is_dependency
 
     @property
     def name(self) -> str:
@@ -132,7 +136,8 @@ class Experiment:
             return None if init is None else self._other(init.model_dir, "init")
 
     def _other(self, name: str, key: str) -> Experiment:
-        return Experiment(find_folder(name, self.folder.path, key=key), self.runtime, run_plugins=False)
+        path = find_folder(name, self.folder.path, key=key)
+        return Experiment(path, self.runtime, run_plugins=False, is_dependency=True)
 
     @property
     def teachers_in_use(self) -> list[Experiment]:
@@ -158,9 +163,28 @@ class Experiment:
     @cached_property
     def source(self) -> DataSource:
         """The data set as it declares itself; no image has been read."""
+        if self._is_dependency and self.is_trained:
+            file = WeightsFile.read(self.folder.checkpoint("best"))
+            if file.source is not None:
+                return cast(DataSource, file.source)
         dataset = self.params.dataset
         with self.naming_params(), option_scope("dataset"):
             return cast(DataSource, DATASETS.build(dataset.name, self.runtime.data_dir, **dataset.options))
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes, by which they are compared with those of other folders."""
+        if isinstance(self.source, TrainedSource):
+            return self.source.class_names
+        class_map = self.split_options.class_map
+        names = tuple(class_map.get(name, name) for name in self.source.class_names)
+        with self.naming_params():
+            for name in class_map:
+                if name not in self.source.class_names:
+                    raise OptionError("dataset.class_map", f"the data has no class {preview(name)}")
+            if len(set(names)) < len(names):
+                raise OptionError("dataset.class_map", "gives two classes one name")
+        return names
 
     @cached_property
     def split_options(self) -> SplitOptions:
@@ -236,10 +260,34 @@ class Experiment:
         file.check(self.network_on_meta())
         return file
 
+    def columns_of(self, weights: WeightsFile) -> list[int] | None:
+        """For each class of the data, the column of a network's output; None where they are in order already.
+
+        Raises:
+            UserError: The network's classes have other names.
+        """
+        try:
+            return match_classes(weights.class_names or self.class_names, self.class_names, {})
+        except ValueError as error:
+            raise UserError(f"{weights.path}: {error} (dataset.class_map in params.json)") from None
+
+    def columns_of_teacher(self, teacher: Experiment) -> list[int] | None:
+        """The same for a teacher, with its `class_map`."""
+        with self.naming_params():
+            return _columns_of_dependency(teacher, self, self.teacher_options.class_map, "teacher")
+
+    def columns_of_init(self) -> list[int] | None:
+        """The same for the folder that the run starts from."""
+        if self.init is None or self.params.init is None:
+            return None
+        with self.naming_params():
+            return _columns_of_dependency(self.init, self, self.params.init.class_map, "init")
+
     def classifier(self, which: Weights | None) -> nn.Linear | None:
         """The layer that computes the network's logits, frozen; random without weights; None where it has none."""
-        state = None if which is None else WeightsFile.read(self.folder.checkpoint(which)).state_dict
-        return classifier_of(self.network_on_meta(), self.source.image_shape, state)
+        net = self.network_on_meta()
+        state = None if which is None else WeightsFile.read(self.folder.checkpoint(which)).state_dict_for(net)
+        return classifier_of(net, self.source.image_shape, state)
 
     def load(self, which: Weights = "best") -> nn.Module:
         """The trained network in eval mode on the runtime's device, with `class_names` and `preprocess` as attributes.
@@ -247,9 +295,10 @@ class Experiment:
         Raises:
             UserError: The weights file is missing, cut short, or another network's.
         """
-        net = self.network()
-        WeightsFile.read(self.folder.checkpoint(which)).load_into(net)
-        vars(net).update(class_names=self.source.class_names, preprocess=self.source.preprocess)
+        net, file = self.network(), WeightsFile.read(self.folder.checkpoint(which))
+        file.load_into(net)
+        class_names = file.class_names or self.class_names
+        vars(net).update(class_names=class_names, preprocess=file.preprocess(self.source))
         return to_device(net, self.runtime.device).eval()
 
     # Training -------------------------------------------------------------------------------------------------------
@@ -291,3 +340,12 @@ class Experiment:
         from ..commands.train import train  # the only call upwards: commands build on this class
 
         train(self, restart=restart, train_teachers=train_teachers)
+
+
+def _columns_of_dependency(
+    other: Experiment, experiment: Experiment, class_map: ClassMap, key: str
+) -> list[int] | None:
+    try:
+        return match_classes(other.class_names, experiment.class_names, class_map)
+    except ValueError as error:
+        raise OptionError(key, f"{other.name}: {error}") from None

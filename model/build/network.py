@@ -78,6 +78,28 @@ def classifier_of(net: nn.Module, image_shape: ImageShape, state: dict[str, Tens
     return classifier.requires_grad_(False)
 
 
+def reorder_classes(net: nn.Module, columns: Sequence[int], image_shape: ImageShape) -> bool:
+    """Put the classes of a network in another order; returns False where its logits are not one linear layer's output.
+
+    The network is then, bit for bit, one that was trained in this order. Reordering outputs may change a last bit.
+    """
+    images = torch.zeros(2, *image_shape, device=next(net.parameters()).device)
+    was_training = net.training
+    name = classifier_name(net.eval(), images)
+    with torch.no_grad():
+        output: Output = net(images)
+    net.train(was_training)
+    if name is None or output.exits:
+        return False
+    reorder_rows(cast(nn.Linear, net.get_submodule(name)), columns)
+    return True
+
+
+def reorder_rows(classifier: nn.Linear, columns: Sequence[int]) -> None:
+    for parameter in classifier.parameters():
+        parameter.data = parameter.data[list(columns)]
+
+
 def concat_embeddings(outputs: Sequence[Output]) -> Output | None:
     """The output of several teachers together: embeddings side by side; None where there is none."""
     if len(outputs) < 2:

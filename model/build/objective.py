@@ -11,7 +11,7 @@ from ..errors import OptionError, option_scope
 from ..losses.objective import Objective
 from ..registry import LOSSES
 from ..types import LossContext
-from .network import concat_embeddings
+from .network import concat_embeddings, reorder_rows
 
 if TYPE_CHECKING:
     from .experiment import Experiment
@@ -55,5 +55,8 @@ def build_loss_context(experiment: Experiment) -> LossContext:
 def _teacher_classifier(experiment: Experiment) -> nn.Linear | None:
     """The first teacher's; with random weights before it is trained, for a dry run."""
     teacher = experiment.teachers_in_use[0]
-    weights = experiment.teacher_options.weights
-    return teacher.classifier(weights if teacher.is_trained else None)
+    weights, columns = experiment.teacher_options.weights, experiment.columns_of_teacher(teacher)
+    classifier = teacher.classifier(weights if teacher.is_trained else None)
+    if classifier is not None and columns is not None:
+        reorder_rows(classifier, columns)
+    return classifier

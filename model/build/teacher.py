@@ -15,7 +15,9 @@ from ..teachers.cached import NUM_VERIFIED, CachedTeacher, open_cache, unique_ro
 from ..teachers.encoding import Encoding, Float16Encoding, TopKEncoding
 from ..teachers.ensemble import EnsembleTeacher
 from ..teachers.live import LiveTeacher
+from ..teachers.reordered import ReorderedTeacher
 from ..types import PER_IMAGE_NEEDS, Need, Normalisation, Part, Teacher
+from .network import reorder_classes
 from .weights import WeightsFile
 
 if TYPE_CHECKING:
@@ -39,8 +41,6 @@ def read_teacher_weights(experiment: Experiment) -> list[WeightsFile]:
 def build_teacher(experiment: Experiment, weights: Sequence[WeightsFile]) -> Teacher | None:
     """The teacher of a run: the trained networks, with their outputs cached where that is possible and wanted.
 
-    Logs which of them have been trained on images that the run holds out as `val`.
-
     Args:
         weights: One file for each of the experiment's teachers in use.
 
@@ -49,8 +49,6 @@ def build_teacher(experiment: Experiment, weights: Sequence[WeightsFile]) -> Tea
     """
     members: list[Teacher] = []
     for teacher, file in zip(experiment.teachers_in_use, weights, strict=True):
-        if was_trained_on_val(experiment, teacher):
-            log.warning("teacher %s was trained on images of val: only accuracy on test is unbiased", teacher.name)
         members.append(_build_member(experiment, teacher, file))
     return _combine(experiment, members)
 
@@ -66,17 +64,6 @@ def build_untrained_teacher(experiment: Experiment, scratch: Path) -> Teacher | 
         else:
             members.append(live)
     return _combine(experiment, members)
-
-
-def was_trained_on_val(experiment: Experiment, teacher: Experiment) -> bool:
-    """Whether a teacher was trained on the same data set, and on some images that the experiment holds out as val."""
-    own, other = experiment.params.dataset, teacher.params.dataset
-    if (own.name, own.options.get("path")) != (other.name, other.options.get("path")):
-        return False
-    split = teacher.split_options
-    num_held_out = len(experiment.data.training_labels()) // 10 if split.val_size is None else split.val_size
-    is_other_split = split.split_seed != experiment.split_options.split_seed
-    return experiment.data.size("val") > (0 if is_other_split else num_held_out)
 
 
 def has_cache(experiment: Experiment) -> bool:
@@ -109,21 +96,45 @@ def _live(experiment: Experiment, net: nn.Module, trained_on: Normalisation) -> 
 
 
 def _build_member(experiment: Experiment, teacher: Experiment, weights: WeightsFile) -> Teacher:
-    options = experiment.teacher_options
     net = teacher.network()
     weights.load_into(net)
+    columns = experiment.columns_of_teacher(teacher)
+    if columns is None:
+        return _live_or_cached(experiment, teacher, net, weights)
+    log.info("teacher %s: its classes are put in the student's order", teacher.name)
+    if reorder_classes(net, columns, teacher.source.image_shape):
+        return _live_or_cached(experiment, teacher, net, weights, columns)
+    member = _live_or_cached(experiment, teacher, net, weights)
+    return ReorderedTeacher(member, columns, experiment.runtime.device)
+
+
+def _live_or_cached(
+    experiment: Experiment,
+    teacher: Experiment,
+    net: nn.Module,
+    weights: WeightsFile,
+    columns: Sequence[int] | None = None,
+) -> Teacher:
+    """The trained network as a teacher.
+
+    Args:
+        columns: The order that its classifier was put in, if it was.
+    """
+    options = experiment.teacher_options
     live = _live(experiment, net, weights.normalisation(teacher.source.normalisation))
     if not has_cache(experiment):
         if options.cache:
             parts = ", ".join(sorted(_uncacheable_needs(experiment)))
             log.info("teacher %s: %s cannot be cached, so it is run on every batch", teacher.name, parts)
         return live
-    key = {
+    key: dict[str, Any] = {
         "weights": options.weights,
         "digest": weights.digest,
         "network": teacher.params.student.model_dump(),
         "trained_on": asdict(live.normalisation),
     }
+    if columns is not None:
+        key["columns"] = list(columns)
     try:
         cached = _with_cache(experiment, live, teacher.folder, key)
     except OSError as error:

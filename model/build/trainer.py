@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -18,6 +19,8 @@ from ..training.schedules import Schedule, warmed_up
 from ..training.step import TrainStep
 from ..training.trainer import Evaluate, Trainer
 from ..types import Split, Teacher
+from .seen import seen_images
+from .weights import WeightsFile
 
 if TYPE_CHECKING:
     from .experiment import Experiment
@@ -26,9 +29,16 @@ EVAL_BATCH_SIZE = 1000
 
 
 def build_trainer(
-    experiment: Experiment, teacher: Teacher | None, *, should_stop: Callable[[], bool] = lambda: False
+    experiment: Experiment,
+    teacher: Teacher | None,
+    *,
+    sources: Sequence[WeightsFile] = (),
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Trainer:
     """Everything that a run needs, at step 0.
+
+    Args:
+        sources: The weights that the run learns or starts from.
 
     Raises:
         UserError: A loss term cannot be used with these networks.
@@ -65,7 +75,7 @@ def build_trainer(
             "data": experiment.data,
             "evaluate": evaluation_of(experiment),
             "folder": experiment.folder,
-            "describe": describe(experiment),
+            "describe": describe(experiment, sources) if world.is_rank_zero else {},
             "batch_size": params.batch_size,
             "num_epochs": params.num_epochs,
             "gradient_clip": params.gradient_clip,
@@ -98,14 +108,18 @@ def build_schedule(schedule: Component, num_epochs: int, steps_per_epoch: int) -
         return warmed_up(factor, SCHEDULES.common_options(schedule.name, schedule.options))
 
 
-def describe(experiment: Experiment) -> dict[str, Any]:
-    """What goes into a weights file beside the weights, so that it can be used without its folder."""
-    source = experiment.source
+def describe(experiment: Experiment, sources: Sequence[WeightsFile]) -> dict[str, Any]:
+    """What goes into a weights file beside the weights: the network, and what its results rest on."""
+    source, params = experiment.source, experiment.params
     return {
-        "student": experiment.params.student.model_dump(),
-        "dataset": experiment.params.dataset.name,
+        "student": params.student.model_dump(),
+        "dataset": params.dataset.name,
         "num_classes": len(source.class_names),
+        "class_names": list(experiment.class_names),
         "image_shape": list(source.image_shape),
         "mean": list(source.normalisation.mean),
         "std": list(source.normalisation.std),
+        "fingerprint": experiment.data.fingerprint.as_json(),
+        "params": params.model_dump(mode="json"),
+        "seen": torch.from_numpy(seen_images(experiment, sources).view(np.int64)),
     }

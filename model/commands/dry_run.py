@@ -14,17 +14,20 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..build.experiment import Experiment
-from ..build.teacher import build_untrained_teacher, has_cache, was_trained_on_val
+from ..build.seen import describe_seen, held_out_seen
+from ..build.teacher import build_untrained_teacher, has_cache
 from ..build.trainer import build_trainer
+from ..config.folder import Folder
 from ..config.generations import first_generation
 from ..data.memory import Arrays, Augmentation, MemoryPipeline
-from ..logs import format_bytes, format_duration
+from ..logs import format_bytes, format_duration, logging_to
 from ..training.probe import estimate_seconds
 from ..training.trainer import Trainer
 from ..types import Pipeline, SplitOptions
 from .preflight import check_experiment, preflight
 from .provenance import peak_memory
-from .train import untrained_dependencies
+from .resume import shown_results
+from .train import all_untrained_dependencies
 
 
 def dry_run(experiment: Experiment) -> str:
@@ -38,7 +41,7 @@ def dry_run(experiment: Experiment) -> str:
     if not generations:
         return _describe(experiment)
     first = Experiment(folder.path, experiment.runtime, params=first_generation(experiment.written_params))
-    heading = f"{folder.name}: {folder.state()}, {generations} generations, each learns from the one before"
+    heading = f"{folder.name}: {_state(folder)}, {generations} generations, each learns from the one before"
     return f"{heading}\n\n{_describe(first)}"
 
 
@@ -62,7 +65,10 @@ def estimate_run_seconds(experiment: Experiment, *, threads: int) -> float | Non
 def _describe(experiment: Experiment) -> str:
     params, device = experiment.params, experiment.runtime.device
     ready = experiment.source.is_ready()
-    if not ready:
+    if ready:
+        with logging_to(None):  # what is unusual about a user's images
+            _ = experiment.data
+    else:
         experiment.data = random_data(experiment)
     with _untrained(experiment) as trainer:
         batch = next(trainer.train_batches(0, 0))
@@ -71,11 +77,13 @@ def _describe(experiment: Experiment) -> str:
         macs = counter.get_total_flops() // 2 // len(batch.labels)
         seconds = estimate_seconds(trainer, batch)
         memory = peak_memory(device)
-    estimates = [(needed, _estimate_dependency(needed, experiment.data)) for needed in _to_train(experiment)]
+    estimates = [
+        (needed, _estimate_dependency(needed, experiment.data)) for needed in all_untrained_dependencies(experiment)
+    ]
 
     terms = ", ".join(f"{name} {value:.4f}" for name, value in result.terms.items())
     lines = [
-        f"{experiment.name}: {experiment.folder.state()}",
+        f"{experiment.name}: {_state(experiment.folder)}",
         "",
         json.dumps(params.model_dump(mode="json"), indent=2),
         "",
@@ -96,7 +104,7 @@ def _describe(experiment: Experiment) -> str:
         ]
     for needed, estimate in estimates:
         about = f", about {format_duration(estimate)}" if ready else ""
-        lines.append(f"first     {needed.name} is trained{about}")
+        lines.append(f"first     train {needed.name}{about}")
     return "\n".join([*lines, "", "Nothing was written."])
 
 
@@ -112,9 +120,8 @@ def _teacher_lines(experiment: Experiment) -> list[str]:
         return [f"teacher   {teacher.name} is named, but no loss term uses it" for teacher in experiment.teachers]
     lines = []
     for teacher in experiment.teachers_in_use:
-        seen = ", was trained on images of val" if was_trained_on_val(experiment, teacher) else ""
         network = f"{teacher.params.student.name}, {teacher.cost}"
-        lines.append(f"teacher   {teacher.name}: {network}, {teacher.folder.state()}{seen}")
+        lines.append(f"teacher   {teacher.name}: {network}, {_state(teacher.folder)}{_seen(experiment, teacher)}")
     if has_cache(experiment):
         data = experiment.data
         num_views = experiment.params.num_epochs * data.size("train") * data.views_shown
@@ -126,7 +133,19 @@ def _init_lines(experiment: Experiment) -> list[str]:
     init, options = experiment.init, experiment.params.init
     if init is None or options is None:
         return []
-    return [f"init      the {options.weights} weights of {init.name}, {init.folder.state()}"]
+    return [f"init      the {options.weights} weights of {init.name}, {_state(init.folder)}{_seen(experiment, init)}"]
+
+
+def _state(folder: Folder) -> str:
+    if folder.has_results_to_lose():
+        return f"no run to go on from, but results that only --restart replaces ({shown_results(folder)})"
+    return folder.state()
+
+
+def _seen(experiment: Experiment, other: Experiment) -> str:
+    """How many held-out images a teacher, or the folder to start from, has seen or will have seen."""
+    text = describe_seen(experiment, held_out_seen(experiment, other)) if experiment.source.is_ready() else ""
+    return f"; {text}" if text else ""
 
 
 def _term_lines(experiment: Experiment) -> list[str]:
@@ -146,15 +165,6 @@ def _term_lines(experiment: Experiment) -> list[str]:
 def _shape(feature: Tensor) -> str:
     """Without the batch: 16x32x32 of a map, 64 of an embedding."""
     return "x".join(map(str, feature.shape[1:]))
-
-
-def _to_train(experiment: Experiment) -> list[Experiment]:
-    """Untrained folders that it needs, those first that others of them need."""
-    found: dict[str, Experiment] = {}
-    for needed in untrained_dependencies(experiment):
-        for each in (*_to_train(needed), needed):
-            found.setdefault(each.name, each)
-    return list(found.values())
 
 
 def _estimate_dependency(experiment: Experiment, students_data: Pipeline) -> float:

@@ -19,6 +19,7 @@ from ..errors import UserError
 from ..evaluation.metrics import Predictions, accuracy, confusion_matrix, metrics_of, predict
 from ..evaluation.summary import markdown, per_class
 from ..files import atomic_write, write_json, write_text
+from ..logs import log, logging_to
 from ..markdown import markdown_table
 from ..teachers.ensemble import COMBINE, CombineName
 from ..training.malloc import keep_freed_memory
@@ -47,27 +48,38 @@ def evaluate(
     keep_freed_memory()
     if temperature <= 0:
         raise UserError(f"--temperature must be positive, got {temperature}")
-    if experiment.written_params.generations:
-        return _evaluate_generations(experiment, split, restore_file, ensemble)
-    return _evaluate_run(experiment, split, restore_file, temperature)
+    with logging_to(None):
+        if experiment.written_params.generations:
+            return _evaluate_generations(experiment, split, restore_file, ensemble)
+        return _evaluate_run(experiment, split, restore_file, temperature)
 
 
 def predict_split(experiment: Experiment, weights: WeightsFile, split: Split) -> Predictions:
-    """The network's predictions for a split.
+    """The network's predictions for a split, in the normalisation of its weights file.
 
     Raises:
         UserError: The weights are another network's, or the split is empty.
     """
     device, data = experiment.runtime.device, experiment.data
+    columns = experiment.columns_of(weights)
+    if changes := data.fingerprint.changes_since(weights.content.get("fingerprint", {})):
+        log.warning("%s: its data changed since it was trained: %s", experiment.name, changes)
     net = to_device(experiment.network(), device)
     weights.load_into(net)
     if not data.size(split):
         raise UserError(f"{experiment.folder.params}: the split {split} is empty (val_size 0)")
-    return predict(net, data.eval_batches(split, EVAL_BATCH_SIZE), dtype=experiment.dtype, device=device)
+    renormalise = weights.renormalisation(experiment.source, device)
+    batches = (batch._replace(images=renormalise(batch.images)) for batch in data.eval_batches(split, EVAL_BATCH_SIZE))
+    result = predict(net, batches, dtype=experiment.dtype, device=device)
+    if columns is None:
+        return result
+    log.info("%s: the classes of %s are put in the order of the data's", experiment.name, weights.path)
+    exits = tuple(logits_NK[:, columns] for logits_NK in result.exits)
+    return result._replace(logits=result.logits[:, columns], exits=exits)
 
 
 def _evaluate_run(experiment: Experiment, split: Split, restore_file: str, temperature: float) -> str:
-    folder, class_names = experiment.folder, experiment.source.class_names
+    folder, class_names = experiment.folder, experiment.class_names
     is_own = restore_file in ("best", "last")
     path = folder.checkpoint(restore_file) if is_own else Path(restore_file)  # type: ignore[arg-type]
     weights = WeightsFile.read(path)
@@ -78,7 +90,15 @@ def _evaluate_run(experiment: Experiment, split: Split, restore_file: str, tempe
     suffix = restore_file if is_own else f"{path.parent.name}_{path.name.partition('.')[0]}"
     path = folder.evaluation / f"{split}_{suffix}"
     with _writing(folder):
-        content = metrics | experiment.cost._asdict() | {"epoch": weights.epoch, "classes": classes}
+        content = (
+            metrics
+            | experiment.cost._asdict()
+            | {
+                "epoch": weights.epoch,
+                "fingerprint": experiment.data.fingerprint.as_json(),
+                "classes": classes,
+            }
+        )
         write_json(path.with_suffix(".json"), content)
         write_text(path.with_suffix(".md"), page)
         write_text(folder.evaluation / f"{path.name}_confusion.csv", _csv(class_names, confusion_KK.tolist()))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
+from collections.abc import Iterable
 from contextlib import suppress
+from typing import Any
 
 from ..build.experiment import Experiment
 from ..build.weights import WeightsFile
@@ -11,7 +14,7 @@ from ..config.dotted import differences
 from ..config.folder import Folder
 from ..config.params import parse_params
 from ..errors import UserError
-from ..files import read_json
+from ..files import read_intact
 
 RUN_FILES = (
     "params_resolved.json",
@@ -27,25 +30,73 @@ RUN_FILES = (
 )
 
 
+# Values that change no result. Data, teachers, initial weights and plug-ins are compared by their content instead.
+WITHOUT_INFLUENCE = (
+    *("description", "compile", "checkpoint_minutes", "plugins"),
+    *("dataset.path", "dataset.num_workers", "teacher.model_dir", "init.model_dir"),
+)
+
+
 def refuse_changed_params(experiment: Experiment) -> None:
     """A run is resumed only with the parameters that it began with.
 
     Raises:
-        UserError: Some differ; they are listed with both values.
+        UserError: Some that have an influence on results differ; they are listed with both values.
     """
     folder = experiment.folder
-    if not folder.resolved.exists():
+    before = read_intact(folder.resolved) or _params_in_checkpoint(folder)
+    if not before:
         return
-    before = read_json(folder.resolved)
     with suppress(UserError):  # of a version with other options; then they are compared as they are
         parsed = parse_params(before, folder.resolved)
         began = Experiment(folder.path, experiment.runtime, params=parsed, run_plugins=False)
         before = began.params.model_dump(mode="json")
-    if changed := differences(before, experiment.params.model_dump(mode="json")):
+    now = experiment.params.model_dump(mode="json")
+    if changed := differences(*(_without(params, WITHOUT_INFLUENCE) for params in (before, now))):
         raise UserError(
             f"{folder.params}: changed since the run began: {'; '.join(changed)}; "
             "put it back, use another folder, or throw the run away with --restart"
         )
+
+
+def _params_in_checkpoint(folder: Folder) -> dict[str, Any]:
+    """The params that a run began with, where params_resolved.json is missing or damaged."""
+    path = folder.checkpoint("last")
+    params: dict[str, Any] = WeightsFile.read(path).content.get("params", {}) if path.exists() else {}
+    return params
+
+
+def _without(params: dict[str, Any], paths: Iterable[str]) -> dict[str, Any]:
+    """A copy without the values of some dotted paths."""
+    copied = copy.deepcopy(params)
+    for path in paths:
+        *parents, leaf = path.split(".")
+        target: Any = copied
+        for parent in parents:
+            target = target.get(parent) or {}
+        target.pop(leaf, None)
+    return copied
+
+
+def refuse_to_replace_results(folders: Iterable[Folder]) -> None:
+    """Results that no run can go on from are replaced only where that is asked for.
+
+    Raises:
+        UserError: A folder has such results; they are named.
+    """
+    for folder in folders:
+        if folder.has_results_to_lose():
+            raise UserError(
+                f"{folder.name}: holds results that no run here can go on from: {shown_results(folder)}; "
+                "--restart replaces them by a new run's"
+            )
+
+
+def shown_results(folder: Folder) -> str:
+    """The files of a folder's results, the first few by name."""
+    names = [path.name for path in folder.results()]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def remove_run(folder: Folder) -> None:
@@ -74,7 +125,9 @@ def read_last_checkpoint(experiment: Experiment) -> WeightsFile | None:
     if not path.exists():
         return None
     try:
-        file = experiment.weights("last")
+        file = WeightsFile.read(path)
+        refuse_changed_data(experiment, file)
+        file.check(experiment.network_on_meta())
     except UserError as error:
         raise UserError(f"{error}; --restart begins anew") from None
     steps = experiment.data.steps_per_epoch(experiment.params.batch_size)
@@ -84,3 +137,16 @@ def read_last_checkpoint(experiment: Experiment) -> WeightsFile | None:
             f"{file.content.get('steps_per_epoch')} in the file, {steps} now); --restart begins anew"
         )
     return file
+
+
+def refuse_changed_data(experiment: Experiment, checkpoint: WeightsFile) -> None:
+    """A run is resumed only with the images and classes that it began with.
+
+    Raises:
+        UserError: They differ.
+    """
+    if checkpoint.class_names is not None and checkpoint.class_names != experiment.class_names:
+        before, now = (", ".join(names) for names in (checkpoint.class_names, experiment.class_names))
+        raise UserError(f"{experiment.name}: its classes changed since the run began: {now}; they were {before}")
+    if changes := experiment.data.fingerprint.changes_since(checkpoint.content.get("fingerprint", {})):
+        raise UserError(f"{experiment.name}: its data changed since the run began: {changes}")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from itertools import zip_longest
 from typing import Literal
 
 import torch
 from torch import nn
 
 from ..build.experiment import Experiment
+from ..build.network import reorder_classes
+from ..build.seen import describe_seen, held_out_seen
 from ..build.teacher import build_teacher, read_teacher_weights
 from ..build.trainer import build_trainer
 from ..build.weights import WeightsFile, weights_digest
@@ -26,7 +30,13 @@ from ..training.probe import compile_student, estimate_seconds
 from ..training.trainer import Trainer
 from .preflight import preflight
 from .provenance import peak_memory, provenance
-from .resume import read_last_checkpoint, refuse_changed_params, remove_run, remove_temporary_files
+from .resume import (
+    read_last_checkpoint,
+    refuse_changed_params,
+    refuse_to_replace_results,
+    remove_run,
+    remove_temporary_files,
+)
 from .signals import StopSignals, one_line_errors, recording_end
 
 MIN_SECONDS_TO_COMPILE = 300.0  # of training, as compiling takes about one minute
@@ -66,9 +76,10 @@ def train(experiment: Experiment, *, restart: bool = False, train_teachers: bool
         world.on_rank_zero(begin, experiment, task)
         with recording(experiment):
             world.on_rank_zero(record_plugins, experiment)
-            train_dependencies(experiment)
+            train_dependencies(experiment, restart=restart)
             weights = world.on_all_ranks(read_teacher_weights, experiment)
             world.on_rank_zero(record_teachers, experiment, weights)
+            world.on_rank_zero(record_seen, experiment)
             trainer = world.on_all_ranks(build, experiment, weights, checkpoint, signals)
             run(experiment, trainer, signals)
 
@@ -88,20 +99,17 @@ def find_task(experiment: Experiment, *, restart: bool) -> Task:
     """What is left to do in a folder.
 
     Raises:
-        UserError: Its params.json has changed since the run began.
+        UserError: Its params.json has changed since the run began, or results of another run would be replaced.
     """
     if restart:
         return "restart"
     refuse_changed_params(experiment)
     folder = experiment.folder
-    if folder.state() != "finished":
-        return "resume"
-    if folder.is_trained():
+    if folder.state() == "finished" and folder.is_trained():
         log.info("%s is finished: %s", folder.name, summary(folder))
         return "nothing"
-    # Results that came without weights, as this project ships some.
-    log.info("%s is finished, but its weights are missing: it is trained again", folder.name)
-    return "restart"
+    refuse_to_replace_results([folder, *(needed.folder for needed in all_untrained_dependencies(experiment))])
+    return "resume"
 
 
 def prepare(experiment: Experiment, task: Task) -> WeightsFile | None:
@@ -141,12 +149,18 @@ def refuse_small_shards(experiment: Experiment) -> None:
 
 def begin(experiment: Experiment, task: Task) -> None:
     """Mark the folder as that of a running run; a restart removes the earlier run first."""
-    folder, params = experiment.folder, experiment.params
+    folder, params, source = experiment.folder, experiment.params, experiment.source
     if task == "restart":
         remove_run(folder)
     remove_temporary_files(folder)
     write_json(folder.resolved, params.model_dump(mode="json"))
     info = provenance(experiment) | experiment.cost._asdict()
+    info |= {
+        "fingerprint": experiment.data.fingerprint.as_json(),
+        "skipped": list(experiment.data.skipped),
+        "class_names": list(experiment.class_names),
+        "preprocessing": {"image_shape": list(source.image_shape), **asdict(source.normalisation)},
+    }
     folder.update_run(**info, num_epochs=params.num_epochs, state="running", error=None)
 
 
@@ -185,15 +199,28 @@ def untrained_dependencies(experiment: Experiment) -> list[Experiment]:
     return [needed for needed in experiment.dependencies if not needed.is_trained]
 
 
-def train_dependencies(experiment: Experiment) -> None:
-    """Train the teachers, and the folder that the run starts from, where they are not trained."""
+def all_untrained_dependencies(experiment: Experiment) -> list[Experiment]:
+    """Untrained folders that it needs, those first that others of them need."""
+    found: dict[str, Experiment] = {}
+    for needed in untrained_dependencies(experiment):
+        for each in (*all_untrained_dependencies(needed), needed):
+            found.setdefault(each.name, each)
+    return list(found.values())
+
+
+def train_dependencies(experiment: Experiment, *, restart: bool) -> None:
+    """Train the teachers, and the folder that the run starts from, where they are not trained.
+
+    Args:
+        restart: Whether results in them that no run can go on from are replaced.
+    """
     world = experiment.runtime.world
     missing = world.on_rank_zero(lambda: [needed.name for needed in untrained_dependencies(experiment)])
     for needed in experiment.dependencies:
         if needed.name in missing:
             what = f"its {role(experiment, needed)} {needed.name}"
             log.info("%s: %s is not trained: it is trained first", experiment.name, what)
-            train(needed, wait=True)
+            train(needed, restart=restart and needed.folder.has_results_to_lose(), wait=True)
             needed.close()
             log.info("%s: %s is trained: %s", experiment.name, what, summary(needed.folder))
 
@@ -213,14 +240,25 @@ def record_teachers(experiment: Experiment, weights: Sequence[WeightsFile]) -> N
         return
     folder = experiment.folder
     digests = {teacher.name: file.digest for teacher, file in zip(experiment.teachers, weights, strict=True)}
-    before = folder.read_run().get("teacher", {})
-    changed = [name for name, digest in digests.items() if before.get(name, digest) != digest]
-    if changed and folder.checkpoint("last").exists():
-        raise UserError(
-            f"{folder.name}: the weights of its teacher {changed[0]} changed since the run began; "
-            "put them back, or throw the run away with --restart"
-        )
+    before = list(folder.read_run().get("teacher", {}).values())  # the folders may have been renamed since
+    if before and folder.checkpoint("last").exists():
+        for digest, (name, now) in zip_longest(before, digests.items(), fillvalue=("", "")):
+            if digest != now:
+                raise UserError(
+                    f"{folder.name}: the weights of its teacher {name} changed since the run began; "
+                    "put them back, or throw the run away with --restart"
+                )
     folder.update_run(teacher=digests)
+
+
+def record_seen(experiment: Experiment) -> None:
+    """Log and write into run.json how many held-out images the teachers, and the weights to start from, have seen."""
+    counts = {other.name: held_out_seen(experiment, other) for other in experiment.dependencies}
+    for other in experiment.dependencies:
+        if text := describe_seen(experiment, counts[other.name]):
+            log.warning("%s %s %s", role(experiment, other), other.name, text)
+    if counts:
+        experiment.folder.update_run(seen=counts)
 
 
 # All ranks build, then train ----------------------------------------------------------------------------------------
@@ -231,27 +269,45 @@ def build(
 ) -> Trainer:
     """The trainer where the run stands: at a checkpoint, at the weights of another folder, or at fresh ones."""
     teacher = build_teacher(experiment, weights)
-    trainer = build_trainer(experiment, teacher, should_stop=lambda: signals.received)
+    start = checkpoint or read_init_weights(experiment)
+    sources = [*weights, *([] if start is None else [start])]
+    trainer = build_trainer(experiment, teacher, sources=sources, should_stop=lambda: signals.received)
     if checkpoint is None:
-        start_from_init(experiment, trainer)
+        start_from_init(experiment, trainer, start)
     else:
         restore(trainer, checkpoint.content)
         log.info("%s: resuming at step %d of %d", experiment.name, trainer.step, trainer.total_steps)
     return trainer
 
 
-def start_from_init(experiment: Experiment, trainer: Trainer) -> None:
+def read_init_weights(experiment: Experiment) -> WeightsFile | None:
+    """The weights of the folder that the run starts from; None where params.json names none.
+
+    Raises:
+        UserError: The file is missing or broken.
+    """
+    init, options = experiment.init, experiment.params.init
+    return None if init is None or options is None else WeightsFile.read(init.folder.checkpoint(options.weights))
+
+
+def start_from_init(experiment: Experiment, trainer: Trainer, file: WeightsFile | None) -> None:
     """Load the weights of the folder that the run starts from, if params.json names one.
 
     Raises:
-        UserError: The file is missing, or another network's.
+        UserError: They are another network's, or their classes others.
     """
     init, options = experiment.init, experiment.params.init
-    if init is None or options is None:
+    if file is None or init is None or options is None:
         return
-    file = WeightsFile.read(init.folder.checkpoint(options.weights))
     file.load_into(trainer.student)
     file.load_terms_into(trainer.objective)
+    if (columns := experiment.columns_of_init()) is not None:
+        if not reorder_classes(trainer.student, columns, experiment.source.image_shape):
+            raise UserError(
+                f"{experiment.folder.params}: init: its classes have another order, and the network has no single "
+                "classifier to reorder"
+            )
+        log.info("%s: the classes of %s are put in this data set's order", experiment.name, init.name)
     if experiment.runtime.world.is_rank_zero:
         experiment.folder.update_run(init={init.name: file.digest})
     log.info("%s: starts from the %s weights of %s", experiment.name, options.weights, init.name)
@@ -354,7 +410,9 @@ def train_generations(experiment: Experiment, *, restart: bool, train_teachers: 
 def begin_generations(experiment: Experiment, *, restart: bool) -> list[Folder]:
     """The folders of all generations with their params.json; none where they are finished."""
     folder, children = experiment.folder, prepare_generations(experiment.folder)
-    if restart:
+    if not restart:
+        refuse_to_replace_results(children)
+    else:
         for child in reversed(children):  # from the last, as a killed restart must not leave a child of no parent
             remove_run(child)
     if not restart and folder.state() == "finished" and all(child.is_trained() for child in children):

@@ -89,6 +89,23 @@ class Folder:
         """Whether there are weights to use: of a finished run, or copied here without any run."""
         return self.checkpoint("best").exists() and self.state() in ("finished", "new")
 
+    def results(self) -> list[Path]:
+        """What a run leaves behind that a new run would replace: metrics and weights."""
+        metrics = [self.metrics(split, weights) for split in ("val", "test") for weights in get_args(Weights)]
+        candidates = [self.history, *metrics, *map(self.checkpoint, get_args(Weights))]
+        return [path for path in candidates if path.exists() and path.stat().st_size]
+
+    def has_results_to_lose(self) -> bool:
+        """Whether there are results that a new run would replace and that no run can go on from.
+
+        Such are results that came without their weights, weights that came without a run, and those of a run whose
+        checkpoint is gone.
+        """
+        if self.checkpoint("last").exists() or (self.state() == "finished" and self.is_trained()):
+            return False
+        has_saved = "epoch" in self.read_run()  # written after the first checkpoint
+        return bool(self.results()) and (has_saved or self.state() == "new")
+
     def update_run(self, **values: Any) -> None:
         """Set some values of run.json and keep the others."""
         write_json(self.run, self.read_run() | values)

@@ -18,6 +18,8 @@ from .references import did_you_mean_folder
 
 PARAMS_FILE = "params.json"
 
+ClassMap = dict[str, str] | Literal["by_index"]
+
 
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
@@ -48,6 +50,8 @@ class TeacherParams(Strict):
             embeddings.
         cache_top_k: Cache only this number of largest probabilities an image and spread the rest evenly over the other
             classes; by default all logits are cached, or 16 probabilities for `folder` data sets.
+        class_map: The student's names of classes that the teacher calls otherwise, `{"tabby": "cat"}`; or `by_index`
+            where names mean nothing: both number their classes alike. Classes of equal names are matched by name.
     """
 
     expected_form: ClassVar[str] = 'a folder, a list of folders, or an object with "model_dir"'
@@ -57,6 +61,7 @@ class TeacherParams(Strict):
     combine: Literal["probabilities", "logits"] = "probabilities"
     cache: bool | None = None
     cache_top_k: Annotated[int, Field(ge=1)] | None = None
+    class_map: ClassMap = {}
 
 
 def _teacher(value: Any) -> Any:
@@ -76,12 +81,14 @@ class InitParams(Strict):
         model_dir: The folder; relative to the repository's root, then to this folder.
         weights: Which weights of its run to load. The last ones include the learned weights of loss terms, which are
             loaded for every term that both folders have.
+        class_map: This data set's names of classes that the folder calls otherwise, as for `teacher`.
     """
 
     expected_form: ClassVar[str] = 'a folder, or an object with "model_dir"'
 
     model_dir: Annotated[str, Field(min_length=1)]
     weights: Literal["best", "last"] = "last"
+    class_map: ClassMap = {}
 
 
 def _init(value: Any) -> Any:

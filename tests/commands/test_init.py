@@ -20,7 +20,7 @@ from model.build.teacher import build_teacher, read_teacher_weights
 from model.build.trainer import build_trainer
 from model.build.weights import weights_digest
 from model.commands.preflight import preflight
-from model.commands.train import start_from_init
+from model.commands.train import read_init_weights, start_from_init
 from model.config.folder import Folder
 from model.files import read_json
 from model.training.checkpoint import load_checkpoint
@@ -53,7 +53,7 @@ def state(folder: Folder, weights: Any = "last") -> dict[str, Tensor]:
 def build_initialized_trainer(folder: Folder, runtime: Runtime) -> Trainer:
     experiment = preflight(Experiment(folder.path, runtime))
     trainer = build_trainer(experiment, build_teacher(experiment, read_teacher_weights(experiment)))
-    start_from_init(experiment, trainer)
+    start_from_init(experiment, trainer, read_init_weights(experiment))
     return trainer
 
 
@@ -110,7 +110,7 @@ def test_init_folder_is_trained_first_and_recorded(make_folder: MakeFolder, tmp_
     assert f"init: {first.name} is not trained (its run is new)" in refused.err
     output = call(train.main, "--model_dir", second.path, "--dry_run").out
     assert f"init      the last weights of {first.name}, new" in output
-    assert f"first     {first.name} is trained" in output
+    assert f"first     train {first.name}" in output
     assert call(train.main, "--model_dir", second.path).status == 0
     assert f"its init {first.name} is not trained: it is trained first" in second.log.read_text()
     assert second.read_run()["init"] == {first.name: weights_digest(state(first))}

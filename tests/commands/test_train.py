@@ -21,7 +21,8 @@ import search_hyperparams
 import train
 from model.build.experiment import Experiment
 from model.build.runtime import Runtime
-from model.build.teacher import build_teacher, read_teacher_weights, was_trained_on_val
+from model.build.seen import held_out_seen
+from model.build.teacher import build_teacher, read_teacher_weights
 from model.build.trainer import build_trainer
 from model.build.weights import WeightsFile, weights_digest
 from model.commands.preflight import preflight
@@ -420,19 +421,6 @@ def test_prefix_is_stripped_only_if_every_name_has_it(teacher: Folder, runtime: 
         WeightsFile(path, {"state_dict": state}).load_into(net)
 
 
-def test_finished_folder_without_weights_is_trained_again(
-    make_folder: MakeFolder, runtime: Runtime, tmp_path: Path
-) -> None:
-    folder = make_folder(tmp_path / "published", num_epochs=1)
-    Experiment(folder.path, runtime).train()
-    weights = load_checkpoint(folder.checkpoint("best"))["state_dict"]
-    for kind in ("best", "last"):
-        folder.checkpoint(kind).unlink()
-    Experiment(folder.path, runtime).train()
-    retrained = load_checkpoint(folder.checkpoint("best"))["state_dict"]
-    assert all(torch.equal(weights[name], retrained[name]) for name in weights)
-
-
 def test_teacher_and_student_have_separate_logs(make_folder: MakeFolder, runtime: Runtime, tmp_path: Path) -> None:
     teacher = make_folder(tmp_path / "teacher", num_epochs=1)
     student = make_folder(tmp_path / "student", teacher=str(teacher.path), loss={"kd": {}}, num_epochs=1)
@@ -454,7 +442,7 @@ def test_teacher_and_student_have_separate_logs(make_folder: MakeFolder, runtime
         ({"pad": 2, "val_size": 0}, {}),
     ],
 )
-def test_a_teacher_trained_on_images_of_val_is_detected(
+def test_images_of_val_that_a_teacher_will_have_seen_are_counted(
     teacher_dataset: dict[str, Any],
     student_dataset: dict[str, Any],
     make_folder: MakeFolder,
@@ -467,18 +455,18 @@ def test_a_teacher_trained_on_images_of_val_is_detected(
         tmp_path / "student", dataset=dataset | student_dataset, teacher=str(teacher.path), loss={"kd": {}}
     )
     teacher_data, student_data = (data_of(folder, runtime) for folder in (teacher, student))
-    trained_on_val = bool((teacher_data.training_labels()[student_data.indices["val"]] >= 0).any())
+    expected = int((teacher_data.training_labels()[student_data.indices["val"]] >= 0).sum())
     experiment = Experiment(student.path, runtime)
-    assert was_trained_on_val(experiment, experiment.teachers[0]) == trained_on_val
+    assert held_out_seen(experiment, experiment.teachers[0]) == {"val": expected, "test": 0}
 
 
-def test_a_teacher_of_another_data_set_was_not_trained_on_val(
+def test_a_teacher_of_another_data_set_has_seen_nothing_of_val(
     make_folder: MakeFolder, runtime: Runtime, tmp_path: Path
 ) -> None:
     teacher = make_folder(tmp_path / "teacher", dataset={"name": "cifar10_mini", "val_size": 0})
     student = make_folder(tmp_path / "student", teacher=str(teacher.path), loss={"kd": {}})
     experiment = Experiment(student.path, runtime)
-    assert not was_trained_on_val(experiment, experiment.teachers[0])
+    assert held_out_seen(experiment, experiment.teachers[0]) == {"val": 0, "test": 0}
 
 
 def test_a_teacher_trained_on_val_is_logged(
@@ -486,9 +474,11 @@ def test_a_teacher_trained_on_val_is_logged(
 ) -> None:
     dataset = read_json(teacher.params)["dataset"] | {"val_size": 50}  # ten more than the teacher
     student = make_folder(tmp_path / "run", dataset=dataset, teacher=str(teacher.path), loss={"kd": {}}, num_epochs=1)
-    assert "was trained on images of val" in call(train.main, "--model_dir", student.path, "--dry_run").out
+    expected = "has seen 10 of the 50 images of val in training: accuracy on val flatters"
+    assert expected in call(train.main, "--model_dir", student.path, "--dry_run").out
     Experiment(student.path, runtime).train()
-    assert "was trained on images of val: only accuracy on test is unbiased" in student.log.read_text()
+    assert f"teacher {teacher.name} {expected}" in student.log.read_text()
+    assert student.read_run()["seen"] == {teacher.name: {"val": 10, "test": 0}}
 
 
 def test_untrained_teacher_with_no_train_teacher_is_an_error(
@@ -654,7 +644,7 @@ def test_dry_run_prints_networks_data_steps_and_params(make_folder: MakeFolder, 
     assert f"cnn, {PARAMETERS_OF_6_CHANNELS:,} parameters, {MACS_OF_6_CHANNELS:,} {macs}, new" in output
     assert "data 200 train, 40 val, 60 test" in output
     assert "2 epochs of 13, 26 in all" in output
-    assert f"first {teacher.name} is trained, about" in output
+    assert f"first train {teacher.name}, about" in output
     assert '"temperature": 4.0' in output
 
 

@@ -230,17 +230,17 @@ def test_the_seed_draws_which_images_are_flipped_first() -> None:
     assert (first != other).any()
 
 
-@pytest.mark.parametrize("options", [{}, {"augment": False}])
-def test_alternating_flips_without_flips_are_refused(options: dict[str, bool]) -> None:
+@pytest.mark.parametrize("augment", [True, False])
+def test_alternating_flips_without_flips_are_refused(augment: bool) -> None:
     source = MemorySource(
         class_names=("a", "b", "c", "d"),
         image_shape=(3, 7, 5),
         normalisation=NORMALISATION,
-        augmentation=CROP_AND_FLIP if options else Augmentation(pad=4),
+        augmentation=Augmentation(pad=4) if augment else CROP_AND_FLIP,
         load=lambda: ARRAYS,
     )
     with pytest.raises(ValueError, match="alternating_flip needs an augmentation that flips: it must be false here"):
-        source.open(SplitOptions(alternating_flip=True, **options), seed=0, device=CPU)
+        source.open(SplitOptions(alternating_flip=True, augment=augment), seed=0, device=CPU)
 
 
 def test_cutout_without_augmentation_is_refused() -> None:

@@ -1,0 +1,264 @@
+"""Classes are matched by name, wherever weights and data meet: a teacher, init, evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import evaluate
+import train
+from model import load
+from model.build.classes import match_classes
+from model.build.experiment import Experiment
+from model.build.runtime import Runtime
+from model.config.folder import Folder
+from model.files import read_json
+from model.training.checkpoint import load_checkpoint, save_checkpoint
+from tests.conftest import NUM_CLASSES, Call, MakeFolder
+
+NAMES = tuple("abcdefghij")
+ORDER = (3, 0, 9, 1, 8, 2, 7, 4, 6, 5)  # the classes of the other data set, as numbers of the first
+REORDERED = tuple(NAMES[k] for k in ORDER)
+
+
+# The rule ------------------------------------------------------------------------------------------------------------
+
+
+def test_equal_names_in_one_order_need_no_columns() -> None:
+    assert match_classes(("cat", "dog"), ("cat", "dog"), {}) is None
+
+
+def test_columns_follow_the_names() -> None:
+    assert match_classes(("cat", "dog", "emu"), ("emu", "cat", "dog"), {}) == [2, 0, 1]
+
+
+def test_numbers_in_the_order_of_texts_are_matched_by_name() -> None:
+    assert match_classes(("0", "1", "10", "2"), ("0", "1", "2", "10"), {}) == [0, 1, 3, 2]
+
+
+def test_class_map_translates_their_names_into_ours() -> None:
+    assert match_classes(("tabby", "dog"), ("dog", "cat"), {"tabby": "cat"}) == [1, 0]
+
+
+def test_by_index_keeps_the_order_whatever_the_names() -> None:
+    assert match_classes(("0", "1"), ("cat", "dog"), "by_index") is None
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "class_map", "message"),
+    [
+        (("cat", "emu"), ("cat", "dog"), {}, r'differ from the data\'s: "emu" there, "dog" here'),
+        (("cat",), ("cat", "dog"), {}, r'"dog" here'),
+        (("cat",), ("cat", "dog"), "by_index", r'"dog" here'),
+        (("cat", "cat"), ("cat", "dog"), {}, r'"cat" there, "dog" here'),
+        (tuple("abcde"), tuple("vwxyz"), {}, r'"a", "b", "c" and 2 more there, "v", "w", "x" and 2 more here'),
+        (("cat", "dog"), ("cat", "dog"), {"emu": "dog"}, r'class_map names a class that is not there: "emu"'),
+    ],
+)
+def test_other_names_are_refused_with_the_first_differences(
+    theirs: tuple[str, ...], ours: tuple[str, ...], class_map: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        match_classes(theirs, ours, class_map)
+
+
+# Data sets of the same images whose classes have names --------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path:
+    """A folder with `named.npz`, and `reordered.npz`: the same with its classes in another order."""
+    folder = tmp_path_factory.mktemp("named")
+    arrays = dict(np.load(tiny_data))
+    np.savez(folder / "named.npz", **arrays, class_names=np.array(NAMES))
+    number_of = np.argsort(ORDER)
+    labels = {key: number_of[arrays[key]] for key in ("train_labels", "test_labels")}
+    np.savez(folder / "reordered.npz", **arrays | labels, class_names=np.array(REORDERED))
+    return folder
+
+
+def dataset(path: Path, **options: Any) -> dict[str, Any]:
+    return {"name": "arrays", "path": str(path), "val_size": 40, "pad": 1, **options}
+
+
+@pytest.fixture(scope="module")
+def teacher(data: Path, make_folder: MakeFolder, runtime: Runtime) -> Folder:
+    """A network of the first data set."""
+    folder = make_folder(data / "teacher", dataset=dataset(data / "named.npz"), student={"name": "resnet8"})
+    Experiment(folder.path, runtime).train()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reordered_teacher(data: Path, teacher: Folder, make_folder: MakeFolder) -> Folder:
+    """The same network with the rows of its classifier, and its class names, in the other order."""
+    folder = make_folder(data / "other", dataset=dataset(data / "reordered.npz"), student={"name": "resnet8"})
+    for weights in ("best", "last"):
+        content = load_checkpoint(teacher.checkpoint(weights))
+        state = content["state_dict"]
+        rows = {name: state[name][list(ORDER)] for name in ("fc.weight", "fc.bias")}
+        content |= {"state_dict": state | rows, "class_names": list(REORDERED)}
+        save_checkpoint(folder.checkpoint(weights), content)
+    return folder
+
+
+def last_state(folder: Folder) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = load_checkpoint(folder.checkpoint("last"))["state_dict"]
+    return state
+
+
+def train_student(path: Path, data: Path, make_folder: MakeFolder, runtime: Runtime, **changes: Any) -> Folder:
+    folder = make_folder(path, dataset=dataset(data / "reordered.npz"), num_epochs=1, **changes)
+    Experiment(folder.path, runtime).train()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("loss", "cache"),
+    [
+        ({"kd": {"alpha": 1.0}}, True),
+        ({"kd": {"alpha": 1.0}}, False),
+        ({"logits": {}, "ce": {}}, False),
+        ({"srrl": {}}, False),  # reads the teacher's classifier
+    ],
+)
+def test_a_teacher_of_another_order_teaches_as_one_of_the_students_order(
+    teacher: Folder,
+    reordered_teacher: Folder,
+    data: Path,
+    make_folder: MakeFolder,
+    runtime: Runtime,
+    tmp_path: Path,
+    loss: Any,
+    cache: bool,
+) -> None:
+    states = []
+    for folder in (teacher, reordered_teacher):
+        options = {"model_dir": str(folder.path), "cache": cache}
+        student = train_student(tmp_path / folder.path.name, data, make_folder, runtime, loss=loss, teacher=options)
+        states.append(last_state(student))
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_members_of_an_ensemble_are_put_in_order_one_by_one(
+    teacher: Folder, reordered_teacher: Folder, data: Path, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path
+) -> None:
+    states = []
+    for number, pair in enumerate([(teacher, reordered_teacher), (reordered_teacher, reordered_teacher)]):
+        names = [str(folder.path) for folder in pair]
+        loss = {"kd": {"alpha": 1.0}}
+        student = train_student(tmp_path / str(number), data, make_folder, runtime, loss=loss, teacher=names)
+        states.append(last_state(student))
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_init_of_another_order_starts_as_one_of_this_order(
+    teacher: Folder, reordered_teacher: Folder, data: Path, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path
+) -> None:
+    states = []
+    for folder in (teacher, reordered_teacher):
+        changes = {"init": str(folder.path), "student": {"name": "resnet8"}}
+        student = train_student(tmp_path / folder.path.name, data, make_folder, runtime, **changes)
+        states.append(last_state(student))
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_evaluation_of_another_order_counts_each_class_by_its_name(
+    teacher: Folder, data: Path, make_folder: MakeFolder, tmp_path: Path, call: Call
+) -> None:
+    folder = make_folder(tmp_path / "run", dataset=dataset(data / "reordered.npz"), student={"name": "resnet8"})
+    result = call(
+        evaluate.main, "--model_dir", folder.path, "--restore_file", teacher.checkpoint("best"), "--device", "cpu"
+    )
+    assert result.status == 0, result.err
+    found = read_json(next((folder.path / "evaluation").glob("*.json")))
+    assert found["accuracy"] == read_json(teacher.metrics("test", "best"))["accuracy"]
+    assert [row["class"] for row in found["classes"]] == list(REORDERED)
+
+
+def test_a_loaded_network_has_the_names_of_its_own_outputs(
+    teacher: Folder, data: Path, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path
+) -> None:
+    folder = make_folder(tmp_path / "run", dataset=dataset(data / "reordered.npz"), student={"name": "resnet8"})
+    folder.checkpoint("best").write_bytes(teacher.checkpoint("best").read_bytes())
+    assert load(folder.path, runtime=runtime).class_names == NAMES
+
+
+@pytest.mark.parametrize("key", ["teacher", "init"])
+def test_other_names_are_refused_before_training(
+    teacher: Folder, tiny_data: Path, make_folder: MakeFolder, tmp_path: Path, call: Call, key: str
+) -> None:
+    changes: dict[str, Any] = {"loss": {"kd": {}}} if key == "teacher" else {"student": {"name": "resnet8"}}
+    folder = make_folder(tmp_path / "run", dataset=dataset(tiny_data), **{key: str(teacher.path)} | changes)
+    result = call(train.main, "--model_dir", folder.path, "--device", "cpu")
+    assert result.status == 2
+    assert result.err == (
+        f"error: {folder.params}: {key}: {teacher.name}: its classes differ from the data's: "
+        '"a", "b", "c" and 7 more there, "0", "1", "2" and 7 more here; class_map can tell which is which\n'
+    )
+    assert not folder.run.exists()
+
+
+@pytest.mark.parametrize("class_map", ["by_index", {name: str(number) for number, name in enumerate(NAMES)}], ids=str)
+def test_class_map_lets_a_teacher_of_other_names_teach(
+    teacher: Folder, tiny_data: Path, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path, class_map: Any
+) -> None:
+    folder = make_folder(
+        tmp_path / "run",
+        dataset=dataset(tiny_data),
+        teacher={"model_dir": str(teacher.path)} | {"class_map": class_map},
+        loss={"kd": {}},
+        num_epochs=1,
+    )
+    Experiment(folder.path, runtime).train()
+    assert folder.is_trained()
+
+
+def test_evaluation_on_renamed_classes_is_refused_unless_the_data_sets_class_map_says_how(
+    teacher: Folder, tiny_data: Path, make_folder: MakeFolder, tmp_path: Path, call: Call
+) -> None:
+    options: Any = ("--restore_file", teacher.checkpoint("best"), "--device", "cpu")
+    folder = make_folder(tmp_path / "run", dataset=dataset(tiny_data), student={"name": "resnet8"})
+    refused = call(evaluate.main, "--model_dir", folder.path, *options)
+    assert refused.status == 2
+    assert "its classes differ from the data's" in refused.err
+    class_map = {str(number): name for number, name in enumerate(NAMES)}
+    make_folder(folder.path, dataset=dataset(tiny_data, class_map=class_map), student={"name": "resnet8"})
+    assert call(evaluate.main, "--model_dir", folder.path, *options).status == 0
+
+
+@pytest.mark.parametrize(
+    ("class_map", "message"),
+    [({"cat": "dog"}, 'the data has no class "cat"'), ({"0": "1"}, "gives two classes one name")],
+)
+def test_a_wrong_class_map_of_the_data_is_refused(
+    tiny_data: Path, make_folder: MakeFolder, tmp_path: Path, call: Call, class_map: Any, message: str
+) -> None:
+    folder = make_folder(tmp_path / "run", dataset=dataset(tiny_data, class_map=class_map))
+    result = call(train.main, "--model_dir", folder.path, "--device", "cpu")
+    assert (result.status, result.err) == (2, f"error: {folder.params}: dataset.class_map: {message}\n")
+
+
+def test_class_names_are_in_the_weights_files_and_in_run_json(teacher: Folder) -> None:
+    contents = [load_checkpoint(teacher.checkpoint("best")), load_checkpoint(teacher.checkpoint("last"))]
+    assert [each["class_names"] for each in (*contents, teacher.read_run())] == [list(NAMES)] * 3
+    assert len(NAMES) == NUM_CLASSES
+
+
+def test_a_multi_exit_network_of_another_order_is_refused_as_init(
+    data: Path, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path, call: Call
+) -> None:
+    student = {"name": "multi_exit_resnet18"}
+    first = make_folder(tmp_path / "first", dataset=dataset(data / "named.npz"), student=student, num_epochs=1)
+    Experiment(first.path, runtime).train()
+    folder = make_folder(
+        tmp_path / "run", dataset=dataset(data / "reordered.npz"), student=student, init=str(first.path)
+    )
+    result = call(train.main, "--model_dir", folder.path, "--device", "cpu")
+    assert result.status == 2
+    assert result.err.splitlines()[-1].endswith("the network has no single classifier to reorder")
