@@ -5,7 +5,6 @@ The student's options control a run: `seconds` per epoch, `outcome` after the fi
 """
 
 import argparse
-import contextlib
 import fcntl
 import json
 import os
@@ -60,15 +59,16 @@ def main() -> int:
         write("run.json", run | ({"macs": evaluate(student["macs"])} if "macs" in student else {}))
 
     run_file = folder / "run.json"
-    with contextlib.suppress(FileNotFoundError, ValueError):  # none yet, or a damaged one
-        if not args.restart and json.loads(run_file.read_text())["state"] == "finished":
+    try:
+        if not args.restart and run_file.exists() and json.loads(run_file.read_text())["state"] == "finished":
             return 0
+    except ValueError:  # a damaged one
+        history.clear()
     stop: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, lambda number, _: stop.append(number))
     write_state("running")
     log_event("begin")
-    accuracy = 0.0  # of a run that has all its epochs and no run.json
     while len(history) < params["num_epochs"]:
         end = time.monotonic() + student.get("seconds", 0)
         while time.monotonic() < end and not (stop and not student.get("deaf")):
