@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import evaluate
+import train
 from model.build.experiment import Experiment
 from model.build.runtime import Runtime
 from model.build.weights import WeightsFile
@@ -182,3 +183,21 @@ def test_missing_and_unknown_weights_are_named(trained: Folder) -> None:
     state["conv1.weight"] = state["module.conv1.weight"]
     with pytest.raises(UserError, match=r"has unknown module\.conv1\.weight"):
         WeightsFile(Path("x"), {"state_dict": state}).load_into(net)
+
+
+def test_class_names_may_be_any_text(make_folder: MakeFolder, tiny_data: Path, tmp_path: Path, call: Call) -> None:
+    names = ["cat|kitten", "caf\udce9", "two\nlines", "*star*", "`code`", *map(str, range(5, NUM_CLASSES))]
+    with np.load(tiny_data) as data:
+        np.savez(tmp_path / "named.npz", class_names=np.array(names), **data)
+    dataset = {"name": "arrays", "path": str(tmp_path / "named.npz"), "val_size": 40, "pad": 1}
+    folder = make_folder(tmp_path / "run", dataset=dataset, num_epochs=1)
+    assert call(train.main, "--model_dir", folder.path).status == 0
+    result = call(evaluate.main, "--model_dir", folder.path)
+    assert (result.status, result.err) == (0, "")
+    rows = [line for line in result.out.splitlines() if line.startswith("|")]
+    assert len(rows) == NUM_CLASSES + 2
+    assert {row.count("|") for row in rows} == {6}
+    with (folder.evaluation / "test_best_confusion.csv").open(encoding="utf-8", newline="") as file:
+        header = next(csv.reader(file))
+    assert header == ["true", "cat|kitten", "caf\\udce9", *names[2:]]
+    assert [row["class"] for row in read_json(folder.evaluation / "test_best.json")["classes"]] == names
