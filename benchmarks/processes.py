@@ -21,11 +21,11 @@ from benchmarks import REPOSITORY
 from benchmarks.loops import BATCH_SIZE, COMMON, BenchmarkRuns, training_loop
 from model.build.runtime import Runtime
 from model.config.folder import Folder
+from model.cpus import thread_environment, usable_cpus
 from model.files import read_json, write_json
 from model.home import ROOT
 from model.logs import format_bytes
 from model.registry import DATASETS
-from model.search.executors.local import num_cores
 
 REPEATS = 3
 SECONDS = 10.0
@@ -94,7 +94,7 @@ def time_search(root: Path, runtime: Runtime) -> list[tuple[str, str, str]]:
 
 def time_parallel_runs() -> list[tuple[str, str, str]]:
     """Throughput of one run with all cores, and of as many runs as cores with one or all threads each."""
-    cores = num_cores()
+    cores = usable_cpus()
     one = images_per_second(runs=1, threads=cores)
     many = images_per_second(runs=cores, threads=1)
     oversubscribed = images_per_second(runs=cores, threads=cores)
@@ -111,7 +111,7 @@ def images_per_second(*, runs: int, threads: int) -> float:
         subprocess.Popen(
             command,
             cwd=REPOSITORY,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            env=os.environ | thread_environment(threads),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from benchmarks import processes
 from benchmarks.loops import BATCH_SIZE, BenchmarkRuns, Step, bare_loop, conventional_loop, training_loop
+from model.build.experiment import EVAL_BATCH_SIZE
 from model.build.runtime import Runtime, find_device
-from model.build.trainer import EVAL_BATCH_SIZE
 from model.commands.provenance import processor
 from model.evaluation.metrics import predict
 from model.home import ROOT

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from .config.params import Params
+from .cpus import prepare_threads
 from .errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER, RunFailed, Stopped, UserError
 from .home import CHECKOUT, ROOT
 from .report.pivot import pivot_table
@@ -110,6 +111,7 @@ def train_options(parser: ArgumentParser) -> None:
 
 
 def run_train(args: Namespace) -> int:
+    prepare_threads(args.threads)
     from .build.experiment import Experiment
     from .build.runtime import Runtime, find_device
     from .commands.dry_run import dry_run
@@ -130,7 +132,13 @@ def run_train(args: Namespace) -> int:
 
 def _runtime_options(parser: ArgumentParser) -> None:
     parser.add_argument("--data_dir", type=Path, default=ROOT / "data", help="folder of the data sets (default: data)")
-    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
+    parser.add_argument("--device", default="auto", help="auto (default: cuda, else cpu), cpu, cuda, cuda:1, mps")
+    parser.add_argument(
+        "--threads",
+        type=executors.positive_int,
+        metavar="N",
+        help="CPU threads that compute (default: OMP_NUM_THREADS, else one per CPU)",
+    )
 
 
 # evaluate -------------------------------------------------------------------------------------------------------------
@@ -153,6 +161,7 @@ def evaluate_options(parser: ArgumentParser) -> None:
 
 
 def run_evaluate(args: Namespace) -> int:
+    prepare_threads(args.threads)
     from .build.experiment import Experiment
     from .build.runtime import Runtime, find_device
     from .commands.evaluate import evaluate
@@ -175,7 +184,7 @@ def run_evaluate(args: Namespace) -> int:
 def search_options(parser: ArgumentParser) -> None:
     parser.add_argument("--parent_dir", type=Path, required=True, help="folder with params.json and search.json")
     parser.add_argument("--data_dir", type=Path, help="folder of the data sets (default: data)")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     parser.add_argument("--top", type=int, metavar="K", help="when all runs are finished, train the best K trials ...")
     parser.add_argument("--final_seeds", type=int, metavar="N", help="... with N seeds that the search did not use")
     parser.add_argument("--retries", type=int, default=0, help="how often a failed run is retried (default: 0)")
@@ -191,6 +200,7 @@ def run_search(args: Namespace) -> int:
     failure_policy = FailurePolicy(args.retries, args.max_failures, args.time_limit)
     final = FinalSeeds(args.top, args.final_seeds) if args.top is not None else None
     make_executor = executors.executor_factory(args)
+    prepare_threads()
 
     from .build.experiment import Experiment
     from .build.runtime import Runtime, find_device

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 EXIT_DONE, EXIT_FAILED, EXIT_USER, EXIT_STOPPED = 0, 1, 2, 75  # 75 is EX_TEMPFAIL: run the same command to go on
+READ_WITHOUT_WORKERS = 'with "num_workers": 0 in "dataset" the training process reads the images itself'
 
 
 class UserError(Exception):
@@ -152,6 +153,16 @@ def first_sentence(error: Exception) -> str:
 def last_line(text: str) -> str:
     """The last line of a traceback or of a program's error output."""
     return text.strip().rpartition("\n")[2]
+
+
+def lost_worker(error: RuntimeError) -> str | None:
+    """What to tell where the error is torch's for a process that read images and died.
+
+    torch raises it in whatever code runs at that moment.
+    """
+    if not str(error).startswith("DataLoader worker"):
+        return None
+    return f"{first_sentence(error)}: memory may be too small; {READ_WITHOUT_WORKERS}"
 
 
 def exit_status(error: BaseException) -> int:

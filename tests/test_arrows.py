@@ -14,6 +14,7 @@ import pytest
 from model.home import ROOT
 
 GROUND = (
+    "model.cpus",
     "model.errors",
     "model.files",
     "model.fingerprint",
@@ -85,6 +86,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     # the ground
     "model.registry": ("model.errors", "model.types"),
     "model.files": ("model.errors", "model.logs"),
+    "model.cpus": (),
     "model.errors": (),
     "model.home": (),
     "model.logs": (),
@@ -96,7 +98,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
 
 WITHOUT_TORCH = (
     *("model.cli", "model.search", "model.report", "model.config"),
-    *("model.errors", "model.files", "model.home", "model.logs", "model.types", "model.registry"),
+    *("model.cpus", "model.errors", "model.files", "model.home", "model.logs", "model.types", "model.registry"),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -28,6 +29,9 @@ from .plugins import load_plugins
 from .resolve import resolve_params
 from .runtime import Runtime
 from .weights import TrainedSource, WeightsFile
+
+EVAL_BATCH_SIZE = 1000  # images of CIFAR's size or smaller
+EVAL_BATCH_VALUES = EVAL_BATCH_SIZE * 3 * 32 * 32
 
 
 class Experiment:
@@ -208,6 +212,15 @@ class Experiment:
             if data.size("train") == 1 < batch_size:
                 raise OptionError("", f"train has 1 image, too few for batches of {batch_size}")
             return data
+
+    @property
+    def eval_batch_size(self) -> int:
+        """Images of a batch in evaluation: the larger they are, the fewer, but no fewer than in a training batch.
+
+        An image takes less memory when it is evaluated than when it is trained on.
+        """
+        batch_size = self.params.batch_size // self.runtime.world.size
+        return min(EVAL_BATCH_SIZE, max(batch_size, EVAL_BATCH_VALUES // math.prod(self.source.image_shape), 1))
 
     # Networks -------------------------------------------------------------------------------------------------------
 

@@ -173,6 +173,7 @@ def _with_cache(experiment: Experiment, live: LiveTeacher, folder: Folder, key: 
         needed_rows=unique_rows(views, drawn),
         dtype=live.dtype,
         device=experiment.runtime.device,
+        batch_size=experiment.eval_batch_size,
     )
 
 

@@ -25,8 +25,6 @@ from .weights import WeightsFile
 if TYPE_CHECKING:
     from .experiment import Experiment
 
-EVAL_BATCH_SIZE = 1000
-
 
 def build_trainer(
     experiment: Experiment,
@@ -90,7 +88,7 @@ def evaluation_of(experiment: Experiment) -> Evaluate:
     data, world = experiment.data, experiment.runtime.world
 
     def evaluate(net: nn.Module, split: Split) -> dict[str, float]:
-        batches = data.eval_batches(split, EVAL_BATCH_SIZE, world.shard)
+        batches = data.eval_batches(split, experiment.eval_batch_size, world.shard)
         shard = predict(net, batches, dtype=experiment.dtype, device=experiment.runtime.device)
         return metrics_of(shard.gather(lambda rows: world.all_gather(rows, data.size(split))))
 

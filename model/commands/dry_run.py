@@ -22,6 +22,7 @@ from ..config.generations import first_generation
 from ..data.memory import Arrays, Augmentation, MemoryPipeline
 from ..logs import format_bytes, format_duration, logging_to
 from ..training.probe import estimate_seconds
+from ..training.threads import limit_threads
 from ..training.trainer import Trainer
 from ..types import Pipeline, SplitOptions
 from .preflight import check_experiment, preflight
@@ -36,6 +37,7 @@ def dry_run(experiment: Experiment) -> str:
     Raises:
         UserError: As `train` would.
     """
+    limit_threads()
     preflight(experiment)
     folder, generations = experiment.folder, experiment.params.generations
     if not generations:

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from ..build.experiment import Experiment
-from ..build.trainer import EVAL_BATCH_SIZE
 from ..build.weights import WeightsFile
 from ..config.folder import Folder
 from ..config.generations import generation_folders
@@ -23,8 +22,10 @@ from ..logs import log, logging_to
 from ..markdown import markdown_table
 from ..teachers.ensemble import COMBINE, CombineName
 from ..training.malloc import keep_freed_memory
-from ..training.precision import to_device
+from ..training.precision import to_device, widest_float
+from ..training.threads import limit_threads
 from ..types import Split
+from .signals import one_line_errors
 
 
 def evaluate(
@@ -46,9 +47,10 @@ def evaluate(
         UserError: There is nothing to evaluate, or the folder cannot be written to.
     """
     keep_freed_memory()
+    limit_threads()
     if temperature <= 0:
         raise UserError(f"--temperature must be positive, got {temperature}")
-    with logging_to(None):
+    with logging_to(None), one_line_errors(experiment.folder):
         if experiment.written_params.generations:
             return _evaluate_generations(experiment, split, restore_file, ensemble)
         return _evaluate_run(experiment, split, restore_file, temperature)
@@ -69,7 +71,10 @@ def predict_split(experiment: Experiment, weights: WeightsFile, split: Split) ->
     if not data.size(split):
         raise UserError(f"{experiment.folder.params}: the split {split} is empty (val_size 0)")
     renormalise = weights.renormalisation(experiment.source, device)
-    batches = (batch._replace(images=renormalise(batch.images)) for batch in data.eval_batches(split, EVAL_BATCH_SIZE))
+    batches = (
+        batch._replace(images=renormalise(batch.images))
+        for batch in data.eval_batches(split, experiment.eval_batch_size)
+    )
     result = predict(net, batches, dtype=experiment.dtype, device=device)
     if columns is None:
         return result
@@ -138,8 +143,9 @@ def _evaluate_generations(experiment: Experiment, split: Split, restore_file: st
         weights = WeightsFile.read(child.checkpoint(restore_file))  # type: ignore[arg-type]
         results.append(predict_split(Experiment(child.path, experiment.runtime), weights, split))
     metrics = [metrics_of(result) for result in results]
+    dtype = widest_float(experiment.runtime.device)
     ensemble_accuracies = [
-        accuracy(COMBINE[ensemble]([result.logits.double() for result in results[:count]]), results[0].labels)
+        accuracy(COMBINE[ensemble]([result.logits.to(dtype) for result in results[:count]]), results[0].labels)
         for count in range(1, len(results) + 1)
     ]
     rows = [

@@ -11,7 +11,7 @@ from types import FrameType
 import torch
 
 from ..config.folder import Folder
-from ..errors import RunFailed, Stopped, UserError
+from ..errors import RunFailed, Stopped, UserError, lost_worker
 from ..logs import log
 from ..training.distributed import is_peer_lost
 
@@ -45,6 +45,8 @@ def one_line_errors(folder: Folder) -> Iterator[None]:
     except (OSError, torch.OutOfMemoryError) as error:
         raise RunFailed(f"{folder.name}: {str(error).splitlines()[0]}") from error
     except RuntimeError as error:
+        if (lost := lost_worker(error)) is not None:
+            raise RunFailed(f"{folder.name}: {lost}") from error
         if not is_peer_lost(error):
             raise
         raise RunFailed(f"{folder.name}: another process of the run has ended") from error

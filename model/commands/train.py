@@ -27,6 +27,7 @@ from ..logs import format_duration, log, logging_to
 from ..training.checkpoint import load_checkpoint, restore
 from ..training.malloc import keep_freed_memory
 from ..training.probe import compile_student, estimate_seconds
+from ..training.threads import limit_threads
 from ..training.trainer import Trainer
 from .preflight import preflight
 from .provenance import peak_memory, provenance
@@ -58,6 +59,7 @@ def train(experiment: Experiment, *, restart: bool = False, train_teachers: bool
         RunFailed: The run failed; run.json has the reason.
     """
     keep_freed_memory()
+    limit_threads()
     world = experiment.runtime.world
     experiment.written_params = world.on_rank_zero(lambda: preflight(experiment).written_params)
     if experiment.params.generations:

@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader
 
 from ..errors import OptionError, UserError, did_you_mean, preview
 from ..logs import log
 from ..randomness import CUTOUT
 from ..registry import DATASETS
 from ..types import UNSHARDED, Batch, Normalisation, Shard, Split, SplitOptions, Views
-from .base import BasePipeline
+from .base import BasePipeline, on_device
 from .image_files import ImageFiles, is_hidden
 from .image_index import check_images, name_hashes
+from .image_loader import default_workers, read_batches
 from .paths import find_data
 from .pixels import printable
 from .preprocess import Preprocess, as_pil
@@ -47,7 +47,7 @@ IMAGENET_NORMALISATION = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0
 
 @DATASETS.register
 def folder(
-    data_dir: Path, *, path: str, image_size: int = 224, num_workers: int = 4, on_error: OnError = "refuse"
+    data_dir: Path, *, path: str, image_size: int = 224, num_workers: int | None = None, on_error: OnError = "refuse"
 ) -> FolderSource:
     """Your own images in class sub-folders: PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg.
 
@@ -59,13 +59,14 @@ def folder(
         data_dir: The folder of the data sets.
         path: The folder, relative to the data folder or to the repository's root, or absolute.
         image_size: Height and width of the network's input.
-        num_workers: Number of processes that read images; 0 reads them in the training process.
+        num_workers: Number of processes that read images, by default one per CPU, eight at most; 0 reads them in the
+            training process.
         on_error: What is done about images that cannot be read: "refuse" to train, or "skip" them. All images are
             opened before the first epoch.
     """
     if image_size < 1:
         raise ValueError(f"image_size must be positive, got {image_size}")
-    if num_workers < 0:
+    if num_workers is not None and num_workers < 0:
         raise ValueError(f"num_workers must be 0 or more, got {num_workers}")
     root = find_data(path, data_dir)
     train, test = root / "train", root / ("test" if (root / "test").is_dir() else "val")
@@ -131,7 +132,7 @@ class FolderSource:
     folders: dict[Part, tuple[Path, dict[str, str]]]
     index_folder: Path
     on_error: OnError
-    num_workers: int
+    num_workers: int | None
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]
     normalisation: Normalisation
@@ -168,7 +169,8 @@ class FolderPipeline(BasePipeline):
 
         if options.alternating_flip:
             raise ValueError("alternating_flip is for data sets in memory: it must be false for folder")
-        self.augment, self.num_workers = options.augment, source.num_workers
+        self.augment = options.augment
+        self.num_workers = default_workers(device) if source.num_workers is None else source.num_workers
         images = read_folder(source)
         train_files, test_files = images.files["train"], images.files["test"]
         train_labels, test_labels = images.labels["train"], images.labels["test"]
@@ -232,25 +234,16 @@ class FolderPipeline(BasePipeline):
         self, split: Split, index: Indices, view: Indices, parts: list[slice], num_workers: int | None = None
     ) -> Iterator[Batch]:
         batches = [(index[part], view[part]) for part in parts]
-        loader = DataLoader(
-            self._readers[split],
-            sampler=batches,
-            batch_size=None,  # an item of the reader is a batch already
-            num_workers=self.num_workers if num_workers is None else num_workers,
-            pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # the loader draws a number from it: the run's generator must not advance
-        )
-        for (indices, views), (pixels_NHWC, error) in zip(batches, loader, strict=True):
-            if error:
-                raise UserError(error)
-            pixels_NHWC = pixels_NHWC.to(self.device, non_blocking=True)
+        workers = self.num_workers if num_workers is None else num_workers
+        pixels = read_batches(self._readers[split], batches, num_workers=workers, device=self.device)
+        for (indices, views), pixels_NHWC in zip(batches, pixels, strict=True):
             if CENTRE_CROP in views:
                 images = self.normalise(pixels_NHWC)
             else:
                 num_pixels = pixels_NHWC.shape[1] * pixels_NHWC.shape[2]
                 centres = self._draw(CUTOUT, below=num_pixels, index=indices, view=views)
                 images = self._training_images(pixels_NHWC, indices, views, centres)
-            index_N, view_N = torch.from_numpy(indices).to(self.device), torch.from_numpy(views).to(self.device)
+            index_N, view_N = on_device(indices, self.device), on_device(views, self.device)
             yield Batch(images, self._labels[split][index_N], index_N, view_N)
 
 

@@ -98,8 +98,14 @@ class MultiLevelLogitDistillation(DistillLoss):
 
     def _mask(self, confidence: Tensor) -> Tensor:
         """1 up to the median, 0 above it."""
-        below = confidence <= confidence.quantile(0.5)
+        below = confidence <= median(confidence)
         return below.to(confidence.dtype) if self.unsure_half else torch.ones_like(confidence)
+
+
+def median(values: Tensor) -> Tensor:
+    """The middle value, or the mean of the two middle ones: `quantile(0.5)` without float64, which MPS lacks."""
+    ordered, last = values.sort().values, len(values) - 1
+    return ordered[last // 2].lerp(ordered[-(-last // 2)], 0.5)
 
 
 def divergence(student_NK: Tensor, teacher_NK: Tensor, temperature: float) -> Tensor:

@@ -33,7 +33,7 @@ from .row_store import DeviceRowStore, FileRowStore, RowStore
 
 KEY_FILE = "about.json"  # in each cache's folder: all that its rows depend on; the folder's name is its hash
 NUM_VERIFIED = 16  # cached rows that are computed again at the start of a run
-PRECOMPUTE_BATCH_SIZE = 256
+MAX_PRECOMPUTE_BATCH_SIZE = 256
 # Largest distance (see `Encoding.distance`) between a cached row and the same one computed again: the order of sums
 # changes with the number of threads and the batch size. Outputs for two different images differ by far more.
 TOLERANCES = {torch.float32: 0.01, torch.bfloat16: 0.1}
@@ -57,11 +57,20 @@ class CachedTeacher:
         views: Which view of which image a row stands for.
         needed_rows: The rows that the run will read, sorted, without duplicates.
         tolerance: Largest distance between a cached row and the same one computed again; see `Encoding.distance`.
+        batch_size: Images at a time, at most, on which the network is run ahead of an epoch.
     """
 
     def __init__(
-        self, live: Teacher, parts: Mapping[Part, CachedPart], views: Views, needed_rows: Rows, *, tolerance: float
+        self,
+        live: Teacher,
+        parts: Mapping[Part, CachedPart],
+        views: Views,
+        needed_rows: Rows,
+        *,
+        tolerance: float,
+        batch_size: int = MAX_PRECOMPUTE_BATCH_SIZE,
     ) -> None:
+        self.batch_size = min(batch_size, MAX_PRECOMPUTE_BATCH_SIZE)
         self.live, self.parts, self.views, self.needed_rows, self.tolerance = live, parts, views, needed_rows, tolerance
         self.num_queries = 0
         self._can_write, self._has_warned_of_corrupt_rows = True, False
@@ -126,12 +135,12 @@ class CachedTeacher:
         index_M, view_M = data.epoch_views(epoch)
         rows_M = self.views.row(index_M, view_M)
         missing = np.random.default_rng().permutation(np.flatnonzero(~self._is_cached(rows_M)))
-        for start in range(0, len(missing), PRECOMPUTE_BATCH_SIZE):
-            chunk = missing[start : start + PRECOMPUTE_BATCH_SIZE]
+        for start in range(0, len(missing), self.batch_size):
+            chunk = missing[start : start + self.batch_size]
             chunk = chunk[~self._is_cached(rows_M[chunk])]
             if len(chunk) and self._can_write:
                 self._look_up_or_compute(data.augmented_batch(index_M[chunk], view_M[chunk]))
-            yield (start + PRECOMPUTE_BATCH_SIZE) / len(missing)
+            yield (start + self.batch_size) / len(missing)
         is_complete = [part.store.refresh(rows_M) for part in self.parts.values()]
         self._epoch_is_cached = all(is_complete)
 
@@ -191,12 +200,14 @@ def open_cache(
     needed_rows: Rows,
     dtype: torch.dtype,
     device: torch.device,
+    batch_size: int = MAX_PRECOMPUTE_BATCH_SIZE,
 ) -> CachedTeacher:
     """A teacher whose outputs are cached in a folder below `root`, one for each key.
 
     Args:
         key: All that an output depends on beside the view, as plain values. `weights` and `digest` are among them; the
             caches of an earlier digest of the same weights are removed.
+        batch_size: As of `CachedTeacher`.
 
     Raises:
         OSError: The cache can be neither written nor read.
@@ -212,7 +223,7 @@ def open_cache(
         if file.was_truncated and not views.unbounded:  # unbounded views: a longer run has more rows
             log.warning("%s: the file was truncated; missing rows are computed again", file.path)
         parts[name] = CachedPart(encoding, file, _open_store(file, needed_rows, device))
-    return CachedTeacher(live, parts, views, needed_rows, tolerance=TOLERANCES[dtype])
+    return CachedTeacher(live, parts, views, needed_rows, tolerance=TOLERANCES[dtype], batch_size=batch_size)
 
 
 def _remove_outdated_caches(root: Path, key: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from model.cpus import THREAD_VARIABLES
 from model.errors import UserError
 from model.search.executors.base import Job, JobHandle
 from model.search.executors.local import LocalExecutor
@@ -79,8 +80,10 @@ def test_as_many_runs_as_jobs_go_at_once_and_never_more(tmp_path: Path) -> None:
 
 
 def test_each_run_gets_its_share_of_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.search.executors.local.num_cores", lambda: 8)
+    monkeypatch.setattr("model.search.executors.local.usable_cpus", lambda: 8)
     fake = FakeSearch(tmp_path, ALPHAS)
+    for name in THREAD_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
     fake.run(jobs=2)
     got = {(event["OMP_NUM_THREADS"], event["MKL_NUM_THREADS"]) for event in fake.events("begin")}
     assert got == {("4", "4")}
@@ -347,7 +350,9 @@ def test_the_teacher_is_trained_once_and_first(tmp_path: Path) -> None:
 
 
 def test_the_teacher_gets_all_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.search.executors.local.num_cores", lambda: 8)
+    monkeypatch.setattr("model.search.executors.local.usable_cpus", lambda: 8)
+    for name in THREAD_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
     fake = with_teacher(tmp_path)
     fake.run(jobs=4)
     assert [event["OMP_NUM_THREADS"] for event in fake.events("begin")] == ["8", "2", "2", "2", "2"]

@@ -592,7 +592,7 @@ def test_cache_that_another_process_removes_meanwhile_is_no_error(
 
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.teachers.cached.PRECOMPUTE_BATCH_SIZE", 10)
+    monkeypatch.setattr("model.teachers.cached.MAX_PRECOMPUTE_BATCH_SIZE", 10)
 
 
 @pytest.mark.usefixtures("every_store", "small_batches")

@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
+from ...cpus import chosen_threads, thread_environment, usable_cpus
 from ...errors import UserError
 from ...registry import EXECUTORS
 from .base import Job, JobEnd, JobHandle
 from .options import ExecutorOption, positive_int
 from .process import Process
-
-CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 @EXECUTORS.register("local")
@@ -28,6 +26,7 @@ class LocalExecutor:
     OPTIONS = (
         ExecutorOption("jobs", positive_int, "runs at a time (default: one per GPU, else one per core)", "N"),
         ExecutorOption("runs_per_gpu", positive_int, "runs that share a GPU", "N"),
+        ExecutorOption("threads", positive_int, "CPU threads per run (default: OMP_NUM_THREADS, else its cores)", "N"),
     )
 
     def __init__(self, slots: Sequence[dict[str, str]]) -> None:
@@ -44,27 +43,30 @@ class LocalExecutor:
         device: str = "auto",
         jobs: int | None = None,
         runs_per_gpu: int | None = None,
+        threads: int | None = None,
     ) -> LocalExecutor:
         """Slots for a number of runs, at most one per run.
 
         Args:
             search_dir: Not used.
             device: As of train.py; "cpu" hides the GPUs from the runs.
-            jobs: Runs at a time; by default as many as share the GPUs, else one per core: two runs that share two
-                cores by threads are several times slower than the same runs with one core each.
+            jobs: Runs at a time; by default as many as share the GPUs, else one per core, or per `threads` cores: two
+                runs that share two cores by threads are several times slower than the same runs with one core each.
             runs_per_gpu: The number of runs that share a GPU, at most; by default one, or what `jobs` leads to.
+            threads: Of each run; by default what OMP_NUM_THREADS says, else its share of the cores.
         """
         gpus = [] if device == "cpu" else visible_gpus()
         if runs_per_gpu is not None and not gpus:
             raise UserError(f"--runs_per_gpu {runs_per_gpu}: no GPU is visible")
         num_on_gpus = len(gpus) * (runs_per_gpu or 1)
-        # With "cuda", but without GPUs that we can count, there is at least one.
-        num_slots = jobs or num_on_gpus or (1 if device == "cuda" else num_cores())
+        num_cores, threads = usable_cpus(), threads or chosen_threads()
+        # With "cuda" or "mps", but without GPUs that we can count, there is at least one.
+        num_slots = jobs or num_on_gpus or (1 if device in ("cuda", "mps") else num_cores // (threads or 1))
         if runs_per_gpu is not None:
             num_slots = min(num_slots, num_on_gpus)
         num_slots = max(1, min(num_slots, num_runs))
-        threads = str(max(1, num_cores() // num_slots))
-        slots = [{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} for _ in range(num_slots)]
+        threads = threads or max(1, num_cores // num_slots)
+        slots = [thread_environment(threads) for _ in range(num_slots)]
         for index, slot in enumerate(slots):
             if gpus:
                 slot["CUDA_VISIBLE_DEVICES"] = gpus[index % len(gpus)]
@@ -111,15 +113,6 @@ class LocalExecutor:
 
     def kill(self, handle: JobHandle) -> None:
         self._running[handle][0].kill()
-
-
-def num_cores() -> int:
-    """Cores that this process may use: those of its affinity, or a container's quota where that is less."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with suppress(OSError, ValueError):  # no such file, or the quota is "max"
-        quota, period = CPU_QUOTA.read_text().split()
-        cores = min(cores, max(1, int(quota) // int(period)))
-    return cores
 
 
 def visible_gpus() -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from model.cpus import THREAD_VARIABLES
 from model.search.executors import worker
 from model.search.executors.base import Executor, Job, JobEnd, JobHandle
 from model.search.executors.local import LocalExecutor
@@ -264,7 +265,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, str], None]:
     """Set the number of cores, and the GPUs as CUDA_VISIBLE_DEVICES names them."""
 
     def set_up(cores: int, gpus: str) -> None:
-        monkeypatch.setattr("model.search.executors.local.num_cores", lambda: cores)
+        monkeypatch.setattr("model.search.executors.local.usable_cpus", lambda: cores)
+        for name in THREAD_VARIABLES:
+            monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
 
     return set_up
@@ -284,6 +287,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, str], None]:
         (16, "0,1", 1, None, "auto", 1, 16, ["0"]),
         (16, "0,1", 40, None, "cpu", 16, 1, [""] * 16),
         (16, "", 40, None, "cuda", 1, 16, [None]),
+        (16, "", 40, None, "mps", 1, 16, [None]),
     ],
 )
 def test_slots_share_cores_and_gpus(
@@ -302,6 +306,33 @@ def test_slots_share_cores_and_gpus(
     assert len(slots) == max_jobs
     assert {(slot["OMP_NUM_THREADS"], slot["MKL_NUM_THREADS"]) for slot in slots} == {(str(threads), str(threads))}
     assert [slot.get("CUDA_VISIBLE_DEVICES") for slot in slots] == devices
+
+
+@pytest.mark.parametrize(
+    ("cores", "environment", "options", "max_jobs", "threads"),
+    [
+        (2, {"OMP_NUM_THREADS": "1"}, {"jobs": 1}, 1, "1"),
+        (8, {"OMP_NUM_THREADS": "4"}, {}, 2, "4"),
+        (8, {"MKL_NUM_THREADS": "4"}, {}, 2, "4"),
+        (8, {"OMP_NUM_THREADS": "4"}, {"threads": 2}, 4, "2"),
+        (8, {}, {"threads": 16}, 1, "16"),
+    ],
+)
+def test_threads_of_a_run_are_those_that_were_asked_for(
+    machine: Callable[[int, str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    cores: int,
+    environment: dict[str, str],
+    options: dict[str, int],
+    max_jobs: int,
+    threads: str,
+) -> None:
+    machine(cores, "")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert LocalExecutor.for_runs(40, **options).slots == max_jobs * (  # type: ignore[arg-type]
+        {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+    )
 
 
 @pytest.mark.parametrize(
@@ -354,18 +385,6 @@ def test_without_nvidia_smi_there_are_no_gpus(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert visible_gpus() == []
-
-
-@pytest.mark.parametrize(("quota", "expected"), [("max 100000", 3), ("200000 100000", 2), ("50000 100000", 1)])
-def test_the_cpu_quota_of_a_container_limits_its_cores(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, expected: int
-) -> None:
-    from model.search.executors import local
-
-    (tmp_path / "cpu.max").write_text(f"{quota}\n")
-    monkeypatch.setattr(local, "CPU_QUOTA", tmp_path / "cpu.max")
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2})
-    assert local.num_cores() == expected
 
 
 def test_a_command_does_not_start_when_its_parent_has_ended() -> None:
