@@ -71,8 +71,9 @@ def _run(command: Command, args: Namespace) -> int:
 
 def run_script(main: Callable[[], int]) -> NoReturn:
     """Run a script's main function and turn its exceptions into messages and exit statuses."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names of files may be no text
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # the names of files may be no text
     try:
         status = main()
     except UserError as error:

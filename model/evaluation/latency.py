@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import nn
 
@@ -13,6 +15,7 @@ LATENCY_SECONDS = 0.1  # duration of the measurement
 @torch.no_grad()
 def latency(net: nn.Module, image_shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device) -> float:
     """Median time of a forward pass of one image of the shape (C, H, W), in milliseconds."""
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # warns where there is no GPU to compile for
     from torch.utils.benchmark import Timer  # the import takes a tenth of a second
 
     was_training = net.training

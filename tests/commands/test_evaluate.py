@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 import evaluate
+import train
 from model.build.experiment import Experiment
 from model.build.runtime import Runtime
 from model.build.weights import WeightsFile
@@ -206,6 +207,24 @@ def test_missing_and_unknown_weights_are_named(trained: Folder) -> None:
         WeightsFile(Path("x"), {"state_dict": state}).load_into(net)
 
 
+<<<<<<< HEAD
+def test_class_names_may_be_any_text(make_folder: MakeFolder, tiny_data: Path, tmp_path: Path, call: Call) -> None:
+    names = ["cat|kitten", "caf\udce9", "two\nlines", "*star*", "`code`", *map(str, range(5, NUM_CLASSES))]
+    with np.load(tiny_data) as data:
+        np.savez(tmp_path / "named.npz", class_names=np.array(names), **data)
+    dataset = {"name": "arrays", "path": str(tmp_path / "named.npz"), "val_size": 40, "pad": 1}
+    folder = make_folder(tmp_path / "run", dataset=dataset, num_epochs=1)
+    assert call(train.main, "--model_dir", folder.path).status == 0
+    result = call(evaluate.main, "--model_dir", folder.path)
+    assert (result.status, result.err) == (0, "")
+    rows = [line for line in result.out.splitlines() if line.startswith("|")]
+    assert len(rows) == NUM_CLASSES + 2
+    assert {row.count("|") for row in rows} == {6}
+    with (folder.evaluation / "test_best_confusion.csv").open(encoding="utf-8", newline="") as file:
+        header = next(csv.reader(file))
+    assert header == ["true", "cat|kitten", "caf\\udce9", *names[2:]]
+    assert [row["class"] for row in read_json(folder.evaluation / "test_best.json")["classes"]] == names
+=======
 @pytest.mark.parametrize(
     ("image_shape", "batch_size", "expected"),
     [
@@ -224,3 +243,4 @@ def test_evaluation_takes_fewer_images_at_once_the_larger_they_are(
     vars(experiment)["params"] = SimpleNamespace(batch_size=batch_size)
     vars(experiment)["source"] = SimpleNamespace(image_shape=image_shape)
     assert experiment.eval_batch_size == expected
+>>>>>>> main
