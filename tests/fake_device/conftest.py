@@ -9,6 +9,8 @@ import pytest
 
 from model.build import experiment as experiment_module
 from model.build.experiment import Experiment
+from model.build.network import build_network
+from model.build.objective import build_loss_context
 from model.losses.objective import Objective
 from model.types import LossContext
 from tests.fake_device.fake_device import FakeDevice, fake_device, with_real_tensors
@@ -36,14 +38,14 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def untrained(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> UntrainedExperiments:
-    build_loss_context = with_real_tensors(experiment_module.build_loss_context)
+    build_context = with_real_tensors(build_loss_context)
 
     def build_loss_context_after_opening(experiment: Experiment) -> LossContext:
         _ = experiment.data  # whose images are on the device
-        return build_loss_context(experiment)
+        return build_context(experiment)
 
     # As in a real run, these make tensors on the CPU and on the meta device, which are moved or only read for shapes.
-    monkeypatch.setattr(experiment_module, "build_network", with_real_tensors(experiment_module.build_network))
+    monkeypatch.setattr(experiment_module, "build_network", with_real_tensors(build_network))
     monkeypatch.setattr(experiment_module, "build_loss_context", build_loss_context_after_opening)
     monkeypatch.setattr(Objective, "prepare", with_real_tensors(Objective.prepare))
     return UntrainedExperiments(tmp_path, images)
