@@ -10,17 +10,17 @@ from torch.utils import _pytree as pytree
 from model.evaluation.metrics import Predictions, metrics_of, predict
 from model.training.checkpoint import restore, training_state
 from model.training.precision import widest_float
-from tests.fake_device.conftest import MakeExperiment, first_batch, trainer_of
 from tests.fake_device.fake_device import FakeDevice, StrictMode, sum_as_on_mps
+from tests.untrained import UntrainedExperiments, first_batch, trainer_of
 
 EXITS = {"name": "multi_exit_resnet18"}
 
 
 @pytest.mark.parametrize("student", [{"name": "cnn", "num_channels": 4}, EXITS], ids=str)
 def test_predictions_are_made_on_the_device(
-    student: dict[str, object], gpu: FakeDevice, make_experiment: MakeExperiment
+    student: dict[str, object], gpu: FakeDevice, untrained: UntrainedExperiments
 ) -> None:
-    trainer = trainer_of(make_experiment(gpu, student=student))
+    trainer = trainer_of(untrained.make(gpu.device, student=student))
     batches = list(trainer.data.eval_batches("test", 4))
     with gpu.step():
         result = predict(trainer.student, batches, dtype=torch.bfloat16, device=gpu.device)
@@ -49,9 +49,9 @@ def test_metrics_need_no_float64(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_run_is_resumed_on_the_device_from_a_checkpoint_on_the_cpu(
-    gpu: FakeDevice, make_experiment: MakeExperiment
+    gpu: FakeDevice, untrained: UntrainedExperiments
 ) -> None:
-    experiment = make_experiment(gpu, optimizer={"name": "adam"})
+    experiment = untrained.make(gpu.device, optimizer={"name": "adam"})
     trainer = trainer_of(experiment)
     trainer.take_step(first_batch(trainer))
     checkpoint = pytree.tree_map_only(Tensor, Tensor.cpu, training_state(trainer))

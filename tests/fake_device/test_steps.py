@@ -7,25 +7,17 @@ from typing import Any, cast
 import pytest
 from torch import nn
 
-from model.docs.all_methods import methods
-from model.files import read_json
-from model.home import ROOT
 from model.registry import OPTIMIZERS
 from model.training.trainer import Trainer
-from tests.fake_device.conftest import MakeExperiment, MakeTeacher, first_batch, trainer_of
 from tests.fake_device.fake_device import FakeDevice
-
-METHODS = methods()
-TEACHER = "experiments/all_methods/teacher"
+from tests.untrained import METHODS, UntrainedExperiments, first_batch, trainer_of
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_step_with_every_loss_stays_on_the_device(
-    method: str, gpu: FakeDevice, make_experiment: MakeExperiment, make_teacher: MakeTeacher
+    method: str, gpu: FakeDevice, untrained: UntrainedExperiments
 ) -> None:
-    values = METHODS[method]
-    teacher = make_teacher(student=read_json(ROOT / values.get("teacher", TEACHER) / "params.json")["student"])
-    trainer = trainer_of(make_experiment(gpu, **values | {"teacher": teacher}))
+    trainer = trainer_of(untrained.of_method(method, gpu.device))
     take_steps(trainer, gpu)
     assert gpu.holds(cast(nn.Module, trainer.objective))
     assert gpu.holds(trainer.student)
@@ -45,9 +37,10 @@ def test_step_with_every_loss_stays_on_the_device(
     ids=str,
 )
 def test_step_with_every_option_stays_on_the_device(
-    values: dict[str, Any], device: FakeDevice, make_experiment: MakeExperiment, make_teacher: MakeTeacher
+    values: dict[str, Any], device: FakeDevice, untrained: UntrainedExperiments
 ) -> None:
-    trainer = trainer_of(make_experiment(device, **{"loss": {"kd": {}}, "teacher": make_teacher()} | values))
+    options = {"loss": {"kd": {}}, "teacher": untrained.teacher()} | values
+    trainer = trainer_of(untrained.make(device.device, **options))
     take_steps(trainer, device, num_steps=2)  # the first one makes the optimizer's state
     assert device.holds(trainer.student)
     states = [value for state in trainer.optimizer.state.values() for value in state.values()]

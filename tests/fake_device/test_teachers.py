@@ -16,15 +16,8 @@ from model.teachers.ensemble import EnsembleTeacher
 from model.teachers.row_file import RowFile
 from model.teachers.row_store import DeviceRowStore
 from model.types import Batch, Normalisation, Part, Teacher
-from tests.fake_device.conftest import (
-    NUM_CLASSES,
-    MakeExperiment,
-    MakeTeacher,
-    first_batch,
-    live_teacher,
-    trainer_of,
-)
 from tests.fake_device.fake_device import FakeDevice, Synchronisation
+from tests.untrained import NUM_CLASSES, UntrainedExperiments, first_batch, live_teacher, trainer_of
 
 WIDTH = 24  # of the teacher's embedding
 ENCODINGS: dict[str, dict[Part, Encoding]] = {
@@ -37,8 +30,8 @@ LOSSES: dict[str, Any] = {"kd": {}, "pkt": {}}  # these read logits and embeddin
 
 
 @pytest.fixture
-def experiment(gpu: FakeDevice, make_experiment: MakeExperiment, make_teacher: MakeTeacher) -> Experiment:
-    return make_experiment(gpu, loss=LOSSES, teacher=make_teacher())
+def experiment(gpu: FakeDevice, untrained: UntrainedExperiments) -> Experiment:
+    return untrained.make(gpu.device, loss=LOSSES, teacher=untrained.teacher())
 
 
 def cached_teacher(
@@ -72,9 +65,9 @@ def test_live_teacher(trained_on: Normalisation | None, experiment: Experiment, 
 
 
 @pytest.mark.parametrize("combine", ["probabilities", "logits"])
-def test_ensemble(combine: str, gpu: FakeDevice, make_experiment: MakeExperiment, make_teacher: MakeTeacher) -> None:
-    folders = {"model_dir": [make_teacher("first"), make_teacher("second")], "combine": combine}
-    experiment = make_experiment(gpu, loss=LOSSES, teacher=folders)
+def test_ensemble(combine: str, gpu: FakeDevice, untrained: UntrainedExperiments) -> None:
+    folders = {"model_dir": [untrained.teacher("first"), untrained.teacher("second")], "combine": combine}
+    experiment = untrained.make(gpu.device, loss=LOSSES, teacher=folders)
     members = [live_teacher(experiment, folder) for folder in experiment.teachers]
     teacher = EnsembleTeacher(members, experiment.teacher_options.combine)
     trainer = trainer_of(experiment, teacher)
