@@ -126,6 +126,7 @@ class FolderPipeline(BasePipeline):
             raise ValueError("alternating_flip is for data sets in memory: it must be false for folder")
         self.augment = options.augment
         self.num_workers = default_workers(device) if source.num_workers is None else source.num_workers
+        self.reads_ahead = self.num_workers > 0
         train_files, train_labels = list_images(source.train, source.class_names)
         test_files, test_labels = list_images(source.test, source.class_names)
         if missing := sorted(set(range(len(source.class_names))) - set(train_labels.tolist())):
