@@ -115,14 +115,16 @@ def run_train(args: Namespace) -> int:
     from .build.experiment import Experiment
     from .build.runtime import Runtime, find_device
     from .commands.dry_run import dry_run
+    from .commands.provenance import process_seconds
     from .commands.train import train
     from .training.distributed import init_distributed
 
+    startup = process_seconds()
     with init_distributed() as world:
         device = world.on_all_ranks(find_device, args.device, world)
         if args.dry_run:
             experiment = Experiment(args.model_dir, Runtime(device=device, data_dir=args.data_dir))
-            world.on_rank_zero(lambda: print(dry_run(experiment)))
+            world.on_rank_zero(lambda: print(dry_run(experiment, startup=startup)))
         else:
             runtime = Runtime(device=device, data_dir=args.data_dir, world=world.for_device(device))
             experiment = Experiment(args.model_dir, runtime)
@@ -237,18 +239,22 @@ def print_plan(
     from .build.experiment import Experiment
     from .build.runtime import Runtime, find_device
     from .commands.dry_run import estimate_run_seconds
+    from .commands.provenance import process_seconds
 
+    startup = process_seconds()
     plan = make_plan(args.parent_dir, check=check, restart=args.restart)
     print(format_summary(plan))
     executor = make_executor(math.ceil(num_remaining_runs(plan)))
     print(f"{executor.describe()}: {shlex.join(command)} --model_dir RUN")
     runtime = Runtime(device=find_device(args.device), data_dir=args.data_dir or ROOT / "data")
+    threads = {run.folder.params: make_executor(len(plan.prerequisites)).threads_per_job for run in plan.prerequisites}
 
     def measure(params: Params, path: Path) -> float | None:
         experiment = Experiment(path.parent, runtime, params=params)
-        return estimate_run_seconds(experiment, threads=executor.threads_per_job)
+        return estimate_run_seconds(experiment, threads=threads.get(path, executor.threads_per_job))
 
-    print(format_estimate(plan, executor.max_jobs, measure, num_final=final.num_runs if final else 0))
+    num_final = final.num_runs if final else 0
+    print(format_estimate(plan, executor.max_jobs, measure, startup=startup, num_final=num_final))
     print(format_runs(plan))
 
 

@@ -211,6 +211,10 @@ class Pipeline(Protocol):
 
     views_shown: int  # views of each image in a training batch of `batch_size` images: see `LossContext`
 
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether other processes read the next batches meanwhile."""
+
     def size(self, split: Split) -> int:
         """Number of samples of the split."""
 

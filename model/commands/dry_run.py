@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,9 @@ from ..build.trainer import build_trainer
 from ..config.folder import Folder
 from ..config.generations import first_generation
 from ..data.memory import Arrays, Augmentation, MemoryPipeline
+from ..evaluation.metrics import predict
 from ..logs import format_bytes, format_duration, logging_to
-from ..training.probe import estimate_seconds
+from ..training.probe import estimate_time
 from ..training.threads import limit_threads
 from ..training.trainer import Trainer
 from ..types import Pipeline, SplitOptions
@@ -30,8 +32,11 @@ from .provenance import peak_memory
 from .train import all_untrained_dependencies
 
 
-def dry_run(experiment: Experiment) -> str:
+def dry_run(experiment: Experiment, *, startup: float = 0.0) -> str:
     """What `train.py` would do with this folder, several lines.
+
+    Args:
+        startup: Seconds that a process takes until it reads its folder.
 
     Raises:
         UserError: As `train` would.
@@ -40,10 +45,10 @@ def dry_run(experiment: Experiment) -> str:
     preflight(experiment)
     folder, generations = experiment.folder, experiment.params.generations
     if not generations:
-        return _describe(experiment)
+        return _describe(experiment, startup)
     first = Experiment(folder.path, experiment.runtime, params=first_generation(experiment.written_params))
     heading = f"{folder.name}: {_state(folder)}, {generations} generations, each learns from the one before"
-    return f"{heading}\n\n{_describe(first)}"
+    return f"{heading}\n\n{_describe(first, startup)}"
 
 
 def estimate_run_seconds(experiment: Experiment, *, threads: int) -> float | None:
@@ -60,10 +65,10 @@ def estimate_run_seconds(experiment: Experiment, *, threads: int) -> float | Non
         return None
     torch.set_num_threads(threads)
     with _untrained(experiment) as trainer:
-        return estimate_seconds(trainer, next(trainer.train_batches(0, 0)))
+        return estimate_time(trainer, next(trainer.train_batches(0, 0))).total
 
 
-def _describe(experiment: Experiment) -> str:
+def _describe(experiment: Experiment, startup: float) -> str:
     params, device = experiment.params, experiment.runtime.device
     ready = experiment.source.is_ready()
     if ready:
@@ -76,7 +81,9 @@ def _describe(experiment: Experiment) -> str:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             result = trainer.train_step.forward(trainer.student, batch, step=0)
         macs = counter.get_total_flops() // 2 // len(batch.labels)
-        seconds = estimate_seconds(trainer, batch)
+        seconds = startup + estimate_time(trainer, batch).total
+        batches = experiment.data.eval_batches("test", experiment.eval_batch_size)
+        predict(trainer.student, islice(batches, 1), dtype=experiment.dtype, device=device)
         memory = peak_memory(device)
     estimates = [
         (needed, _estimate_dependency(needed, experiment.data)) for needed in all_untrained_dependencies(experiment)
@@ -95,7 +102,7 @@ def _describe(experiment: Experiment) -> str:
         f"data      {_sizes(experiment.data) if ready else 'not here yet, fetched first; random images are used now'}",
         f"one batch loss {result.loss:.4f} ({terms})",
         f"forward   {macs:,} multiply-accumulates an image, teacher and loss terms included",
-        f"memory    {format_bytes(memory)} at most in a few steps on {device.type}",
+        f"memory    {format_bytes(memory)} at most in a few steps and in evaluation, on {device.type}",
     ]
     if ready:
         dtype = str(experiment.dtype).removeprefix("torch.")
@@ -173,7 +180,7 @@ def _estimate_dependency(experiment: Experiment, students_data: Pipeline) -> flo
     if not experiment.source.is_ready():
         experiment.data = students_data
     with _untrained(experiment) as trainer:
-        return estimate_seconds(trainer, next(trainer.train_batches(0, 0)), steps=1)
+        return estimate_time(trainer, next(trainer.train_batches(0, 0))).total
 
 
 def _sizes(data: Pipeline) -> str:

@@ -9,6 +9,7 @@ import resource
 import socket
 import subprocess
 import sys
+import time
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,15 @@ def provenance(experiment: Experiment) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "git_commit": _git_commit(),
     }
+
+
+def process_seconds() -> float:
+    """Seconds since this process was started; 0 where the system does not tell."""
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError):  # no Linux
+        return 0.0
 
 
 def peak_memory(device: torch.device) -> int:

@@ -26,9 +26,10 @@ from ..home import TRAIN_COMMAND
 from ..logs import format_duration, log, logging_to
 from ..training.checkpoint import load_checkpoint, restore
 from ..training.malloc import keep_freed_memory
-from ..training.probe import compile_student, estimate_seconds
-from ..training.threads import limit_threads
+from ..training.probe import compile_student, estimate_time, speed_up_of_one_thread
+from ..training.threads import limit_threads, others_are_busy
 from ..training.trainer import Trainer
+from ..types import Batch
 from .preflight import preflight
 from .provenance import peak_memory, provenance
 from .resume import (
@@ -40,6 +41,7 @@ from .resume import (
 from .signals import StopSignals, one_line_errors, recording_end
 
 MIN_SECONDS_TO_COMPILE = 300.0  # of training, as compiling takes about one minute
+MIN_SPEED_UP_TO_ADVISE = 1.3
 
 Task = Literal["nothing", "resume", "restart"]  # a run that has not begun is resumed at step 0
 
@@ -319,11 +321,13 @@ def run(experiment: Experiment, trainer: Trainer, signals: StopSignals) -> None:
     """Train from where the trainer stands to the end."""
     world, compiling = experiment.runtime.world, experiment.params.compile
     batch = next(trainer.train_batches(0, 0))
-    estimate = estimate_seconds(trainer, batch, num_processes=world.size)
-    seconds = world.on_rank_zero(lambda: estimate)
-    log.info("%s: %s", experiment.name, plan(experiment, trainer, seconds))
+    estimate = estimate_time(trainer, batch, num_processes=world.size)
+    trainer.estimate = world.on_rank_zero(lambda: estimate)
+    log.info("%s: %s", experiment.name, plan(experiment, trainer, trainer.estimate.total))
+    if world.size == 1:
+        advise_one_thread(experiment, trainer, batch)
     if compiling == "auto":
-        compiling = world.size == 1 and pays_to_compile(seconds, experiment.runtime.device)
+        compiling = world.size == 1 and pays_to_compile(trainer.estimate.total, experiment.runtime.device)
     if compiling:
         log.info("%s: compiling the student", experiment.name)
         compile_student(trainer.train_step, batch)
@@ -331,6 +335,22 @@ def run(experiment: Experiment, trainer: Trainer, signals: StopSignals) -> None:
     with signals.deferred(), counting_teacher_images(experiment, trainer):
         trainer.fit()
         finish(experiment, trainer)
+
+
+def advise_one_thread(experiment: Experiment, trainer: Trainer, batch: Batch) -> None:
+    """Log where one thread would be faster, as other processes keep the CPUs busy."""
+    threads = torch.get_num_threads()
+    if experiment.runtime.device.type != "cpu" or threads == 1 or not others_are_busy(own=threads):
+        return
+    factor = speed_up_of_one_thread(trainer.train_step, batch)
+    if factor > MIN_SPEED_UP_TO_ADVISE:
+        log.warning(
+            "%s: other processes keep the CPUs busy, so a step is %.1f times faster with one thread than with %d: "
+            "stop this run and go on with --threads 1 (or OMP_NUM_THREADS=1)",
+            experiment.name,
+            factor,
+            threads,
+        )
 
 
 def pays_to_compile(seconds: float, device: torch.device) -> bool:

@@ -31,6 +31,7 @@ class BasePipeline(ABC):
     """
 
     skipped: tuple[str, ...] = ()
+    reads_ahead: bool = False
 
     def __init__(
         self,

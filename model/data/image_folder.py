@@ -175,6 +175,7 @@ class FolderPipeline(BasePipeline):
             raise ValueError("alternating_flip is for data sets in memory: it must be false for folder")
         self.augment = options.augment
         self.num_workers = default_workers(device) if source.num_workers is None else source.num_workers
+        self.reads_ahead = self.num_workers > 0
         images = read_folder(source)
         train_files, test_files = images.files["train"], images.files["test"]
         train_labels, test_labels = images.labels["train"], images.labels["test"]

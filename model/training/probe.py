@@ -1,19 +1,22 @@
-"""Trial passes that leave a run as it was: how long it will take, and whether its student can be compiled."""
+"""Trial passes that leave a run as it was: how long it takes, with how many threads, and whether it can be compiled."""
 
 from __future__ import annotations
 
 import copy
+import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
+from ..cpus import usable_cpus
 from ..errors import first_sentence
 from ..logs import log
 from ..types import Batch
+from .precision import autocast
 from .step import TrainStep
 from .trainer import Trainer
 
@@ -21,21 +24,115 @@ from .trainer import Trainer
 COMPILE_OPTIONS: dict[str, dict[str, Any]] = {"cuda": {"mode": "reduce-overhead", "dynamic": False}}
 
 
-def estimate_seconds(trainer: Trainer, batch: Batch, *, steps: int = 3, num_processes: int = 1) -> float:
-    """About how long the rest of a run takes, from a few steps.
+TIMED_STEPS = 3  # at least
+TIMED_SECONDS = 0.3  # at least, in one process: several must take the same number of steps
+TIMED_BATCHES = 5  # at least
+MAX_READING_SECONDS = 10.0
+
+
+class Estimate(NamedTuple):
+    """About how many seconds the rest of a run takes."""
+
+    training: float  # reading images, steps and evaluation
+    teacher: float  # running it on the images whose outputs are not cached yet
+
+    @property
+    def total(self) -> float:
+        return self.training + self.teacher
+
+
+class Pace(NamedTuple):
+    """Seconds that parts of a run take."""
+
+    step: float  # with its batch
+    evaluated_image: float
+    epoch_start: float  # until the first batch comes, beyond what other batches take
+
+
+def estimate_time(trainer: Trainer, batch: Batch, *, num_processes: int = 1) -> Estimate:
+    """About how long the rest of a run takes, from a few steps and batches.
 
     Args:
-        num_processes: Among which the teacher's forward passes are shared.
+        num_processes: Among which evaluation and the teacher's forward passes are shared.
     """
-    train_step, start = trainer.train_step, 0.0
+    training = remaining_seconds(trainer, measure_pace(trainer, batch, num_processes), num_processes)
+    teacher = 0.0 if trainer.teacher is None else trainer.teacher.seconds_remaining(batch) / num_processes
+    return Estimate(training, teacher)
+
+
+def remaining_seconds(trainer: Trainer, pace: Pace, num_processes: int = 1) -> float:
+    """The rest of a run at a pace: its steps, val after each epoch, and test twice at its end."""
+    steps, data = trainer.total_steps - trainer.step, trainer.data
+    epochs = steps / trainer.steps_per_epoch
+    evaluated = (epochs * data.size("val") + 2 * data.size("test")) / num_processes
+    num_starts = epochs * (2 if data.size("val") else 1) + 2
+    return steps * pace.step + evaluated * pace.evaluated_image + num_starts * pace.epoch_start
+
+
+def measure_pace(trainer: Trainer, batch: Batch, num_processes: int = 1) -> Pace:
+    """Time a few steps and batches; medians, as the first ones also pay for warming up."""
+    train_step, data = trainer.train_step, trainer.data
+    epoch_start, reading = _time_batches(trainer)
     with unchanged(train_step):
-        for step in range(steps + 1):
-            if step == 1:  # the first step also pays for warming up
-                start = time.perf_counter()
-            loss, _ = gradients(train_step, train_step.student, batch)
-        loss.item()  # waits for the device
-        seconds = (time.perf_counter() - start) / steps * (trainer.total_steps - trainer.step)
-    return seconds if trainer.teacher is None else seconds + trainer.teacher.seconds_remaining(batch) / num_processes
+        min_seconds = TIMED_SECONDS if num_processes == 1 else 0.0
+        step = _median_seconds(lambda: gradients(train_step, train_step.student, batch)[0], min_seconds)
+        evaluation = _median_seconds(lambda: _evaluated(train_step, batch))
+    # Worker processes read while a GPU computes, or on CPUs that are left.
+    is_parallel = data.reads_ahead and (train_step.device.type != "cpu" or torch.get_num_threads() < usable_cpus())
+    together = max if is_parallel else _sum
+    return Pace(together(step, reading), together(evaluation, reading) / len(batch.labels), epoch_start)
+
+
+def _sum(one: float, other: float) -> float:
+    return one + other
+
+
+def _time_batches(trainer: Trainer) -> tuple[float, float]:
+    """Seconds until an epoch's first batch comes, beyond those of one batch; and those of one batch."""
+    begin = time.perf_counter()
+    batches = trainer.train_batches(0, 0)
+    next(batches).labels[0].item()  # waits for the device
+    first, seconds, count = time.perf_counter() - begin, 0.0, 0
+    begin = time.perf_counter()
+    for batch in batches:
+        batch.labels[0].item()
+        count, seconds = count + 1, time.perf_counter() - begin
+        if (count >= TIMED_BATCHES and seconds >= first) or seconds > MAX_READING_SECONDS:
+            break
+    reading = seconds / count if count else 0.0
+    return max(0.0, first - reading), reading
+
+
+def _median_seconds(compute: Callable[[], Tensor], min_seconds: float = 0.0) -> float:
+    compute().sum().item()  # waits for the device
+    seconds: list[float] = []
+    while len(seconds) < TIMED_STEPS or sum(seconds) < min_seconds:
+        begin = time.perf_counter()
+        compute().sum().item()
+        seconds.append(time.perf_counter() - begin)
+    return statistics.median(seconds)
+
+
+@torch.no_grad()
+def _evaluated(train_step: TrainStep, batch: Batch) -> Tensor:
+    with autocast(train_step.dtype, train_step.device):
+        logits: Tensor = train_step.student.eval()(batch.images).logits
+    return logits
+
+
+def speed_up_of_one_thread(train_step: TrainStep, batch: Batch) -> float:
+    """How many times faster a step is with one thread than with as many as there are; timed in turn."""
+    seconds: dict[int, list[float]] = {torch.get_num_threads(): [], 1: []}
+    num_threads = torch.get_num_threads()
+    with unchanged(train_step):
+        for _ in range(TIMED_STEPS + 1):  # the first is to warm up
+            for threads, times in seconds.items():
+                torch.set_num_threads(threads)
+                begin = time.perf_counter()
+                gradients(train_step, train_step.student, batch)[0].item()
+                times.append(time.perf_counter() - begin)
+    torch.set_num_threads(num_threads)
+    return statistics.median(seconds[num_threads][1:]) / statistics.median(seconds[1][1:])
 
 
 def compile_student(train_step: TrainStep, batch: Batch) -> None:

@@ -7,16 +7,22 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from ..config.folder import Folder
 from ..files import write_jsonl
 from ..logs import format_duration, log
+from .threads import likely_cause_of_slowness
+
+if TYPE_CHECKING:
+    from .probe import Estimate
 
 SECONDS_BETWEEN_STEP_LOGS = 2.0
 SECONDS_BETWEEN_LINES = 60.0  # where there is no progress bar
+# A run says once that it takes this many times its estimate, after its first epoch or some minutes.
+SLOW, MIN_SLOW_SECONDS, SLOW_WITHIN_EPOCH_SECONDS = 3.0, 10.0, 120.0
 
 
 class RunLogger:
@@ -25,9 +31,19 @@ class RunLogger:
     Args:
         folder: Of the run.
         first_step: Where the run starts or resumes; TensorBoard's events from there on are replaced.
+        estimate: Of the run's time from there on.
     """
 
-    def __init__(self, folder: Folder, *, num_epochs: int, steps_per_epoch: int, first_step: int) -> None:
+    def __init__(
+        self,
+        folder: Folder,
+        *,
+        num_epochs: int,
+        steps_per_epoch: int,
+        first_step: int,
+        estimate: Estimate | None = None,
+    ) -> None:
+        self._estimate = estimate  # None when it is of no more use
         self.folder, self.num_epochs, self.steps_per_epoch = folder, num_epochs, steps_per_epoch
         self.history = [row for row in folder.read_history() if row["epoch"] <= first_step // steps_per_epoch]
         self.first_step, self._started = first_step, time.monotonic()
@@ -103,6 +119,7 @@ class RunLogger:
             self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
             epoch = -(-step // self.steps_per_epoch)
             log.info("epoch %d/%d, %d %%: %s", epoch, self.num_epochs, 100 * done / self.steps_per_epoch, line)
+        self._warn_if_slow(step, after=SLOW_WITHIN_EPOCH_SECONDS)
         self._writer.add_scalar("step/train_loss", loss, step)
         self.folder.update_run(
             progress=step / (self.num_epochs * self.steps_per_epoch), images_per_second=round(images_per_second, 1)
@@ -128,6 +145,24 @@ class RunLogger:
             f"{row['images_per_second']:,.0f}",
             f", {format_duration(left)} left" if left else "",
         )
+
+        self._warn_if_slow(step, after=MIN_SLOW_SECONDS)
+
+    def _warn_if_slow(self, step: int, *, after: float) -> None:
+        elapsed = time.monotonic() - self._started
+        if self._estimate is None or elapsed < after:
+            return
+        done = (step - self.first_step) / (self.num_epochs * self.steps_per_epoch - self.first_step)
+        expected = self._estimate.training * done + self._estimate.teacher  # which may all come first
+        if elapsed > SLOW * expected:
+            self._estimate = None
+            log.warning(
+                "%s: took %s until now, where %s were expected: %s",
+                self.folder.name,
+                format_duration(elapsed),
+                format_duration(expected),
+                likely_cause_of_slowness(),
+            )
 
     def close(self) -> None:
         self._writer.close()

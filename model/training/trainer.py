@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,9 @@ from .meters import Clock, Meters
 from .run_logger import RunLogger, SilentRunLogger
 from .schedules import Schedule
 from .step import TrainingObjective, TrainStep
+
+if TYPE_CHECKING:
+    from .probe import Estimate
 
 Evaluate = Callable[[nn.Module, Split], dict[str, float]]
 
@@ -59,6 +62,7 @@ class Trainer:
         self.step = 0  # finished steps of the whole run
         self.seconds = 0.0  # spent in training and validation, interruptions left out
         self.best: dict[str, float] | None = None  # metrics on val of the best weights so far
+        self.estimate: Estimate | None = None  # of the time from here on
         self.steps_per_epoch = self.data.steps_per_epoch(self.batch_size)
         self.meters = self.make_meters()
         self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -226,7 +230,11 @@ class Trainer:
 
     def open_logger(self) -> RunLogger | SilentRunLogger:
         return RunLogger(
-            self.folder, num_epochs=self.num_epochs, steps_per_epoch=self.steps_per_epoch, first_step=self.step
+            self.folder,
+            num_epochs=self.num_epochs,
+            steps_per_epoch=self.steps_per_epoch,
+            first_step=self.step,
+            estimate=self.estimate,
         )
 
     def train_batches(self, epoch: int, first_step: int) -> Iterator[Batch]:

@@ -15,6 +15,7 @@ from model.search.estimate import format_estimate
 from model.search.plan import make_plan
 from tests.conftest import MakeFolder
 from tests.search.fake_search import FakeSearch, tree, write
+from tests.search.test_driver import with_teacher
 
 
 def estimate(fake: FakeSearch, seconds: float | None = 60, max_jobs: int = 2, **options: Any) -> str:
@@ -27,7 +28,27 @@ def estimate(fake: FakeSearch, seconds: float | None = 60, max_jobs: int = 2, **
 
 def test_without_a_finished_run_the_first_is_measured(tmp_path: Path) -> None:
     fake = FakeSearch(tmp_path, {"alpha": [0.1, 0.2, 0.3]})
-    assert estimate(fake) == "time: about 90 s, 3 x 60 s, 2 at a time (measured on a few steps of the first)"
+    assert estimate(fake) == "time: about 90 s, 3 x 60 s, 2 at a time (measured on a few steps of 3)"
+
+
+def test_measured_runs_are_spread_over_all_that_are_left(tmp_path: Path) -> None:
+    fake = FakeSearch(tmp_path, {"alpha": [0.1, 0.9], "temperature": [1.0, 2.0, 3.0]})
+
+    def measure(params: Params, path: Path) -> float:
+        return 100 * float(params.loss["kd"]["alpha"])
+
+    text = format_estimate(make_plan(fake.folder), 1, measure)
+    assert text == "time: about 5 min, 6 x 50 s, 1 at a time (measured on a few steps of 4)"
+
+
+def test_start_up_and_what_is_trained_first_are_counted(tmp_path: Path) -> None:
+    fake = with_teacher(tmp_path)
+
+    def measure(params: Params, path: Path) -> float:
+        return 20 if path.parent.name == "teacher" else 60
+
+    text = format_estimate(make_plan(fake.folder), 2, measure, startup=3)
+    assert text.startswith("time: about 2 min, 23 s for what is trained first, then 4 x 63 s, 2 at a time")
 
 
 def test_the_duration_of_finished_runs_is_used(tmp_path: Path) -> None:

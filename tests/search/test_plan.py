@@ -289,6 +289,7 @@ def test_a_dry_run_prints_the_plan(
     fake = with_teacher(tmp_path, "../one")
     begin(fake, "alpha_0.1", "finished")
     write(fake.folder / "alpha_0.1" / "run.json", {"state": "finished", "seconds": 45.2})
+    monkeypatch.setattr("model.commands.provenance.process_seconds", lambda: 3.0)
     dry_run(fake, monkeypatch)
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == [
@@ -298,7 +299,7 @@ def test_a_dry_run_prints_the_plan(
     assert re.fullmatch(
         r"1 at a time, \d+ threads? each: .*python.* .*/train\.py --device auto --data_dir .* --model_dir RUN", lines[2]
     )
-    assert lines[3] == "time: about 45 s, 1 x 45 s, 1 at a time (mean of 1 finished; without what is trained first)"
+    assert lines[3] == "time: about 48 s, 1 x 48 s, 1 at a time (mean of 1 finished; without what is trained first)"
     assert lines[4:] == ["  alpha_0.1  finished", "  alpha_0.5  new"]
 
 

@@ -21,7 +21,7 @@ from model.losses.base import DistillLoss
 from model.losses.objective import Objective
 from model.registry import LOSSES
 from model.training.distributed import SINGLE_PROCESS, World, init_distributed
-from model.training.probe import estimate_seconds
+from model.training.probe import estimate_time
 from model.training.trainer import Trainer
 from model.types import LossContext, Output, Split, TermOptions
 from tests.training.toy import CPU, live_teacher, open_data, seeded, toy_trainer
@@ -111,7 +111,7 @@ def make_trainer(path: Path, world: World = SINGLE_PROCESS) -> Trainer:
 def train(path: Path, world: World = SINGLE_PROCESS) -> None:
     trainer = make_trainer(path, world)
     batch = next(trainer.train_batches(0, 0))
-    estimate_seconds(trainer, batch)
+    estimate_time(trainer, batch, num_processes=world.size)
     trainer.train_step.start(batch)
     trainer.fit()
 

@@ -15,10 +15,13 @@ from torch import Tensor, nn
 from model.config.folder import Folder
 from model.errors import Stopped
 from model.files import read_json
+from model.logs import logging_to
 from model.losses.objective import Objective
 from model.losses.self_distillation import SelfDistillation
 from model.training.checkpoint import load_checkpoint, restore
+from model.training.probe import Estimate
 from model.training.run_logger import RunLogger
+from model.training.threads import likely_cause_of_slowness
 from model.training.trainer import Trainer
 from model.types import Output, TermOptions
 from tests.training.toy import SmallNet, seeded, toy_trainer
@@ -85,8 +88,8 @@ def test_tensorboard_has_the_accuracy_of_every_exit_and_of_their_ensemble(tmp_pa
         assert metrics[f"epoch/val_{name}"][-1][1] == pytest.approx(last[name])
 
 
-def run_logger(path: Path, first_step: int = 0) -> RunLogger:
-    return RunLogger(Folder(path), num_epochs=4, steps_per_epoch=10, first_step=first_step)
+def run_logger(path: Path, first_step: int = 0, estimate: Estimate | None = None) -> RunLogger:
+    return RunLogger(Folder(path), num_epochs=4, steps_per_epoch=10, first_step=first_step, estimate=estimate)
 
 
 def test_time_left_is_estimated_from_the_steps_of_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,3 +124,62 @@ def test_long_epoch_without_a_terminal_is_logged_once_a_minute(tmp_path: Path, m
         f"epoch 2/4, 30 %: {beginning}",
         f"epoch 2/4, 50 %: {beginning}",
     ]
+
+
+ROW = {"train_loss": 1.0, "train_accuracy": 0.5, "images_per_second": 10.0, "seconds": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("seconds_per_step", "teacher", "expected"),
+    [
+        (3.1, 0.0, ["took 31 s until now, where 10 s were expected"]),
+        (2.9, 0.0, []),
+        (3.1, 10.0, []),  # the teacher may have been run ahead of the first epoch
+        (0.9, 0.0, []),
+    ],
+)
+def test_a_run_that_is_far_slower_than_estimated_says_so_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds_per_step: float, teacher: float, expected: list[str]
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("model.training.run_logger.time.monotonic", lambda: now[0])
+    logger = run_logger(tmp_path, first_step=10, estimate=Estimate(training=30.0, teacher=teacher))
+    with logging_to(tmp_path / "log"):
+        for epoch in (2, 3):
+            now[0] += 10 * seconds_per_step
+            logger.log_epoch({"epoch": epoch} | ROW, 10 * epoch)
+    logger.close()
+    lines = [line for line in (tmp_path / "log").read_text().splitlines() if "expected" in line]
+    assert [line.partition(": ")[2].partition(": ")[0] for line in lines] == expected
+
+
+def test_a_long_epoch_that_is_far_too_slow_says_so_after_two_minutes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("model.training.run_logger.time.monotonic", lambda: now[0])
+    logger = run_logger(tmp_path, estimate=Estimate(training=40.0, teacher=0.0))
+    counts = []
+    with logging_to(tmp_path / "log"):
+        for now[0], step in ((1100.0, 4), (1121.0, 5), (1130.0, 6)):
+            logger.log_step(step, loss=1.0, accuracy=0.5, images_per_second=1.0)
+            counts.append((tmp_path / "log").read_text().count("expected"))
+    logger.close()
+    assert counts == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("load", "threads", "expected"),
+    [
+        (3.1, 2, "load average 3.1 on 2 CPUs); threads wait for one another then: --threads 1, or OMP_NUM_THREADS=1"),
+        (3.1, 1, "load average 3.1 on 2 CPUs); fewer processes at a time are faster"),
+        (2.1, 2, "the CPUs are not overloaded (load average 2.1 on 2 CPUs)"),
+    ],
+)
+def test_the_likely_cause_of_slowness_is_told_by_load_and_threads(
+    monkeypatch: pytest.MonkeyPatch, load: float, threads: int, expected: str
+) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr("model.training.threads.usable_cpus", lambda: 2)
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
+    assert expected in likely_cause_of_slowness()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
 from model.build.weights import weights_digest
+from model.data.memory import MemoryPipeline
 from model.errors import RunFailed, Stopped
 from model.files import read_json
 from model.logs import logging_to
@@ -25,10 +26,17 @@ from model.teachers.live import LiveTeacher
 from model.training import run_logger
 from model.training.checkpoint import load_checkpoint, restore
 from model.training.meters import Meters
-from model.training.probe import compile_student, estimate_seconds
+from model.training.probe import (
+    Pace,
+    compile_student,
+    estimate_time,
+    measure_pace,
+    remaining_seconds,
+    speed_up_of_one_thread,
+)
 from model.training.step import StepResult
 from model.training.trainer import Trainer
-from model.types import Batch, Output, Pipeline, TermOptions
+from model.types import UNSHARDED, Batch, Output, Pipeline, Shard, TermOptions
 from tests.training.toy import (
     CPU,
     NORMALISATION,
@@ -448,7 +456,10 @@ def test_estimate_of_the_run_time_does_not_change_the_run(tmp_path: Path) -> Non
 
     estimated, untouched = distilled(tmp_path / "estimated"), distilled(tmp_path / "untouched")
     teacher_before = weights_digest(estimated.teacher.net.state_dict())  # type: ignore[union-attr]
-    assert estimate_seconds(estimated, next(open_data().train_batches(0, 16))) > 0
+    batch = next(open_data().train_batches(0, 16))
+    assert estimate_time(estimated, batch).total > 0
+    assert speed_up_of_one_thread(estimated.train_step, batch) > 0
+    assert estimated.student.training
     assert weights_digest(estimated.teacher.net.state_dict()) == teacher_before  # type: ignore[union-attr]
     parameters = [*estimated.student.parameters(), *estimated.objective.parameters()]
     assert all(parameter.grad is None for parameter in parameters)
@@ -459,10 +470,65 @@ def test_estimate_of_the_run_time_does_not_change_the_run(tmp_path: Path) -> Non
     assert history_without_times(estimated) == history_without_times(untouched)
 
 
-def test_estimate_for_a_finished_run_is_zero(tmp_path: Path) -> None:
-    trainer = toy_trainer(tmp_path)
-    trainer.step = trainer.total_steps
-    assert estimate_seconds(trainer, next(open_data().train_batches(0, 16))) == 0
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        (0, 10 * 1.0 + (2 * 20 + 2 * 30) * 0.1 + (2 * 2 + 2) * 0.5),
+        (5, 5 * 1.0 + (20 + 2 * 30) * 0.1 + (2 + 2) * 0.5),
+        (10, 2 * 30 * 0.1 + 2 * 0.5),
+    ],
+)
+def test_estimate_counts_steps_evaluations_and_starts_of_epochs(tmp_path: Path, step: int, expected: float) -> None:
+    trainer = toy_trainer(tmp_path)  # 2 epochs of 5 steps, 20 images in val and 30 in test
+    trainer.step = step
+    pace = Pace(step=1.0, evaluated_image=0.1, epoch_start=0.5)
+    assert remaining_seconds(trainer, pace) == pytest.approx(expected)
+
+
+class Clock:
+    now = 0.0
+
+
+class SlowPipeline(MemoryPipeline):
+    """A data set that takes 100 seconds until the first batch of an epoch, and 3 for each further one."""
+
+    clock: Clock
+    reads_ahead = False
+
+    def train_batches(
+        self, epoch: int, batch_size: int, first_step: int = 0, shard: Shard = UNSHARDED
+    ) -> Iterator[Batch]:
+        for number, batch in enumerate(super().train_batches(epoch, batch_size, first_step, shard)):
+            self.clock.now += 3 if number else 100
+            yield batch
+
+
+class SlowNet(SmallNet):
+    """A network whose first forward pass takes 50 seconds, any other one for training 8, for evaluation 1.6."""
+
+    clock: Clock
+    is_warm = False
+
+    def forward(self, images_NCHW: Tensor) -> Output:
+        self.clock.now += (8 if self.training else 1.6) if self.is_warm else 50
+        self.is_warm = True
+        return super().forward(images_NCHW)
+
+
+@pytest.mark.parametrize(("reads_ahead", "step", "image"), [(False, 8 + 3, (1.6 + 3) / 16), (True, 8, 3 / 16)])
+def test_estimate_is_not_spoilt_by_a_slow_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads_ahead: bool, step: float, image: float
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("model.training.probe.time.perf_counter", lambda: clock.now)
+    monkeypatch.setattr("model.training.probe.usable_cpus", lambda: torch.get_num_threads() + 1)
+    student, data = SlowNet(), open_data()
+    data.__class__ = SlowPipeline
+    student.clock = data.clock = clock  # type: ignore[attr-defined]
+    data.reads_ahead = reads_ahead
+    trainer = toy_trainer(tmp_path, student=student, data=data)
+    batch = next(open_data().train_batches(0, 16))
+    assert measure_pace(trainer, batch) == pytest.approx(Pace(step, image, epoch_start=97))
 
 
 # run.json -----------------------------------------------------------------------------------------------------------
