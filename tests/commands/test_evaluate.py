@@ -186,7 +186,6 @@ def test_missing_and_unknown_weights_are_named(trained: Folder) -> None:
         WeightsFile(Path("x"), {"state_dict": state}).load_into(net)
 
 
-<<<<<<< HEAD
 def test_class_names_may_be_any_text(make_folder: MakeFolder, tiny_data: Path, tmp_path: Path, call: Call) -> None:
     names = ["cat|kitten", "caf\udce9", "two\nlines", "*star*", "`code`", *map(str, range(5, NUM_CLASSES))]
     with np.load(tiny_data) as data:
@@ -203,7 +202,8 @@ def test_class_names_may_be_any_text(make_folder: MakeFolder, tiny_data: Path, t
         header = next(csv.reader(file))
     assert header == ["true", "cat|kitten", "caf\\udce9", *names[2:]]
     assert [row["class"] for row in read_json(folder.evaluation / "test_best.json")["classes"]] == names
-=======
+
+
 @pytest.mark.parametrize(
     ("image_shape", "batch_size", "expected"),
     [
@@ -222,4 +222,3 @@ def test_evaluation_takes_fewer_images_at_once_the_larger_they_are(
     vars(experiment)["params"] = SimpleNamespace(batch_size=batch_size)
     vars(experiment)["source"] = SimpleNamespace(image_shape=image_shape)
     assert experiment.eval_batch_size == expected
->>>>>>> main
