@@ -106,7 +106,7 @@ def build_schedule(schedule: Component, num_epochs: int, steps_per_epoch: int) -
         return warmed_up(factor, SCHEDULES.common_options(schedule.name, schedule.options))
 
 
-def describe(experiment: Experiment, sources: Sequence[WeightsFile]) -> dict[str, Any]:
+def describe(experiment: Experiment, sources: Sequence[WeightsFile] = ()) -> dict[str, Any]:
     """What goes into a weights file beside the weights: the network, and what its results rest on."""
     source, params = experiment.source, experiment.params
     return {
