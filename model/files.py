@@ -18,6 +18,8 @@ from .logs import log
 
 MAX_DEPTH = 100  # of JSON that a user writes: what walks through it is recursive
 
+FileStamp = tuple[int, int, int] | None  # inode, size, time of the last change
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
@@ -33,6 +35,15 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def file_stamp(path: Path) -> FileStamp:
+    """What differs where a file has been written again; None for one that is missing."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def write_text(path: Path, text: str) -> None:

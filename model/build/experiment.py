@@ -17,6 +17,7 @@ from ..config.params import ClassMap, Component, Params, TeacherParams, load_par
 from ..config.references import find_folder
 from ..errors import OptionError, UserError, option_scope, preview
 from ..evaluation.cost import Cost, cost
+from ..files import FileStamp, file_stamp
 from ..losses.objective import Objective
 from ..nets.construct import without_pretrained
 from ..registry import DATASETS
@@ -62,6 +63,7 @@ class Experiment:
         self.folder = Folder(Path(path))
         self.runtime = runtime or Runtime()
         self._params, self._run_plugins, self._is_dependency = params, run_plugins, is_dependency
+        self._read: dict[Weights, tuple[FileStamp, WeightsFile]] = {}
 
     @property
     def name(self) -> str:
@@ -168,7 +170,7 @@ class Experiment:
     def source(self) -> DataSource:
         """The data set as it declares itself; no image has been read."""
         if self._is_dependency and self.is_trained:
-            file = WeightsFile.read(self.folder.checkpoint("best"))
+            file = self.read_weights("best")
             if file.source is not None:
                 return cast(DataSource, file.source)
         dataset = self.params.dataset
@@ -269,8 +271,22 @@ class Experiment:
         Raises:
             UserError: It is missing, cut short, or another network's.
         """
-        file = WeightsFile.read(self.folder.checkpoint(which))
+        file = self.read_weights(which)
         file.check(self.network_on_meta())
+        return file
+
+    def read_weights(self, which: Weights) -> WeightsFile:
+        """A weights file of the folder, which stays in memory until `close`; read again where the file has changed.
+
+        Raises:
+            UserError: It is missing, cut short, or holds more than tensors and plain values.
+        """
+        path = self.folder.checkpoint(which)
+        stamp = file_stamp(path)
+        stamp_then, file = self._read.get(which, (None, None))
+        if file is None or stamp != stamp_then:
+            file = WeightsFile.read(path)
+            self._read[which] = stamp, file
         return file
 
     def columns_of(self, weights: WeightsFile) -> list[int] | None:
@@ -299,7 +315,7 @@ class Experiment:
     def classifier(self, which: Weights | None) -> nn.Linear | None:
         """The layer that computes the network's logits, frozen; random without weights; None where it has none."""
         net = self.network_on_meta()
-        state = None if which is None else WeightsFile.read(self.folder.checkpoint(which)).state_dict_for(net)
+        state = None if which is None else self.read_weights(which).state_dict_for(net)
         return classifier_of(net, self.source.image_shape, state)
 
     def load(self, which: Weights = "best") -> nn.Module:
@@ -308,7 +324,7 @@ class Experiment:
         Raises:
             UserError: The weights file is missing, cut short, or another network's.
         """
-        net, file = self.network(), WeightsFile.read(self.folder.checkpoint(which))
+        net, file = self.network(), self.read_weights(which)
         file.load_into(net)
         class_names = file.class_names or self.class_names
         vars(net).update(class_names=class_names, preprocess=file.preprocess(self.source))
@@ -332,9 +348,10 @@ class Experiment:
         return build_loss_context(self)
 
     def close(self) -> None:
-        """Drop the opened data set from memory; it is opened again when it is read next."""
+        """Drop the opened data set and weights from memory; they are read again when they are needed next."""
         for name in ("data", "loss_context"):
             self.__dict__.pop(name, None)
+        self._read.clear()
 
     @cached_property
     def dtype(self) -> torch.dtype:

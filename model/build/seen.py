@@ -35,7 +35,7 @@ def seen_by(experiment: Experiment) -> Hashes | None:
     A weights file that does not say so, as a published one, is taken to be trained as the folder's params.json says.
     """
     if experiment.is_trained:
-        seen = WeightsFile.read(experiment.folder.checkpoint("best")).seen
+        seen = experiment.read_weights("best").seen
         if seen is not None:
             return seen
     parts = [seen_by(other) for other in experiment.dependencies]

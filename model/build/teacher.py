@@ -35,7 +35,7 @@ def read_teacher_weights(experiment: Experiment) -> list[WeightsFile]:
     if not experiment.teachers_in_use:
         return []
     which = experiment.teacher_options.weights
-    return [WeightsFile.read(teacher.folder.checkpoint(which)) for teacher in experiment.teachers_in_use]
+    return [teacher.read_weights(which) for teacher in experiment.teachers_in_use]
 
 
 def build_teacher(experiment: Experiment, weights: Sequence[WeightsFile]) -> Teacher | None:

@@ -281,6 +281,8 @@ def build(
     else:
         restore(trainer, checkpoint.content)
         log.info("%s: resuming at step %d of %d", experiment.name, trainer.step, trainer.total_steps)
+    for other in experiment.dependencies:
+        other.close()
     return trainer
 
 
@@ -291,7 +293,7 @@ def read_init_weights(experiment: Experiment) -> WeightsFile | None:
         UserError: The file is missing or broken.
     """
     init, options = experiment.init, experiment.params.init
-    return None if init is None or options is None else WeightsFile.read(init.folder.checkpoint(options.weights))
+    return None if init is None or options is None else init.read_weights(options.weights)
 
 
 def start_from_init(experiment: Experiment, trainer: Trainer, file: WeightsFile | None) -> None:
