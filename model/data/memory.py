@@ -90,7 +90,11 @@ class MemorySource:
 
     def open(self, options: SplitOptions, *, seed: int, device: torch.device) -> MemoryPipeline:
         augmentation = self.augmentation if options.augment else Augmentation()
-        return MemoryPipeline(self.load(), options, self.normalisation, augmentation, seed=seed, device=device)
+        arrays = self.load()
+        for labels in (arrays.train_labels, arrays.test_labels):
+            if len(labels) and (largest := int(labels.max())) >= (num_classes := len(self.class_names)):
+                raise ValueError(f"a label is {largest}, and {num_classes} classes count from 0 to {num_classes - 1}")
+        return MemoryPipeline(arrays, options, self.normalisation, augmentation, seed=seed, device=device)
 
 
 class MemoryPipeline(BasePipeline):

@@ -1,8 +1,8 @@
 """The store: a data set's arrays as plain .npy files, downloaded once, verified, shared between processes.
 
-Files are memory-mapped, so a start reads nothing and all processes of a machine share one copy. After verification a
-file is written to a temporary name and moved, under a lock, so files are always complete. Each start checks type, shape
-and length, which detects a file that was truncated later.
+Files are memory-mapped, so all processes of a machine share one copy. After verification a file is written to a
+temporary name and moved, under a lock, so files are always complete. Each start checks type, shape, length and content,
+which detects a file that was truncated or changed later.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import UserError
-from ..files import atomic_write
+from ..files import atomic_write, read_json, write_json
 from ..logs import log
 from .memory import Arrays
 
@@ -61,7 +61,8 @@ class Store:
         shapes: Shape of each array, by its name.
         downloads: Tried in this order.
         manual_download: Instructions for the user if every download fails.
-        digests: SHA-256 of each array's bytes in C order, by its name; empty where the download verifies its files.
+        digests: SHA-256 of each array's bytes in C order, by its name; empty where the download verifies its files:
+            then those of its arrays are written beside them.
     """
 
     folder: Path
@@ -79,11 +80,21 @@ class Store:
         Raises:
             UserError: Every download failed or had the wrong content, or the folder is not writable.
         """
-        if not self.is_ready():
+        if not self._is_intact():
             with self._locked():
-                if not self.is_ready():  # another process may have written them while this one waited
+                if not self._is_intact():  # another process may have written them while this one waited
                     self._create()
         return Arrays(**{name: np.load(self._path(name), mmap_mode="c") for name in self.shapes})
+
+    def _is_intact(self) -> bool:
+        """Whether all files are there with the right content."""
+        if not self.is_ready():
+            return False
+        digests = self.digests or _read_digests(self._path_of_digests)
+        changed = [name for name, digest in digests.items() if sha256(np.load(self._path(name), "r")) != digest]
+        if changed:
+            log.warning("%s has changed since it was downloaded: %s", self.folder, ", ".join(changed))
+        return not changed
 
     def _create(self) -> None:
         for leftover in self.folder.glob(".fetch.*"):  # by a process that was killed
@@ -93,6 +104,9 @@ class Store:
         for name, array in vars(arrays).items():
             with _writable(self.folder), atomic_write(self._path(name)) as temporary, temporary.open("wb") as file:
                 np.save(file, array)
+        if not self.digests:
+            with _writable(self.folder):
+                write_json(self._path_of_digests, {name: sha256(array) for name, array in vars(arrays).items()})
 
     def _fetch(self) -> Arrays:
         """The arrays of the first download that succeeds and has the right content."""
@@ -137,6 +151,10 @@ class Store:
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.npy"
+
+    @property
+    def _path_of_digests(self) -> Path:
+        return self.folder / "sha256.json"
 
 
 def shapes(num_train: int, num_test: int, image_shape_HWC: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
@@ -187,6 +205,11 @@ def _is_intact(path: Path, shape: tuple[int, ...]) -> bool:
     except (OSError, ValueError, EOFError):
         return False
     return bool(array.shape == shape and array.dtype == np.uint8)
+
+
+def _read_digests(path: Path) -> dict[str, str]:
+    """None where an earlier version wrote the arrays."""
+    return dict(read_json(path)) if path.exists() else {}
 
 
 @contextmanager

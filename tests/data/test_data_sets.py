@@ -47,7 +47,10 @@ def small_stores(monkeypatch: pytest.MonkeyPatch) -> None:
         return Arrays(**images | {name: array.astype(np.uint8) for name, array in labels.items()})
 
     for name in DOWNLOADED:
-        monkeypatch.setattr(f"{DATASETS[name].__module__}.shapes", small)
+        module = sys.modules[DATASETS[name].__module__]
+        monkeypatch.setattr(module, "shapes", small)
+        for digests in [attribute for attribute in vars(module) if attribute.endswith("_DIGESTS")]:
+            monkeypatch.setattr(module, digests, {})
     monkeypatch.setattr(store.Store, "_fetch", fetch)
 
 

@@ -243,6 +243,18 @@ def test_alternating_flips_without_flips_are_refused(augment: bool) -> None:
         source.open(SplitOptions(alternating_flip=True, augment=augment), seed=0, device=CPU)
 
 
+def test_a_label_beyond_the_classes_is_refused() -> None:
+    source = MemorySource(
+        class_names=("a", "b", "c"),
+        image_shape=(3, 7, 5),
+        normalisation=NORMALISATION,
+        augmentation=CROP_AND_FLIP,
+        load=lambda: ARRAYS,
+    )
+    with pytest.raises(ValueError, match="a label is 3, and 3 classes count from 0 to 2"):
+        source.open(SplitOptions(), seed=0, device=CPU)
+
+
 def test_cutout_without_augmentation_is_refused() -> None:
     with pytest.raises(ValueError, match="cutout is an augmentation: it must be 0 where augment is false, got 8"):
         SplitOptions(augment=False, cutout=8)

@@ -1,5 +1,6 @@
 """The store: downloaded once, verified, complete."""
 
+import dataclasses
 import multiprocessing
 import os
 import socket
@@ -55,6 +56,19 @@ def test_existing_files_are_not_downloaded_again(tmp_path: Path) -> None:
     store(tmp_path / "cats", fetch).load()
     assert store(tmp_path / "cats", fetch_nothing).is_ready()
     store(tmp_path / "cats", fetch_nothing).load()
+
+
+@pytest.mark.parametrize("digests", [DIGESTS, {}])
+@pytest.mark.parametrize("name", SHAPES)
+def test_files_that_have_changed_are_downloaded_again(tmp_path: Path, name: str, digests: dict[str, str]) -> None:
+    cats = dataclasses.replace(store(tmp_path / "cats", fetch), digests=digests)
+    cats.load()
+    path = tmp_path / "cats" / f"{name}.npy"
+    np.save(path, CONTENT[name] ^ 1)
+    assert np.array_equal(getattr(cats.load(), name), CONTENT[name])
+    np.save(path, CONTENT[name] ^ 1)
+    with pytest.raises(UserError, match="cats is missing or damaged and cannot be downloaded"):
+        dataclasses.replace(cats, downloads=()).load()
 
 
 def test_arrays_are_memory_mapped_copy_on_write(tmp_path: Path) -> None:
