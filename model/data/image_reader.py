@@ -18,9 +18,9 @@ from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
-from tqdm import tqdm
 
 from ..errors import UserError
+from ..logs import ProgressBar
 from ..randomness import VIEW, random_bits
 from .preprocess import as_pil
 
@@ -28,7 +28,7 @@ from .preprocess import as_pil
 def list_images(folder: Path, class_names: tuple[str, ...]) -> tuple[list[str], NDArray[np.int64]]:
     """Files and labels below the class folders, in the order of their names."""
     samples = []
-    for label, name in enumerate(tqdm(class_names, desc=f"listing {folder}", unit="class", leave=False)):
+    for label, name in enumerate(ProgressBar(class_names, desc=f"listing {folder}", unit="class")):
         samples += make_dataset(folder, {name: label}, extensions=IMG_EXTENSIONS, allow_empty=True)
     return [file for file, _ in samples], np.array([label for _, label in samples], np.int64)
 
