@@ -74,7 +74,7 @@ class BenchmarkRuns:
             folder.path.mkdir()
             write_json(folder.params, {**COMMON, "student": {"name": network}})
             experiment = Experiment(folder.path, self.runtime)
-            content = {"state_dict": experiment.student().state_dict(), **describe(experiment, [])}
+            content = {"state_dict": experiment.student().state_dict(), **describe(experiment)}
             save_checkpoint(folder.checkpoint("best"), content)
         distillation = self.experiment(teacher={"model_dir": str(folder.path), "cache": cache}, loss={"kd": {}})
         weights = read_teacher_weights(distillation)

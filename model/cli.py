@@ -5,6 +5,8 @@ torch is imported after the options are parsed, so that `--help` and a mistyped 
 
 from __future__ import annotations
 
+import errno
+import io
 import math
 import os
 import shlex
@@ -69,6 +71,9 @@ def _run(command: Command, args: Namespace) -> int:
 
 def run_script(main: Callable[[], int]) -> NoReturn:
     """Run a script's main function and turn its exceptions into messages and exit statuses."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # the names of files may be no text
     try:
         status = main()
     except UserError as error:
@@ -86,6 +91,11 @@ def run_script(main: Callable[[], int]) -> NoReturn:
     except BrokenPipeError:  # the reader of a table, such as `head`, went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = EXIT_DONE
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        print(f"error: {error.filename}: the path is too long", file=sys.stderr)
+        status = EXIT_USER
     sys.exit(status)
 
 
@@ -124,7 +134,7 @@ def run_train(args: Namespace) -> int:
 
 def _runtime_options(parser: ArgumentParser) -> None:
     parser.add_argument("--data_dir", type=Path, default=ROOT / "data", help="folder of the data sets (default: data)")
-    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
+    parser.add_argument("--device", default="auto", help="auto (default: cuda, else cpu), cpu, cuda, cuda:1, mps")
     parser.add_argument(
         "--threads",
         type=executors.positive_int,
@@ -176,7 +186,7 @@ def run_evaluate(args: Namespace) -> int:
 def search_options(parser: ArgumentParser) -> None:
     parser.add_argument("--parent_dir", type=Path, required=True, help="folder with params.json and search.json")
     parser.add_argument("--data_dir", type=Path, help="folder of the data sets (default: data)")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     parser.add_argument("--top", type=int, metavar="K", help="when all runs are finished, train the best K trials ...")
     parser.add_argument("--final_seeds", type=int, metavar="N", help="... with N seeds that the search did not use")
     parser.add_argument("--retries", type=int, default=0, help="how often a failed run is retried (default: 0)")
@@ -289,10 +299,13 @@ def results_options(parser: ArgumentParser) -> None:
 
 
 def run_results(args: Namespace) -> int:
+    pivot = (
+        pivot_table(args.parent_dir, *args.pivot) if args.pivot else ""
+    )  # first: if it is refused, nothing is written
     print(write_results(args.parent_dir, group_by_seed=args.group_by_seed))
     print(f"\nwritten to {args.parent_dir / 'results.md'} and {args.parent_dir / 'results.csv'}")
-    if args.pivot:
-        print(f"\n{pivot_table(args.parent_dir, *args.pivot)}")
+    if pivot:
+        print(f"\n{pivot}")
     return EXIT_DONE
 
 

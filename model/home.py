@@ -22,7 +22,7 @@ def find_checkout(package: Path) -> Path | None:
 
 def find_root(checkout: Path | None, environment: Mapping[str, str]) -> Path:
     if home := environment.get("RETORT_HOME"):
-        return Path(home).expanduser().resolve()
+        return Path(os.path.expanduser(home)).resolve()  # noqa: PTH111  Path's raises where there is no such user
     return checkout or Path.cwd()
 
 

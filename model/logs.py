@@ -22,7 +22,7 @@ def logging_to(path: Path | None) -> Iterator[None]:
     """
     handlers: list[logging.Handler] = [_TerminalHandler()]
     if path is not None:
-        handlers.append(logging.FileHandler(path, mode="a", encoding="utf-8"))
+        handlers.append(logging.FileHandler(path, mode="a", encoding="utf-8", errors="backslashreplace"))
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
     outer, log.handlers = log.handlers, handlers

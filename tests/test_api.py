@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import pickle
 import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -91,3 +93,15 @@ def test_a_loaded_network_predicts_the_classes_of_a_folder(
         assert net(torch.zeros(2, 3, 8, 8)).logits.shape == (2, len(net.class_names))
         assert callable(net.preprocess)
         assert isinstance(net, nn.Module)
+
+
+def test_a_loaded_network_preprocesses_images_with_the_mean_and_std_of_its_file(
+    make_folder: MakeFolder, runtime: Runtime, tmp_path: Path
+) -> None:
+    folder = make_folder(tmp_path / "run")
+    weights = Experiment(folder.path, runtime).student().state_dict()
+    torch.save({"state_dict": weights, "mean": [0.2, 0.4, 0.6], "std": [0.1, 0.2, 0.5]}, folder.checkpoint("best"))
+    net: Any = retort.load(folder.path, runtime=runtime)
+    image = np.full((8, 8, 3), 51, dtype=np.uint8)  # 0.2 of 255
+    preprocessed = pickle.loads(pickle.dumps(net.preprocess))(image)
+    torch.testing.assert_close(preprocessed[:, 0, 0], torch.tensor([0.0, -1.0, -0.8]), rtol=0, atol=1e-5)

@@ -20,6 +20,7 @@ GROUND = (
     "model.fingerprint",
     "model.home",
     "model.logs",
+    "model.markdown",
     "model.randomness",
     "model.types",
 )
@@ -89,6 +90,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "model.errors": (),
     "model.home": (),
     "model.logs": (),
+    "model.markdown": (),
     "model.fingerprint": (),
     "model.randomness": (),
     "model.types": ("model.fingerprint",),

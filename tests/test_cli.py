@@ -49,6 +49,26 @@ def test_scripts_end_in_one_line_and_a_status(
     assert (ended.value.code, capsys.readouterr().err) == (status, message)
 
 
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [("train", "model_dir"), ("evaluate", "model_dir"), ("search", "parent_dir"), ("results", "parent_dir")],
+)
+@pytest.mark.parametrize("path", ["a" * 300, "~nosuchuser/run", "/" + "a/" * 3000])
+def test_a_path_that_cannot_be_is_one_line(command: str, option: str, path: str, call: Call) -> None:
+    result = call(SCRIPTS[command], f"--{option}", path)
+    assert (result.status, result.out, result.err.count("\n")) == (2, "", 1)
+    assert "no such folder" in result.err
+
+
+def test_a_path_that_is_too_long_is_the_users_mistake_wherever_it_is_used(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / ("a" * 300)
+    with pytest.raises(SystemExit) as ended:
+        run_script(lambda: len(path.read_bytes()))
+    assert (ended.value.code, capsys.readouterr().err) == (2, f"error: {path}: the path is too long\n")
+
+
 @pytest.mark.parametrize("command", SCRIPTS)
 def test_a_script_and_the_command_have_the_same_options(command: str, call: Call) -> None:
     of_script, of_command = call(SCRIPTS[command], "--help").out, call(cli.main, command, "--help").out

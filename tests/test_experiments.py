@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
+import shutil
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import nn
 
 from model.build.experiment import Experiment
+from model.build.resolve import resolve_params
 from model.build.runtime import Runtime
 from model.build.teacher import build_untrained_teacher
 from model.build.trainer import build_trainer
@@ -20,9 +23,10 @@ from model.commands.dry_run import random_data
 from model.commands.preflight import check_experiment
 from model.config.folder import Folder
 from model.config.generations import first_generation
-from model.config.params import Params, load_params
-from model.files import read_json
+from model.config.params import Params, load_params, parse_params
+from model.files import read_json, write_json
 from model.home import ROOT
+from model.report.collect import collect_runs
 from model.search.plan import CheckParams, make_plan
 
 EXPERIMENTS = ROOT / "experiments"
@@ -32,7 +36,7 @@ NUM_IMAGES = 2  # enough for batch norm, few enough for the largest networks
 def is_generated(path: Path) -> bool:
     """Whether a folder is the run of a search or a generation of its parent folder."""
     parent = path.parent / "params.json"
-    is_generation = path.name.startswith("gen_") and parent.exists() and "generations" in read_json(parent)
+    is_generation = path.name.startswith("gen_") and parent.exists() and read_json(parent).get("generations")
     return (path.parent / "search.json").exists() or is_generation
 
 
@@ -103,6 +107,51 @@ def test_runs_of_a_search_can_be_trained(name: str, no_data: Runtime) -> None:
 
     assert plan.pending == plan.runs
     assert len({run.name for run in plan.runs}) == len(plan.runs) > 1
+
+
+def resolved_copy(folder: Folder, runtime: Runtime) -> dict[str, Any]:
+    """The content of params_resolved.json, as train.py writes it."""
+    resolved: dict[str, Any] = json.loads(json.dumps(Experiment(folder.path, runtime).params.model_dump(mode="json")))
+    return resolved
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_copied_params_resolved_json_is_the_same_experiment(name: str, no_data: Runtime) -> None:
+    folder = FOLDERS[name]
+    resolved = resolved_copy(folder, no_data)
+    copied = Experiment(folder.path, no_data, params=parse_params(resolved, folder.params))
+    assert copied.params.model_dump(mode="json") == resolved
+
+
+@pytest.mark.parametrize("name", [name for name in FOLDERS if not read_json(FOLDERS[name].params).get("generations")])
+def test_a_copied_params_resolved_json_has_the_same_row(name: str, no_data: Runtime, tmp_path: Path) -> None:
+    resolved = resolved_copy(FOLDERS[name], no_data)
+    for copy, content in (("short", read_json(FOLDERS[name].params)), ("long", resolved)):
+        (tmp_path / copy).mkdir()
+        write_json(tmp_path / copy / "params.json", content)
+        write_json(tmp_path / copy / "params_resolved.json", resolved)
+    long, short = collect_runs(tmp_path)
+    assert (long.path, long.params, long.notes) == ("long", short.params, ())
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_search_from_a_copied_params_resolved_json_has_the_same_runs(
+    name: str, no_data: Runtime, tmp_path: Path
+) -> None:
+    folder = FOLDERS[name]
+    resolved = resolved_copy(folder, no_data)
+    for copy, content in (("short", read_json(folder.params)), ("long", resolved)):
+        (tmp_path / copy).mkdir()
+        write_json(tmp_path / copy / "params.json", content)
+        shutil.copy(folder.path / "search.json", tmp_path / copy)
+    short, long = (make_plan(tmp_path / copy, restart=True) for copy in ("short", "long"))
+    for run, expected in zip(long.runs, short.runs, strict=True):
+        assert run.name == expected.name
+        params = [parse_params(each.params, each.folder.params) for each in (run, expected)]
+        if (
+            params[0].student.name == resolved["student"]["name"]
+        ):  # another network may not have the options of this one
+            assert resolve_params(params[0]) == resolve_params(params[1])
 
 
 @pytest.mark.parametrize("name", FOLDERS)

@@ -198,11 +198,20 @@ class Experiment:
 
     @cached_property
     def data(self) -> Pipeline:
-        """The data set, opened on the runtime's device; fetched first where it is missing."""
-        try:
-            return self.source.open(self.split_options, seed=self.params.seed, device=self.runtime.device)
-        except ValueError as error:
-            raise UserError(f"{self.folder.params}: dataset: {error}") from None
+        """The data set, opened on the runtime's device; fetched first where it is missing.
+
+        Raises:
+            UserError: It cannot be read, or leaves a single training image, while batches of more have been checked.
+        """
+        source, batch_size = self.source, self.params.batch_size
+        with self.naming_params(), option_scope("dataset"):
+            try:
+                data = source.open(self.split_options, seed=self.params.seed, device=self.runtime.device)
+            except ValueError as error:
+                raise OptionError("", str(error)) from None
+            if data.size("train") == 1 < batch_size:
+                raise OptionError("", f"train has 1 image, too few for batches of {batch_size}")
+            return data
 
     @property
     def eval_batch_size(self) -> int:
@@ -289,8 +298,9 @@ class Experiment:
 
     def classifier(self, which: Weights | None) -> nn.Linear | None:
         """The layer that computes the network's logits, frozen; random without weights; None where it has none."""
-        state = None if which is None else WeightsFile.read(self.folder.checkpoint(which)).state_dict
-        return classifier_of(self.network_on_meta(), self.source.image_shape, state)
+        net = self.network_on_meta()
+        state = None if which is None else WeightsFile.read(self.folder.checkpoint(which)).state_dict_for(net)
+        return classifier_of(net, self.source.image_shape, state)
 
     def load(self, which: Weights = "best") -> nn.Module:
         """The trained network in eval mode on the runtime's device, with `class_names` and `preprocess` as attributes.
@@ -300,7 +310,8 @@ class Experiment:
         """
         net, file = self.network(), WeightsFile.read(self.folder.checkpoint(which))
         file.load_into(net)
-        vars(net).update(class_names=file.class_names or self.class_names, preprocess=self.source.preprocess)
+        class_names = file.class_names or self.class_names
+        vars(net).update(class_names=class_names, preprocess=file.preprocess(self.source))
         return to_device(net, self.runtime.device).eval()
 
     # Training -------------------------------------------------------------------------------------------------------

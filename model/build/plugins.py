@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 from ..errors import OptionError, did_you_mean, first_sentence
+from ..files import first_existing, siblings
 from ..home import ROOT
 
 
@@ -41,11 +42,10 @@ def load_plugins(names: Sequence[str], folder: Path) -> dict[str, str]:
 
 
 def _find_file(name: str, folder: Path) -> Path:
-    for base in (folder, ROOT):
-        if (base / name).is_file():
-            return (base / name).resolve()
-    siblings = [path.name for base in (folder, ROOT) for path in (base / name).parent.glob("*.py")]
-    raise OptionError("", f'no file "{name}" in {folder} or {ROOT}{did_you_mean(Path(name).name, siblings)}')
+    if found := first_existing(name, (folder, ROOT), Path.is_file):
+        return found.resolve()
+    hint = did_you_mean(Path(name).name, siblings(folder / name) | siblings(ROOT / name))
+    raise OptionError("", f'no file "{name}" in {folder} or {ROOT}{hint}')
 
 
 def _import_file(path: Path) -> ModuleType:

@@ -13,11 +13,15 @@ from ..training.distributed import SINGLE_PROCESS, World
 
 
 def find_device(name: str, world: World = SINGLE_PROCESS) -> torch.device:
-    """The device of `--device`: auto, cpu, cuda or cuda:1; each of several processes on a machine has a GPU of its own.
+    """The device of `--device`: auto, cpu, cuda, cuda:1 or mps; each of several processes has a GPU of its own.
+
+    `auto` is an NVIDIA GPU where there is one, else the CPU: MPS has no float64, and has to be asked for.
 
     Raises:
-        UserError: There is no such device here.
+        UserError: There is no such device here, or it cannot be shared by several processes.
     """
+    if world.size > 1 and name == "mps":
+        raise UserError(f"--device {name}: several processes need NVIDIA GPUs, or --device cpu")
     if world.size > 1 and name != "cpu" and torch.cuda.is_available():
         if name not in ("auto", "cuda"):
             raise UserError(f"--device {name}: every process has a GPU of its own: leave this out")
@@ -28,6 +32,8 @@ def find_device(name: str, world: World = SINGLE_PROCESS) -> torch.device:
         return torch.device("cuda", world.local_rank)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise UserError('--device mps: only for Apple GPUs; "auto" selects an available device')
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # torch.device() alone also accepts devices that cannot compute here

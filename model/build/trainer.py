@@ -69,7 +69,7 @@ def build_trainer(
         run: dict[str, Any] = {
             "train_step": train_step,
             "optimizer": build_optimizer(params.optimizer, train_step.parameters),
-            "schedule": build_schedule(params.schedule, params.num_epochs),
+            "schedule": build_schedule(params.schedule, params.num_epochs, parts["steps_per_epoch"]),
             "data": experiment.data,
             "evaluate": evaluation_of(experiment),
             "folder": experiment.folder,
@@ -100,13 +100,13 @@ def build_optimizer(optimizer: Component, parameters: Sequence[nn.Parameter]) ->
         return cast(torch.optim.Optimizer, OPTIMIZERS.build(optimizer.name, parameters, **optimizer.options))
 
 
-def build_schedule(schedule: Component, num_epochs: int) -> Schedule:
+def build_schedule(schedule: Component, num_epochs: int, steps_per_epoch: int) -> Schedule:
     with option_scope("schedule"):
-        factor: Schedule = SCHEDULES.build(schedule.name, num_epochs, **schedule.options)
+        factor: Schedule = SCHEDULES.build(schedule.name, num_epochs, steps_per_epoch, **schedule.options)
         return warmed_up(factor, SCHEDULES.common_options(schedule.name, schedule.options))
 
 
-def describe(experiment: Experiment, sources: Sequence[WeightsFile]) -> dict[str, Any]:
+def describe(experiment: Experiment, sources: Sequence[WeightsFile] = ()) -> dict[str, Any]:
     """What goes into a weights file beside the weights: the network, and what its results rest on."""
     source, params = experiment.source, experiment.params
     return {

@@ -1,4 +1,4 @@
-"""`--dry_run`: build everything, run one batch, describe what a run would do, write nothing."""
+"""`--dry_run`: build everything, run one batch, describe what a run would do, write nothing into the folder."""
 
 from __future__ import annotations
 
@@ -22,14 +22,13 @@ from ..config.folder import Folder
 from ..config.generations import first_generation
 from ..data.memory import Arrays, Augmentation, MemoryPipeline
 from ..evaluation.metrics import predict
-from ..logs import format_bytes, format_duration
+from ..logs import format_bytes, format_duration, logging_to
 from ..training.probe import estimate_time
 from ..training.threads import limit_threads
 from ..training.trainer import Trainer
 from ..types import Pipeline, SplitOptions
 from .preflight import check_experiment, preflight
 from .provenance import peak_memory
-from .resume import shown_results
 from .train import all_untrained_dependencies
 
 
@@ -72,7 +71,10 @@ def estimate_run_seconds(experiment: Experiment, *, threads: int) -> float | Non
 def _describe(experiment: Experiment, startup: float) -> str:
     params, device = experiment.params, experiment.runtime.device
     ready = experiment.source.is_ready()
-    if not ready:
+    if ready:
+        with logging_to(None):  # what is unusual about a user's images
+            _ = experiment.data
+    else:
         experiment.data = random_data(experiment)
     with _untrained(experiment) as trainer:
         batch = next(trainer.train_batches(0, 0))
@@ -111,7 +113,7 @@ def _describe(experiment: Experiment, startup: float) -> str:
     for needed, estimate in estimates:
         about = f", about {format_duration(estimate)}" if ready else ""
         lines.append(f"first     train {needed.name}{about}")
-    return "\n".join([*lines, "", "Nothing was written."])
+    return "\n".join([*lines, "", "Nothing was written to the folder."])
 
 
 @contextmanager
@@ -144,7 +146,7 @@ def _init_lines(experiment: Experiment) -> list[str]:
 
 def _state(folder: Folder) -> str:
     if folder.has_results_to_lose():
-        return f"no run to go on from, but results that only --restart replaces ({shown_results(folder)})"
+        return f"no run to go on from, but results that only --restart replaces ({folder.shown_results()})"
     return folder.state()
 
 

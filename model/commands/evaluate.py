@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+import io
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from tabulate import tabulate
 
 from ..build.experiment import Experiment
 from ..build.weights import WeightsFile
@@ -19,9 +19,10 @@ from ..evaluation.metrics import Predictions, accuracy, confusion_matrix, metric
 from ..evaluation.summary import markdown, per_class
 from ..files import atomic_write, write_json, write_text
 from ..logs import log, logging_to
+from ..markdown import markdown_table
 from ..teachers.ensemble import COMBINE, CombineName
 from ..training.malloc import keep_freed_memory
-from ..training.precision import to_device
+from ..training.precision import to_device, widest_float
 from ..training.threads import limit_threads
 from ..types import Split
 from .signals import one_line_errors
@@ -56,7 +57,7 @@ def evaluate(
 
 
 def predict_split(experiment: Experiment, weights: WeightsFile, split: Split) -> Predictions:
-    """The network's predictions for a split.
+    """The network's predictions for a split, in the normalisation of its weights file.
 
     Raises:
         UserError: The weights are another network's, or the split is empty.
@@ -69,7 +70,12 @@ def predict_split(experiment: Experiment, weights: WeightsFile, split: Split) ->
     weights.load_into(net)
     if not data.size(split):
         raise UserError(f"{experiment.folder.params}: the split {split} is empty (val_size 0)")
-    result = predict(net, data.eval_batches(split, experiment.eval_batch_size), dtype=experiment.dtype, device=device)
+    renormalise = weights.renormalisation(experiment.source, device)
+    batches = (
+        batch._replace(images=renormalise(batch.images))
+        for batch in data.eval_batches(split, experiment.eval_batch_size)
+    )
+    result = predict(net, batches, dtype=experiment.dtype, device=device)
     if columns is None:
         return result
     log.info("%s: the classes of %s are put in the order of the data's", experiment.name, weights.path)
@@ -100,14 +106,18 @@ def _evaluate_run(experiment: Experiment, split: Split, restore_file: str, tempe
         )
         write_json(path.with_suffix(".json"), content)
         write_text(path.with_suffix(".md"), page)
-        with (folder.evaluation / f"{path.name}_confusion.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([["true", *class_names]])
-            csv.writer(file).writerows(
-                [name, *row] for name, row in zip(class_names, confusion_KK.tolist(), strict=True)
-            )
+        write_text(folder.evaluation / f"{path.name}_confusion.csv", _csv(class_names, confusion_KK.tolist()))
         with atomic_write(path.with_suffix(".npz")) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays(result, temperature))  # type: ignore[arg-type]
     return f"{page}\nWritten to {path}.md, .json, .npz and _confusion.csv"
+
+
+def _csv(class_names: Sequence[str], confusion: list[list[int]]) -> str:
+    """The confusion matrix: a row for each true class, a column for each predicted one."""
+    text = io.StringIO()
+    csv.writer(text).writerows([["true", *class_names]])
+    csv.writer(text).writerows([name, *row] for name, row in zip(class_names, confusion, strict=True))
+    return text.getvalue()
 
 
 def arrays(result: Predictions, temperature: float) -> dict[str, np.ndarray]:
@@ -133,8 +143,9 @@ def _evaluate_generations(experiment: Experiment, split: Split, restore_file: st
         weights = WeightsFile.read(child.checkpoint(restore_file))  # type: ignore[arg-type]
         results.append(predict_split(Experiment(child.path, experiment.runtime), weights, split))
     metrics = [metrics_of(result) for result in results]
+    dtype = widest_float(experiment.runtime.device)
     ensemble_accuracies = [
-        accuracy(COMBINE[ensemble]([result.logits.double() for result in results[:count]]), results[0].labels)
+        accuracy(COMBINE[ensemble]([result.logits.to(dtype) for result in results[:count]]), results[0].labels)
         for count in range(1, len(results) + 1)
     ]
     rows = [
@@ -147,12 +158,10 @@ def _evaluate_generations(experiment: Experiment, split: Split, restore_file: st
         )
         for number, child in enumerate(children)
     ]
-    table = tabulate(
+    table = markdown_table(
+        ("generation", "accuracy %", "loss", f"ensemble (mean of {ensemble})", "accuracy %"),
         rows,
-        headers=("generation", "accuracy %", "loss", f"ensemble (mean of {ensemble})", "accuracy %"),
-        tablefmt="pipe",
-        colalign=("left", "right", "right", "left", "right"),
-        disable_numparse=True,
+        align=("left", "right", "right", "left", "right"),
     )
     page = f"# {folder.name}, {split} split, {restore_file} weights of {len(children)} generations\n\n{table}\n"
     path = folder.evaluation / f"{split}_{restore_file}_{ensemble}"

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from ..build.experiment import Experiment
 from ..build.network import concat_embeddings, output_shapes
+from ..build.state_dicts import mismatch
 from ..build.trainer import build_optimizer, build_schedule
-from ..build.weights import WeightsFile
 from ..config.folder import Folder
 from ..config.generations import first_generation
-from ..errors import OptionError, UserError, first_sentence
+from ..errors import OptionError, first_sentence
 from ..types import PER_IMAGE_NEEDS, Batch, LossContext, Output
 
 
@@ -61,7 +61,7 @@ def _try_parts(experiment: Experiment) -> Output:
     output = _try_student(experiment)
     with experiment.naming_params():
         build_optimizer(params.optimizer, [nn.Parameter(torch.zeros(1))])
-        build_schedule(params.schedule, params.num_epochs)
+        build_schedule(params.schedule, params.num_epochs, steps_per_epoch=1)
     return output
 
 
@@ -169,12 +169,10 @@ def _check_init(experiment: Experiment) -> None:
         return
     init = _single_run(experiment, experiment.init, "init")
     _refuse_cycles(experiment, init, [experiment.folder.path.resolve()], "init")
-    file = WeightsFile(init.folder.params, {"state_dict": init.network_on_meta().state_dict()})
-    with experiment.naming_params():
-        try:
-            file.check(experiment.network_on_meta())
-        except UserError as error:
-            raise OptionError("init", str(error)) from None
+    expected, state = (each.network_on_meta().state_dict() for each in (experiment, init))
+    if problem := mismatch(expected, state):
+        with experiment.naming_params():
+            raise OptionError("init", f"{init.folder.params}: {problem}")
     experiment.columns_of_init()
 
 

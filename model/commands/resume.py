@@ -14,7 +14,7 @@ from ..config.dotted import differences
 from ..config.folder import Folder
 from ..config.params import parse_params
 from ..errors import UserError
-from ..files import read_object
+from ..files import read_intact
 
 RUN_FILES = (
     "params_resolved.json",
@@ -44,7 +44,7 @@ def refuse_changed_params(experiment: Experiment) -> None:
         UserError: Some that have an influence on results differ; they are listed with both values.
     """
     folder = experiment.folder
-    before = read_object(folder.resolved) or _params_in_checkpoint(folder)
+    before = read_intact(folder.resolved) or _params_in_checkpoint(folder)
     if not before:
         return
     with suppress(UserError):  # of a version with other options; then they are compared as they are
@@ -76,27 +76,6 @@ def _without(params: dict[str, Any], paths: Iterable[str]) -> dict[str, Any]:
             target = target.get(parent) or {}
         target.pop(leaf, None)
     return copied
-
-
-def refuse_to_replace_results(folders: Iterable[Folder]) -> None:
-    """Results that no run can go on from are replaced only where that is asked for.
-
-    Raises:
-        UserError: A folder has such results; they are named.
-    """
-    for folder in folders:
-        if folder.has_results_to_lose():
-            raise UserError(
-                f"{folder.name}: holds results that no run here can go on from: {shown_results(folder)}; "
-                "--restart replaces them by a new run's"
-            )
-
-
-def shown_results(folder: Folder) -> str:
-    """The files of a folder's results, the first few by name."""
-    names = [path.name for path in folder.results()]
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
 
 
 def remove_run(folder: Folder) -> None:

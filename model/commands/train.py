@@ -35,7 +35,6 @@ from .provenance import peak_memory, provenance
 from .resume import (
     read_last_checkpoint,
     refuse_changed_params,
-    refuse_to_replace_results,
     remove_run,
     remove_temporary_files,
 )
@@ -112,7 +111,8 @@ def find_task(experiment: Experiment, *, restart: bool) -> Task:
     if folder.state() == "finished" and folder.is_trained():
         log.info("%s is finished: %s", folder.name, summary(folder))
         return "nothing"
-    refuse_to_replace_results([folder, *(needed.folder for needed in all_untrained_dependencies(experiment))])
+    for each in (experiment, *all_untrained_dependencies(experiment)):
+        each.folder.refuse_to_lose_results()
     return "resume"
 
 
@@ -433,7 +433,8 @@ def begin_generations(experiment: Experiment, *, restart: bool) -> list[Folder]:
     """The folders of all generations with their params.json; none where they are finished."""
     folder, children = experiment.folder, prepare_generations(experiment.folder)
     if not restart:
-        refuse_to_replace_results(children)
+        for child in children:
+            child.refuse_to_lose_results()
     else:
         for child in reversed(children):  # from the last, as a killed restart must not leave a child of no parent
             remove_run(child)

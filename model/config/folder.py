@@ -13,8 +13,8 @@ from typing import Any, Literal, get_args
 import filelock
 
 from ..errors import UserError
-from ..files import read_jsonl, read_object, write_json
-from ..home import ROOT
+from ..files import read_intact, read_jsonl, write_json
+from ..home import ROOT, TRAIN_COMMAND
 from ..logs import log
 from .params import PARAMS_FILE
 
@@ -74,8 +74,8 @@ class Folder:
         return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
     def read_run(self) -> dict[str, Any]:
-        """run.json; an empty object before the first run, and where a power cut damaged it."""
-        return read_object(self.run)
+        """run.json; an empty object before the first run, or where the file is damaged."""
+        return read_intact(self.run)
 
     def read_history(self) -> list[dict[str, Any]]:
         """One object per finished epoch."""
@@ -83,9 +83,7 @@ class Folder:
 
     def state(self) -> State:
         """The state in run.json; `killed` if that is `running`, but its process no longer exists."""
-        run = self.read_run()
-        state = run.get("state", "new")
-        return "killed" if state == "running" and _is_process_gone(run) else state
+        return state_of(self.read_run())
 
     def is_trained(self) -> bool:
         """Whether there are weights to use: of a finished run, or copied here without any run."""
@@ -107,6 +105,24 @@ class Folder:
             return False
         has_saved = "epoch" in self.read_run()  # written after the first checkpoint
         return bool(self.results()) and (has_saved or self.state() == "new")
+
+    def refuse_to_lose_results(self) -> None:
+        """Results that no run can go on from are replaced only where that is asked for.
+
+        Raises:
+            UserError: There are such results; they are named.
+        """
+        if self.has_results_to_lose():
+            raise UserError(
+                f"{self.name}: holds results that no run here can go on from: {self.shown_results()}; "
+                f"{TRAIN_COMMAND} --model_dir {self.name} --restart replaces them by a new run's"
+            )
+
+    def shown_results(self) -> str:
+        """The files of the results, the first few by name."""
+        names = [path.name for path in self.results()]
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        return ", ".join(names[:3]) + more
 
     def update_run(self, **values: Any) -> None:
         """Set some values of run.json and keep the others."""
@@ -149,6 +165,14 @@ class Folder:
             yield
         finally:
             lock.release()
+
+
+def state_of(run: dict[str, Any]) -> State:
+    """The state that the content of a run.json tells; `new` where it tells none."""
+    state: State = run.get("state", "new")
+    if state not in get_args(State):
+        return "new"
+    return "killed" if state == "running" and _is_process_gone(run) else state
 
 
 def _is_process_gone(run: dict[str, Any]) -> bool:

@@ -14,7 +14,7 @@ import json
 from typing import Any
 
 from ..errors import UserError
-from ..files import read_json, write_text
+from ..files import read_intact, write_text
 from .folder import Folder
 from .params import Params, load_params
 from .references import rebase_paths
@@ -31,7 +31,7 @@ def generation_params(folder: Folder, params: Params, number: int) -> dict[str, 
     child = rebase_paths(child, folder.path)
     child["seed"] = params.seed + number
     if number > 0:
-        child["teacher"] = {**child.get("teacher", {}), "model_dir": [f"../gen_{number - 1}"]}
+        child["teacher"] = {**(child.get("teacher") or {}), "model_dir": [f"../gen_{number - 1}"]}
     elif params.teacher is None:
         child["loss"] = {"ce": {}}
     return child
@@ -47,10 +47,11 @@ def prepare_generations(folder: Folder) -> list[Folder]:
     folders = generation_folders(folder, params)
     for number, child in enumerate(folders):
         expected = generation_params(folder, params, number)
-        if not child.params.exists():
+        existing = read_intact(child.params)
+        if not existing:
             child.path.mkdir(exist_ok=True)
             write_text(child.params, json.dumps(expected, indent=2) + "\n")
-        elif read_json(child.params) != expected:
+        elif existing != expected:
             raise UserError(
                 f"{child.params}: does not match {folder.params}; restore that file, or remove the folder {child.name} "
                 "and those after it to train them again"

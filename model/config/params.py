@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ..errors import OptionError, UserError, option_error, preview
-from ..files import read_json
+from ..files import is_there, read_json
 from .legacy import is_flat, nested_from_flat
 from .references import did_you_mean_folder
 
@@ -148,9 +148,9 @@ def load_params(model_dir: Path) -> Params:
     Raises:
         UserError: The folder or file is missing, it is no JSON, a key is unknown, or a value has the wrong type.
     """
-    if model_dir.is_file():
+    if is_there(model_dir, Path.is_file):
         raise UserError(f"{model_dir}: is a file, not a folder that holds {PARAMS_FILE}")
-    if not model_dir.is_dir():
+    if not is_there(model_dir, Path.is_dir):
         raise UserError(f"{model_dir}: no such folder{did_you_mean_folder(model_dir)}")
     path = model_dir / PARAMS_FILE
     if not path.exists():

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OptionError, did_you_mean, preview
+from ..files import first_existing, is_there, siblings
 from ..home import ROOT
 
 
@@ -15,18 +16,15 @@ def find_folder(name: str, relative_to: Path, *, key: str = "teacher") -> Path:
     Raises:
         OptionError: There is no such folder.
     """
-    for base in (ROOT, relative_to):
-        if (base / name).is_dir():
-            return (base / name).resolve()
+    if found := first_existing(name, (ROOT, relative_to), Path.is_dir):
+        return found.resolve()
     hint = did_you_mean_folder(ROOT / name, relative_to / name)
     raise OptionError(key, f"no folder {preview(name)} under {ROOT} or {relative_to}{hint}")
 
 
 def did_you_mean_folder(*paths: Path) -> str:
     """The hint of `did_you_mean` for a missing folder, from the folders beside each of the paths that were tried."""
-    parents = {path.parent for path in paths if path.parent.is_dir()}
-    siblings = {entry.name for parent in parents for entry in parent.iterdir() if entry.is_dir()}
-    return did_you_mean(paths[0].name, siblings)
+    return did_you_mean(paths[0].name, {name for path in paths for name in siblings(path, Path.is_dir)})
 
 
 def rebase_paths(params: dict[str, Any], parent_dir: Path) -> dict[str, Any]:
@@ -38,7 +36,7 @@ def rebase_paths(params: dict[str, Any], parent_dir: Path) -> dict[str, Any]:
             rebased[key] = reference | {"model_dir": _rebase(reference["model_dir"], parent_dir)}
         elif reference:
             rebased[key] = _rebase(reference, parent_dir)
-    if "plugins" in params:
+    if params.get("plugins"):
         rebased["plugins"] = [_rebase_file(name, parent_dir) for name in params["plugins"]]
     return params | rebased
 
@@ -46,12 +44,12 @@ def rebase_paths(params: dict[str, Any], parent_dir: Path) -> dict[str, Any]:
 def _rebase(path: Any, parent_dir: Path) -> Any:
     if isinstance(path, list):
         return [_rebase(item, parent_dir) for item in path]
-    if not isinstance(path, str) or (ROOT / path).is_dir() or not (parent_dir / path).is_dir():
+    if not isinstance(path, str) or is_there(ROOT / path, Path.is_dir) or not is_there(parent_dir / path, Path.is_dir):
         return path  # the repository's root is tried first, and needs no change
     deeper = f"../{path}"
     # The root is tried first: a relative path that exists there, too, would lead to another folder.
-    return str((parent_dir / path).resolve()) if (ROOT / deeper).is_dir() else deeper
+    return str((parent_dir / path).resolve()) if is_there(ROOT / deeper, Path.is_dir) else deeper
 
 
 def _rebase_file(name: str, parent_dir: Path) -> str:
-    return f"../{name}" if (parent_dir / name).is_file() else name  # else in the root folder, or a module
+    return f"../{name}" if is_there(parent_dir / name, Path.is_file) else name  # else in the root folder, or a module

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import lzma
 import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..errors import OptionError
+from ..errors import OptionError, first_sentence, preview
 from ..registry import DATASETS
 from ..types import Normalisation, SplitOptions
 from .memory import Arrays, Augmentation, MemoryPipeline
@@ -19,6 +24,9 @@ from .paths import find_data
 from .preprocess import Preprocess, resize
 
 CHUNK = 1000  # images per histogram
+MOST_CHANNELS = 4  # a second axis up to this size before a longer last one is that of channels first
+# What reading a .npz file raises that is cut short, damaged, encrypted, or claims to be larger than memory.
+UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
 
 @DATASETS.register
@@ -26,7 +34,8 @@ def arrays(data_dir: Path, *, path: str, pad: int = 4, flip: bool = True) -> Arr
     """Your own images and labels, from a .npz file.
 
     It contains `train_images` and `test_images`, uint8 of shape (N, H, W, C) or (N, H, W); `train_labels` and
-    `test_labels`, integers from 0; and optionally `class_names`. Normalisation uses the training images' statistics.
+    `test_labels`, integers from 0; and optionally `class_names`, texts. Normalisation uses the training images'
+    statistics.
 
     Args:
         data_dir: The folder of the data sets.
@@ -39,14 +48,9 @@ def arrays(data_dir: Path, *, path: str, pad: int = 4, flip: bool = True) -> Arr
     file = find_data(path, data_dir)
     if not zipfile.is_zipfile(file):
         raise OptionError("path", f"{file} is not a .npz file")
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            image_shape = _image_shape(archive)
-            class_names = _class_names(archive)
-    except OptionError as error:
-        raise OptionError("path", f"{file}: {error.message}") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise OptionError("path", f"{file} cannot be read ({error})") from None
+    with _opened(file) as archive:
+        image_shape = _image_shape(archive)
+        class_names = _class_names(archive)
     return ArraysSource(
         file=file, class_names=class_names, image_shape=image_shape, augmentation=Augmentation(pad=pad, flip=flip)
     )
@@ -71,7 +75,7 @@ class ArraysSource:
     @cached_property
     def arrays(self) -> Arrays:
         C, H, W = self.image_shape
-        with np.load(self.file, allow_pickle=False) as archive:
+        with _opened(self.file) as archive:
             return Arrays(
                 train_images=archive["train_images"].reshape(-1, H, W, C),
                 train_labels=archive["train_labels"].astype(np.int64),
@@ -89,6 +93,18 @@ class ArraysSource:
     def open(self, options: SplitOptions, *, seed: int, device: torch.device) -> MemoryPipeline:
         augmentation = self.augmentation if options.augment else Augmentation()
         return MemoryPipeline(self.arrays, options, self.normalisation, augmentation, seed=seed, device=device)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[np.lib.npyio.NpzFile]:
+    """The file, whose errors name it in one line."""
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            yield archive
+    except OptionError as error:
+        raise OptionError("path", f"{file}: {error.message}") from None
+    except UNREADABLE as error:
+        raise OptionError("path", f"{file} cannot be read ({first_sentence(error)})") from None
 
 
 def channel_statistics(images_NHWC: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -111,11 +127,16 @@ def _image_shape(archive: np.lib.npyio.NpzFile) -> tuple[int, int, int]:
     for key in ("train_images", "test_images"):
         shape, dtype = _header(archive, key)
         if dtype != np.uint8:
-            raise OptionError("", f"{key} must be uint8, got {dtype}")
+            scaled, top = ("(255 * images).round()", 1) if np.issubdtype(dtype, np.floating) else ("images", 255)
+            hint = f"{scaled}.astype(np.uint8) converts values from 0 to {top}"
+            raise OptionError("", f"{key} must be uint8, got {dtype}; {hint}")
         if len(shape) not in (3, 4):
             raise OptionError("", f"{key} must have the shape (N, H, W, C) or (N, H, W), got {shape}")
         if 0 in shape:
             raise OptionError("", f"{key} is empty: its shape is {shape}")
+        if len(shape) == 4 and shape[1] <= MOST_CHANNELS < shape[3]:
+            hint = "images.transpose(0, 2, 3, 1) puts channels last"
+            raise OptionError("", f"{key} must have the shape (N, H, W, C), got {shape}; {hint}")
         num_labels = len(_labels(archive, key.replace("images", "labels")))
         if shape[0] != num_labels:
             raise OptionError("", f"{key} has {shape[0]} images, {key.replace('images', 'labels')} {num_labels} labels")
@@ -129,26 +150,57 @@ def _image_shape(archive: np.lib.npyio.NpzFile) -> tuple[int, int, int]:
 def _class_names(archive: np.lib.npyio.NpzFile) -> tuple[str, ...]:
     """The file's `class_names`, by default the numbers up to the largest training label."""
     train, test = _labels(archive, "train_labels"), _labels(archive, "test_labels")
-    if "class_names" in archive:
-        names = tuple(str(name) for name in archive["class_names"].ravel())
-    else:
-        names = tuple(str(label) for label in range(train.max() + 1))
-        if missing := sorted(set(range(len(names))) - set(train.tolist())):
-            raise OptionError("", f"no training image has the label {missing[0]}; labels count from 0")
+    if train.min() == train.max():
+        raise OptionError("", f"all train_labels are {train[0]}: one class, nothing to tell apart")
+    names = _names(archive) if "class_names" in archive else _numbered(train)
     for key, labels in (("train_labels", train), ("test_labels", test)):
-        if labels.min() < 0 or labels.max() >= len(names):
-            wrong = labels.min() if labels.min() < 0 else labels.max()
-            raise OptionError("", f"{key} must be from 0 to {len(names) - 1}, got {wrong}")
+        lowest, highest = int(labels.min()), int(labels.max())
+        if lowest < 0 or highest >= len(names):
+            wrong = lowest if lowest < 0 else highest
+            raise OptionError("", f"{key} must be from 0 to {len(names) - 1}, got {wrong}{_unsigned(wrong, labels)}")
     return names
 
 
-def _labels(archive: np.lib.npyio.NpzFile, key: str) -> NDArray[np.int64]:
+def _names(archive: np.lib.npyio.NpzFile) -> tuple[str, ...]:
+    shape, _ = _header(archive, "class_names")
+    if len(shape) != 1:
+        raise OptionError("", f"class_names must have the shape (K,), got {shape}")
+    names = [
+        name.decode(errors="surrogateescape") if isinstance(name, bytes) else str(name)
+        for name in archive["class_names"].tolist()
+    ]
+    if empty := [number for number, name in enumerate(names) if not name.strip()]:
+        raise OptionError("", f"class_names: the name of class {empty[0]} is empty")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise OptionError("", f"class_names has {preview(twice[0])} twice")
+    return tuple(names)
+
+
+def _numbered(labels: NDArray[np.integer]) -> tuple[str, ...]:
+    """A name for each label from 0 on; every one of them must occur."""
+    present = np.unique(labels)
+    present = present[present >= 0]
+    missing = [*np.flatnonzero(present != np.arange(len(present), dtype=present.dtype)), len(present)][0]
+    highest = int(labels.max())
+    if missing <= highest or not missing:
+        hint = f", the highest is {highest}{_unsigned(highest, labels)}"
+        raise OptionError("", f"no training image has the label {missing}; labels count from 0{hint}")
+    return tuple(map(str, range(missing)))
+
+
+def _unsigned(label: int, labels: NDArray[np.integer]) -> str:
+    """What a label may have been before it was stored without a sign."""
+    info = np.iinfo(labels.dtype)
+    return f" (-1 as {labels.dtype}?)" if info.min == 0 and label == info.max else ""
+
+
+def _labels(archive: np.lib.npyio.NpzFile, key: str) -> NDArray[np.integer]:
     shape, dtype = _header(archive, key)
     if not np.issubdtype(dtype, np.integer):
         raise OptionError("", f"{key} must be integers, got {dtype}")
     if len(shape) != 1:
         raise OptionError("", f"{key} must have the shape (N,), got {shape}")
-    labels: NDArray[np.int64] = archive[key].astype(np.int64)
+    labels: NDArray[np.integer] = archive[key]
     return labels
 
 
@@ -156,7 +208,8 @@ def _header(archive: np.lib.npyio.NpzFile, key: str) -> tuple[tuple[int, ...], n
     if key not in archive:
         raise OptionError("", f"no array {key}; the file has {', '.join(archive.files) or 'none'}")
     assert archive.zip is not None, "the file is closed"
-    with archive.zip.open(f"{key}.npy") as member:
-        np.lib.format.read_magic(member)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+    with archive.zip.open(key if key in archive.zip.namelist() else f"{key}.npy") as member:
+        version = np.lib.format.read_magic(member)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(member)
     return shape, dtype

@@ -137,17 +137,23 @@ class BasePipeline(ABC):
             from .randaugment import NUM_CHOICES, rand_augment
 
             draw = partial(self._draw, STRONG, index=index[strong], view=view[strong])
-            rows = torch.from_numpy(strong).to(self.device)
+            rows = on_device(strong, self.device)
             pixels_NHWC[rows] = rand_augment(pixels_NHWC[rows], draw(OPERATIONS, below=NUM_CHOICES))
             centre_N[strong] = draw(SQUARE_CENTRE, below=H * W)
             side_N[strong] = draw(SQUARE_SIDE, below=min(H, W) // 2 + 1)
         images = self.normalise(pixels_NHWC)
         if not side_N.any():
             return images
-        return cut_out(images, *(torch.from_numpy(values).to(self.device) for values in (centre_N, side_N)))
+        return cut_out(images, *(on_device(values, self.device) for values in (centre_N, side_N)))
 
     def normalise(self, pixels_NHWC: Tensor) -> Tensor:
         return normalise(pixels_NHWC, self._scale_C, self._shift_C)
+
+
+def on_device(array: NDArray[np.generic], device: torch.device) -> Tensor:
+    """The array's content on a device: a GPU copies it while the host goes on."""
+    # CUDA's driver keeps a copy of the source until it is done; MPS would read memory that may be freed by then.
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=device.type == "cuda")
 
 
 def cut_out(images_NCHW: Tensor, centre_N: Tensor, side_N: Tensor) -> Tensor:

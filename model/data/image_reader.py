@@ -1,4 +1,4 @@
-"""Image files: listed by class, read, cropped and flipped a batch at a time.
+"""Image files: read, cropped and flipped a batch at a time.
 
 Crop and flip are those of Szegedy et al., "Going Deeper with Convolutions", CVPR 2015, sec. 6: 8 to 100 % of the area,
 aspect ratio 3/4 to 4/3. The unaugmented view is the centre crop, 7/8 of the shorter side.
@@ -7,30 +7,20 @@ Imported only when needed: torchvision takes as long to import as torch.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from ..errors import UserError
-from ..logs import ProgressBar
 from ..randomness import VIEW, random_bits
 from .preprocess import as_pil
 
-
-def list_images(folder: Path, class_names: tuple[str, ...]) -> tuple[list[str], NDArray[np.int64]]:
-    """Files and labels below the class folders, in the order of their names."""
-    samples = []
-    for label, name in enumerate(ProgressBar(class_names, desc=f"listing {folder}", unit="class")):
-        samples += make_dataset(folder, {name: label}, extensions=IMG_EXTENSIONS, allow_empty=True)
-    return [file for file, _ in samples], np.array([label for _, label in samples], np.int64)
+MAX_ASPECT = 16  # of an image that is resized as a whole before its centre is cropped
 
 
 class BatchReader(Dataset[tuple[Tensor, str]]):
@@ -63,9 +53,20 @@ class BatchReader(Dataset[tuple[Tensor, str]]):
 
 def resized_center_crop(image: Image.Image, size: int) -> Image.Image:
     """The square of 7/8 of the image's shorter side around its centre, resized: size x size."""
+    image = _without_ends(image)
     resized = F.resize(image, [round(size * 256 / 224)], antialias=True)
     cropped: Image.Image = F.center_crop(resized, [size, size])
     return cropped
+
+
+def _without_ends(image: Image.Image) -> Image.Image:
+    """The middle of an image that is very long: resized as a whole, a line of pixels would fill the memory."""
+    width, height = image.size
+    longest = MAX_ASPECT * min(width, height)
+    if max(width, height) <= longest:
+        return image
+    left, top = max(0, (width - longest) // 2), max(0, (height - longest) // 2)
+    return image.crop((left, top, left + min(width, longest), top + min(height, longest)))
 
 
 def random_resized_crop(image: Image.Image, crop_seed: int, size: int) -> Image.Image:

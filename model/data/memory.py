@@ -22,7 +22,7 @@ from torch import Tensor
 from ..fingerprint import content_hash
 from ..randomness import FLIP, STRONG, VIEW, random_bits
 from ..types import UNSHARDED, Batch, Normalisation, Shard, Split, SplitOptions, Views
-from .base import CROP, BasePipeline
+from .base import CROP, BasePipeline, on_device
 from .preprocess import Preprocess, resize
 from .split import Indices
 
@@ -113,8 +113,8 @@ class MemoryPipeline(BasePipeline):
         self.augmentation, self.alternating_flip = augmentation, options.alternating_flip
         height, width = arrays.train_images.shape[1:3]
         self._num_centres = height * width if self.cutout else 1
-        training = (_tensor(arrays.train_images, device), _tensor(arrays.train_labels, device).long())
-        testing = (_tensor(arrays.test_images, device), _tensor(arrays.test_labels, device).long())
+        training = (on_device(arrays.train_images, device), on_device(arrays.train_labels, device).long())
+        testing = (on_device(arrays.test_images, device), on_device(arrays.test_labels, device).long())
         self._images = {"train": training[0], "val": training[0], "test": testing[0]}
         self._labels = {"train": training[1], "val": training[1], "test": testing[1]}
 
@@ -127,7 +127,7 @@ class MemoryPipeline(BasePipeline):
             yield self.augmented_batch(index[part], view[part])
 
     def eval_batches(self, split: Split, batch_size: int, shard: Shard = UNSHARDED) -> Iterator[Batch]:
-        indices = _tensor(shard.of(self.indices[split]), self.device)
+        indices = on_device(shard.of(self.indices[split]), self.device)
         for start in range(0, len(indices), batch_size):
             index_N = indices[start : start + batch_size]
             images = self.normalise(self._images[split].index_select(0, index_N))
@@ -148,12 +148,12 @@ class MemoryPipeline(BasePipeline):
         )
 
     def augmented_batch(self, index: Indices, view: Indices) -> Batch:
-        index_N, view_N = _tensor(index, self.device), _tensor(view, self.device)
+        index_N, view_N = on_device(index, self.device), on_device(view, self.device)
         weak_view, strong = view, self._is_strong(view)  # crop and flip of a strong view are those of a weak one
         if strong.any():
             weak_view = np.where(strong, self._draw(STRONG, CROP, below=self._num_views, index=index, view=view), view)
         images_NHWC = self._images["train"].index_select(0, index_N)
-        pixels_NHWC = crop_and_flip(images_NHWC, _tensor(weak_view, self.device), self.augmentation)
+        pixels_NHWC = crop_and_flip(images_NHWC, on_device(weak_view, self.device), self.augmentation)
         images = self._training_images(pixels_NHWC, index, view, weak_view // self.augmentation.num_views)
         return Batch(images, self._labels["train"][index_N], index_N, view_N)
 
@@ -195,7 +195,3 @@ def crop_and_flip(images_NHWC: Tensor, view_N: Tensor, augmentation: Augmentatio
     sample_N = torch.arange(N, device=images_NHWC.device)
     crops_NHWC = windows[sample_N, offset_N // offsets, offset_N % offsets].view(N, H, W, C)
     return torch.where(flipped_N.view(N, 1, 1, 1), crops_NHWC.flip(2), crops_NHWC)
-
-
-def _tensor(array: NDArray[np.generic], device: torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array) if not array.flags.c_contiguous else array).to(device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import OptionError, did_you_mean
+from ..files import first_existing, siblings
 from ..home import ROOT
 
 
@@ -14,10 +15,7 @@ def find_data(path: str, data_dir: Path) -> Path:
     Raises:
         OptionError: The path does not exist.
     """
-    candidates = [base / Path(path).expanduser() for base in (data_dir, ROOT)]
-    for candidate in candidates:
-        if candidate.exists():
-            return candidate
-    parents = [candidate.parent for candidate in candidates if candidate.parent.is_dir()]
-    hint = did_you_mean(Path(path).name, {entry.name for parent in parents for entry in parent.iterdir()})
+    if found := first_existing(path, (data_dir, ROOT)):
+        return found
+    hint = did_you_mean(Path(path).name, siblings(data_dir / path) | siblings(ROOT / path))
     raise OptionError("path", f'no "{path}" under {data_dir} or {ROOT}{hint}')

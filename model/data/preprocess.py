@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,14 +12,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ..errors import UserError
 from ..types import Normalisation
+from .pixels import as_displayed, read_image
 
 if TYPE_CHECKING:
     from ..types import ImageInput
 
 PIL_MODES = {1: "L", 3: "RGB"}
-BROKEN_IMAGE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +60,7 @@ def resize(image: ImageInput, image_shape: tuple[int, int, int]) -> NDArray[np.u
 
 
 def as_pil(image: ImageInput, num_channels: int) -> Image.Image:
-    """A grey or an RGB image, by the number of channels.
+    """A grey or an RGB image as it looks, by the number of channels; see `pixels`.
 
     Raises:
         UserError: The file cannot be read as an image.
@@ -76,16 +74,7 @@ def as_pil(image: ImageInput, num_channels: int) -> Image.Image:
             raise ValueError(f"an image array must have 1 or 3 channels, got {image.shape}")
         image = Image.fromarray(pixels_HWC if pixels_HWC.shape[2] == 3 else pixels_HWC[:, :, 0])
     mode = PIL_MODES[num_channels]
-    return image.convert(mode) if isinstance(image, Image.Image) else _read_file(image, mode)
-
-
-def _read_file(path: str | os.PathLike[str], mode: str) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            converted: Image.Image = image.convert(mode)
-    except BROKEN_IMAGE_ERRORS as error:
-        raise UserError(f"{path} cannot be read as an image ({error})") from None
-    return converted
+    return as_displayed(image, mode) if isinstance(image, Image.Image) else read_image(image, mode)
 
 
 def _with_channels(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

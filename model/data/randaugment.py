@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from .base import on_device
+
 NUM_OPERATIONS = 2  # per image
 MAGNITUDE = 10 / 30  # as a fraction of an operation's maximum
 
@@ -81,6 +83,6 @@ def rand_augment(images_NHWC: Tensor, choice_N: NDArray[np.integer]) -> Tensor:
     for step in range(NUM_OPERATIONS):
         drawn_N = choice_N // len(transforms) ** step % len(transforms)
         for number in np.unique(drawn_N).tolist():
-            rows = torch.from_numpy(np.flatnonzero(drawn_N == number)).to(images_NCHW.device)
+            rows = on_device(np.flatnonzero(drawn_N == number), images_NCHW.device)
             images_NCHW[rows] = transforms[number](images_NCHW[rows])
     return images_NCHW.permute(0, 2, 3, 1).contiguous()

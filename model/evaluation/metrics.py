@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..teachers.ensemble import mean_of_probabilities
-from ..training.precision import autocast
+from ..training.precision import autocast, widest_float
 from ..types import Batch, Output
 
 
@@ -52,7 +52,8 @@ def metrics_of(predictions: Predictions) -> dict[str, float]:
     exit (`exit_1_accuracy`, ...) and that of the mean probabilities of all exits (`ensemble_accuracy`).
     """
     logits_NK, labels_N, count = predictions.logits, predictions.labels, len(predictions.labels)
-    loss = F.cross_entropy(logits_NK.double(), labels_N, reduction="sum").item() / count
+    dtype = widest_float(logits_NK.device)
+    loss = F.cross_entropy(logits_NK.to(dtype), labels_N, reduction="sum").item() / count
     metrics = {"accuracy": accuracy(logits_NK, labels_N), "loss": loss, "num_samples": count}
     if logits_NK.shape[1] > 5:
         top_N5 = logits_NK.topk(5, dim=1).indices
@@ -60,7 +61,7 @@ def metrics_of(predictions: Predictions) -> dict[str, float]:
     for number, exit_NK in enumerate(predictions.exits, start=1):
         metrics[f"exit_{number}_accuracy"] = accuracy(exit_NK, labels_N)
     if predictions.exits:
-        all_exits = [exit_NK.double() for exit_NK in (*predictions.exits, logits_NK)]
+        all_exits = [exit_NK.to(dtype) for exit_NK in (*predictions.exits, logits_NK)]
         metrics["ensemble_accuracy"] = accuracy(mean_of_probabilities(all_exits), labels_N)
     return metrics
 

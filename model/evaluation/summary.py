@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tabulate import tabulate
 from torch import Tensor
 
+from ..markdown import markdown_table
 from .cost import Cost
 
 
@@ -42,21 +42,19 @@ def markdown(title: str, metrics: dict[str, float], cost: Cost, rows: list[dict[
     if "top5_accuracy" in metrics:
         overall.append(f"top-5 {100 * metrics['top5_accuracy']:.2f} %")
     overall += [f"loss {metrics['loss']:.4f}", f"{metrics['num_samples']:,} images"]
-    table = tabulate(
+    table = markdown_table(
+        ("class", "images", "accuracy %", "precision %", "most often mistaken for"),
         [
             (
                 row["class"],
-                row["images"],
+                str(row["images"]),
                 _percent(row["accuracy"]),
                 _percent(row["precision"]),
                 f"{row['taken_for']} ({row['times']})" if row["taken_for"] else "-",
             )
             for row in rows
         ],
-        headers=("class", "images", "accuracy %", "precision %", "most often mistaken for"),
-        tablefmt="pipe",
-        colalign=("left", "right", "right", "right", "left"),
-        disable_numparse=True,
+        align=("left", "right", "right", "right", "left"),
     )
     exits = [
         f"{name.removesuffix('_accuracy').replace('_', ' ')} {100 * value:.2f} %"

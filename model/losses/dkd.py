@@ -8,6 +8,8 @@ certain, and masks the label's class with -1000. With two classes the second par
 
 Used with {"ce": {}}. The authors chose beta for each pair on CIFAR-100: 8 for resnet32x4 and ResNet50 as teachers and
 for wrn_40_2 with ShuffleV1, 6 for the other pairs of wrn_40_2 and those of vgg13, 2 for resnet56 and resnet110.
+The factor of the warm-up is min(1, e / 20) with e the epochs done, which rises with every step; in the authors' code e
+is the epoch's number, from 1, so the factor is constant within an epoch and up to 1/20 larger.
 With `standardize`, Sun et al. (https://arxiv.org/abs/2403.01427) use temperature 2 and 9 times this alpha and beta.
 """
 

@@ -7,7 +7,8 @@ Learning", CVPR 2017, eq. 1 and 2. https://openaccess.thecvf.com/content_cvpr_20
 Features are the outputs of the stem and of each stage. The paper sums over ij, and trains in two stages, with this loss
 alone and then with labels alone: a folder with {"fsp": {}}, then one that starts from its weights. So does
 RepDistiller; its scripts set a weight of 50, which its first stage does not use: its weight is 1, as here. hankyul2's
-KnowledgeDistillation trains in one stage, {"ce": {}, "fsp": {"over_pairs": "mean"}}.
+KnowledgeDistillation trains in one stage with a third of the mean over its three pairs:
+{"ce": {}, "fsp": {"over_pairs": "mean", "weight": 0.3333333333333333}}.
 """
 
 from __future__ import annotations

@@ -16,6 +16,13 @@ median, as rows of M. But it sums before it masks, which merely halves the terms
 uses the weak views' logits in place of the strong ones'; here each view has its own. Here both views pass the networks
 in one batch, there in one each, which differs for batch norm. The relations grow with the batch. Includes the labels,
 as `kd` does, so it is used without `ce`.
+
+`strong_view` is torchvision's RandAugment(2, 10), whose operations have one strength, a third of their maximum, in
+either direction. The authors' code calls its augmentation RandAugment(2, 10), too, but does not use the 10: it draws
+every strength evenly from the operation's range (shear up to 0.3, rotation up to 30 degrees, translation up to 0.3 of
+the side, 4 to 8 bits, any threshold of solarization), and only reduces brightness, colour, contrast and sharpness, to
+between 0.05 and 0.95 of the image's, where 0.7 or 1.3 of them remain here. It fills the blanked square with the grey
+(125, 123, 114), here it has the data set's mean.
 """
 
 from __future__ import annotations
@@ -91,8 +98,14 @@ class MultiLevelLogitDistillation(DistillLoss):
 
     def _mask(self, confidence: Tensor) -> Tensor:
         """1 up to the median, 0 above it."""
-        below = confidence <= confidence.quantile(0.5)
+        below = confidence <= median(confidence)
         return below.to(confidence.dtype) if self.unsure_half else torch.ones_like(confidence)
+
+
+def median(values: Tensor) -> Tensor:
+    """The middle value, or the mean of the two middle ones: `quantile(0.5)` without float64, which MPS lacks."""
+    ordered, last = values.sort().values, len(values) - 1
+    return ordered[last // 2].lerp(ordered[-(-last // 2)], 0.5)
 
 
 def divergence(student_NK: Tensor, teacher_NK: Tensor, temperature: float) -> Tensor:

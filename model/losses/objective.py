@@ -114,9 +114,8 @@ class Objective(nn.Module):
                 loss.epoch = epoch
                 values[name] = loss(*(all_inputs if loss.global_batch else shard_inputs))
             factors = {name: self._factor(name, epoch) for name in values}
-            total = sum(
-                (factors[name] * value for name, value in values.items()), torch.zeros(()).to(batch.labels.device)
-            )
+            zero = torch.zeros((), device=batch.labels.device)
+            total = sum((factors[name] * value for name, value in values.items()), zero)
         return total, values
 
     def _factor(self, name: str, epoch: float) -> float:

@@ -5,8 +5,10 @@ https://arxiv.org/abs/1803.10837
     mean over i, j of p_ij * log(p_ij / q_ij), with p_ij = (cos(x_i, x_j) + 1) / 2 over the sum of row i,
 p for the teacher's embeddings x and q likewise for the student's. Follows the authors' code: an image is a neighbour of
 itself, 1e-7 is added to both probabilities within the logarithm, and the mean is over all N^2 pairs, so larger batches
-give smaller values: a row's divergence, averaged over the batch, would be N times as large. The weight is that of
-RepDistiller with {"ce": {}}, for batches of 64.
+give smaller values: a row's divergence, averaged over the batch, would be N times as large. Lengths of embeddings are
+bounded below by 1e-12, where the authors' code adds 1e-7 to them: its cosines are smaller by a factor of
+1 + 1e-7 / length, which float32 does not resolve for embeddings of length 1 or more. The weight is that of RepDistiller
+with {"ce": {}}, for batches of 64.
 """
 
 from __future__ import annotations

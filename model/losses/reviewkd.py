@@ -5,8 +5,9 @@ Chen, Liu, Zhao and Jia, "Distilling Knowledge via Knowledge Review", CVPR 2021,
     fused = gate_1 * inner(map) + gate_2 * fused of the next deeper level, starting at the deepest level
 Levels are the stages and, as the deepest one, the embedding as a map of one position. As in the authors' code, the
 student's maps are taken after their ReLU, the teacher's before it. The weight and its warm-up are mdistiller's for
-CIFAR-100, with {"ce": {}}; the authors tuned the weight for each pair of networks, from 0.6 to 8. Batch norm of the
-embedding needs two images in a batch.
+CIFAR-100, with {"ce": {}}; the authors tuned the weight for each pair of networks, from 0.6 to 8. The factor of the
+warm-up rises with every step, from 0; mdistiller's is constant within an epoch, the epoch's number, from 1, divided by
+20. Batch norm of the embedding needs two images in a batch.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ Sun et al., "Knowledge Distillation with Refined Logits", ICCV 2025. https://arx
 b: the probabilities of one class and of all others together, at temperature S: of the teacher's most probable class for
 the teacher, of the label's class for the student. q: the distribution over the classes that the teacher ranks below the
 label's, at temperature T; where there are none, the second part is 0, as in the authors' code.
-Used with {"ce": {}}; defaults are theirs for CIFAR-100.
+Used with {"ce": {}}; defaults are theirs for CIFAR-100. The factor of the warm-up rises with every step, from 0; theirs
+is constant within an epoch, the epoch's number, from 1, divided by 20.
 """
 
 from __future__ import annotations

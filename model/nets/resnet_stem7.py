@@ -1,9 +1,9 @@
 """The ResNet-20 and ResNet-110 of a benchmark whose stem has 7x7 kernels with padding 1, not 3x3 ones.
 
 hankyul2's KnowledgeDistillation, https://github.com/hankyul2/KnowledgeDistillation: its `resnet_32_20` and
-`resnet_32_110` with the same names of weights, so its checkpoints load. The stem removes 2 pixels on every side, so for
-images of 32x32 the stages have 28x28, 14x14 and 7x7 where He et al. have 32, 16 and 8: a fifth less arithmetic, and not
-the network that the literature calls ResNet-20; that is `resnet20`.
+`resnet_32_110` with the same names of weights, so its checkpoints, dictionaries with the key `weight`, load. The stem
+removes 2 pixels on every side, so for images of 32x32 the stages have 28x28, 14x14 and 7x7 where He et al. have 32, 16
+and 8: a fifth less arithmetic, and not the network that the literature calls ResNet-20; that is `resnet20`.
 Initial weights: convolutions normal with variance 2 / fan-out, the linear layer Xavier uniform, as in the original.
 """
 

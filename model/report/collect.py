@@ -6,7 +6,6 @@ A file that cannot be read leaves its values empty and adds a note to its run; t
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from contextlib import suppress
@@ -15,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from ..config.dotted import flatten, value_of, with_values
-from ..config.folder import Folder, Weights
+from ..config.folder import Folder, Weights, state_of
 from ..config.legacy import is_flat
 from ..config.params import Params, load_params
-from ..config.references import rebase_paths
-from ..errors import OptionError, UserError, did_you_mean
+from ..config.references import did_you_mean_folder, rebase_paths
+from ..errors import OptionError, UserError
+from ..files import is_number, is_there, parse_object, parse_rows
 from ..search.space.search_file import SEARCH_FILE, read_space_if_valid
 
 SPLITS = ("val", "test")
@@ -67,14 +67,13 @@ def collect_runs(parent_dir: Path) -> list[RunRecord]:
     Raises:
         UserError: The folder does not exist, or there is no run in it.
     """
-    if not parent_dir.is_dir():
-        siblings = [entry.name for entry in parent_dir.parent.glob("*") if entry.is_dir()]
-        raise UserError(f"{parent_dir}: no such folder{did_you_mean(parent_dir.name, siblings)}")
+    if not is_there(parent_dir, Path.is_dir):
+        raise UserError(f"{parent_dir}: no such folder{did_you_mean_folder(parent_dir)}")
     runs = []
     for path, children, _ in os.walk(parent_dir):
         children[:] = [child for child in children if not child.startswith(".") and child not in SKIPPED_FOLDERS]
         folder = Folder(Path(path))
-        if "generations" in _read_object(folder.params, []):
+        if _read_object(folder.params, []).get("generations") is not None:
             continue  # the runs are its generations
         if _has_results(folder) or (folder.params.exists() and not (folder.path / SEARCH_FILE).exists()):
             runs.append(_read_run(folder, parent_dir))
@@ -138,26 +137,15 @@ def _read_run(folder: Folder, parent_dir: Path) -> RunRecord:
 
 
 def _read_object(path: Path, notes: list[str]) -> dict[str, Any]:
-    # Not files.read_json, which rejects the NaN that a diverged run may have written.
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
+        return parse_object(path)
+    except ValueError as error:
         notes.append(f"{path.name}: {error}")
         return {}
-    if not isinstance(value, dict):
-        notes.append(f"{path.name}: must be a JSON object, got {type(value).__name__}")
-        return {}
-    return value
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, float]:
-    return {
-        key: value
-        for key, value in values.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    }
+    return {key: value for key, value in values.items() if is_number(value)}
 
 
 def _read_params(folder: Folder, notes: list[str]) -> tuple[dict[str, Any], frozenset[str]]:
@@ -215,15 +203,12 @@ def _is_legacy_result(folder: Folder, val_metrics: dict[str, float]) -> bool:
 
 def _state(folder: Folder, run: dict[str, Any]) -> str | None:
     if run:
-        return folder.state()
+        return state_of(run)
     return None if _has_results(folder) else "new"
 
 
 def _epochs(folder: Folder, run: dict[str, Any], notes: list[str]) -> float | None:
-    try:
-        history = folder.read_history()
-    except (OSError, ValueError) as error:
-        notes.append(f"{folder.history.name}: {error}")
-        history = []
-    last = history[-1] if history and isinstance(history[-1], dict) else run
-    return _numbers(last).get("epoch")
+    history, problem = parse_rows(folder.history)
+    if problem:
+        notes.append(f"{folder.history.name}: {problem}")
+    return _numbers(history[-1] if history else run).get("epoch")

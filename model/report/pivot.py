@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
 from ..config.dotted import NON_RESULT_KEYS
 from ..errors import UserError, did_you_mean
+from ..markdown import markdown_table
 from ..search.space.search_file import read_space_if_valid
 from .collect import RunRecord, collect_runs, format_value, natural_order
 from .published import first_published, read_published
@@ -50,8 +49,7 @@ def pivot_table(parent_dir: Path, down: str, across: str) -> str:
         percents = [published.get(frozenset({row, column})) for column in columns]
         body.append([row, *(_with_published(text, percent) for text, percent in zip(texts, percents, strict=True))])
     corner = f"{down}, {across}{' [published]' if published else ''}"
-    table: str = tabulate(body, headers=[corner, *columns], tablefmt="pipe", disable_numparse=True)
-    return table
+    return markdown_table([corner, *columns], body)
 
 
 def _full_path(runs: Sequence[RunRecord], name: str, parent_dir: Path) -> str:

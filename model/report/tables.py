@@ -16,12 +16,11 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tabulate import tabulate
-
 from ..config.dotted import NON_RESULT_KEYS
 from ..config.folder import Weights
 from ..errors import UserError
 from ..files import write_text
+from ..markdown import markdown_table
 from .collect import SPLITS, WEIGHTS, RunRecord, collect_runs, format_value, natural_order, schema_position
 
 MISSING = "-"
@@ -77,15 +76,7 @@ def write_results(parent_dir: Path, *, group_by_seed: bool = False) -> str:
 def _to_markdown(columns: list[Column]) -> str:
     shown = [(column.header, column.markdown, column.align) for column in columns if column.markdown is not None]
     headers, cells, aligns = zip(*shown, strict=True)
-    rows = [[_escape(cell) for cell in row] for row in zip(*cells, strict=True)]
-    table: str = tabulate(
-        rows, headers=[_escape(header) for header in headers], tablefmt="pipe", colalign=aligns, disable_numparse=True
-    )
-    return table
-
-
-def _escape(cell: str) -> str:
-    return " ".join(cell.split()).replace("|", "\\|")
+    return markdown_table(headers, zip(*cells, strict=True), align=aligns)
 
 
 def _to_csv(columns: list[Column]) -> str:

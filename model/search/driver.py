@@ -17,7 +17,7 @@ import filelock
 
 from ..config.params import load_params
 from ..errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, RunFailed, Stopped, UserError
-from ..files import read_json, write_json
+from ..files import read_intact, write_json
 from ..logs import log, logging_to
 from .executors.base import ExecutorFactory
 from .plan import ENDED, CheckParams, Plan, TrialRun, format_summary, make_plan
@@ -57,6 +57,8 @@ def search(
     load_params(parent_dir)  # before a lock is left in a folder that is no experiment
     with locked(parent_dir), logging_to(parent_dir / "search.log"), stop_signals() as received_signals:
         plan = make_plan(parent_dir, check=check, restart=restart)
+        for prerequisite in plan.prerequisites:
+            prerequisite.folder.refuse_to_lose_results()
         if final:
             check_final_seeds(plan)
         log.info("%s", format_summary(plan))
@@ -163,7 +165,7 @@ def locked(parent_dir: Path) -> Iterator[None]:
         lock.acquire(blocking=False)
         write_json(holder_file, {"process": os.getpid(), "host": socket.gethostname()})
     except filelock.Timeout:
-        holder = read_json(holder_file) if holder_file.exists() else {}
+        holder = read_intact(holder_file)
         process = f"process {holder.get('process', '?')} on {holder.get('host', '?')}"
         raise UserError(f"{parent_dir}: another search is running in this folder, {process}") from None
     except OSError as error:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tabulate import tabulate
-
+from ..markdown import markdown_table
 from .plan import Plan
 from .progress import format_metric
 from .results import result_of_trial
@@ -34,8 +33,7 @@ def pareto_table(plan: Plan) -> str:
     for name, values in sorted(front, key=lambda run: run.values, reverse=True):
         columns = zip(metrics, signs, values, strict=True)
         rows.append([name, *(format_metric(metric.name, sign * value) for metric, sign, value in columns)])
-    table: str = tabulate(rows, ["run", *(metric.name for metric in metrics)], tablefmt="pipe", disable_numparse=True)
-    return table
+    return markdown_table(["run", *(metric.name for metric in metrics)], rows)
 
 
 def dominates(values: Sequence[float], others: Sequence[float]) -> bool:

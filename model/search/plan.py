@@ -16,7 +16,7 @@ from ..config.legacy import is_flat, nested_from_flat
 from ..config.params import PARAMS_FILE, Params, load_params, parse_params
 from ..config.references import find_folder, rebase_paths
 from ..errors import OptionError, UserError
-from ..files import read_json, write_json, write_text
+from ..files import read_intact, read_json, write_json, write_text
 from ..logs import ProgressBar
 from .space.existing import TRIAL_FILE, existing_points
 from .space.metric import Metric
@@ -71,7 +71,7 @@ class TrialRun:
             write_json(self.folder.path / TRIAL_FILE, {"number": self.number})
         if self.params is not None:  # last: with it the folder counts as one of the search's
             text = json.dumps(self.params, indent=2) + "\n"
-            if not self.folder.params.exists() or self.folder.params.read_text(encoding="utf-8") != text:
+            if not self.folder.params.exists() or self.folder.params.read_bytes() != text.encode():
                 write_text(self.folder.params, text)
 
 
@@ -233,12 +233,15 @@ def _naming_point(point: Point) -> Iterator[None]:
 def check_same_params(run: TrialRun) -> None:
     """A run can be resumed only with the parameters that it began with.
 
+    Where a power cut has damaged its params.json, the file is written again, and the run itself compares the new one
+    with params_resolved.json.
+
     Raises:
         UserError: Some differ; the message lists them with both values.
     """
     folder = run.folder
     has_begun = folder.state() != "new" or folder.metrics("val", "best").exists()
-    if not has_begun or not folder.params.exists():
+    if not has_begun or not read_intact(folder.params):
         return
     params = parse_params(run.params, folder.params).model_dump()
     if changed := differences(load_params(folder.path).model_dump(), params):

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ..config.folder import Folder
+from ..files import is_number
 from ..logs import ProgressBar, format_duration, log
 from .plan import ENDED, TrialRun
 from .results import value_in
@@ -151,11 +152,11 @@ class Progress:
 
     def _format_run(self, folder: Folder) -> str:
         run, parts = folder.read_run(), []
-        if run.get("epoch") is not None:
+        if is_number(run.get("epoch")):
             parts.append(f"epoch {run['epoch']}/{run.get('num_epochs', '?')}")
         if (value := value_in(folder, self.metric)) is not None:
             parts.append(f"{self.metric.name} {format_metric(self.metric.name, value)}")
-        if run.get("images_per_second"):
+        if is_number(run.get("images_per_second")):
             parts.append(f"{run['images_per_second']:,.0f} images/s")
         return ", ".join(parts)
 
@@ -168,11 +169,9 @@ def format_teacher_images(folder: Folder) -> str:
 
 def fraction_done(folder: Folder) -> float:
     """The fraction of a run that is done, according to its run.json."""
-    run = folder.read_run()
-    fraction = run.get("progress")
-    if fraction is None and run.get("num_epochs"):
-        fraction = run.get("epoch", 0) / run["num_epochs"]
-    return min(1.0, max(0.0, fraction or 0.0))
+    run: dict[str, float] = {key: value for key, value in folder.read_run().items() if is_number(value)}
+    fraction = run.get("epoch", 0) / run["num_epochs"] if run.get("num_epochs") else 0.0
+    return min(1.0, max(0.0, run.get("progress", fraction)))
 
 
 def format_metric(name: str, value: float) -> str:

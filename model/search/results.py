@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from ..config.folder import Folder
+from ..files import is_number
 from .space.metric import COST_METRICS, Metric
 
 
@@ -59,15 +59,15 @@ def value_in(folder: Folder, metric: Metric) -> float | None:
     """The value of the best epoch, or the cost of the run; None before there is one."""
     if metric.is_cost:
         value = folder.read_run().get(metric.name)
-        return value if _is_number(value) else None
+        return value if is_number(value) else None
     return metric.best(curve_of(folder, metric).values())
 
 
 def curve_of(folder: Folder, metric: Metric) -> dict[int, float]:
     """Epoch -> value, where it is finite."""
     rows = folder.read_history()
-    return {row["epoch"]: row[metric.name] for row in rows if "epoch" in row and _is_number(row.get(metric.name))}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return {
+        row["epoch"]: row[metric.name]
+        for row in rows
+        if is_number(row.get("epoch")) and is_number(row.get(metric.name))
+    }

@@ -32,7 +32,7 @@ class LiveTeacher:
     ) -> None:
         self.net = to_device(net, device).eval().requires_grad_(False)
         self.normalisation, self.dtype, self.device = normalisation, dtype, device
-        self._scale_and_shift = _renormalisation(data_normalisation, normalisation, device)
+        self._renormalise = Renormalisation(data_normalisation, normalisation, device)
         self.num_forwards = 0
 
     @property
@@ -42,10 +42,7 @@ class LiveTeacher:
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Output:
         self.num_forwards += len(batch.images)
-        images = batch.images
-        if self._scale_and_shift is not None:
-            scale, shift = self._scale_and_shift
-            images = images * scale + shift
+        images = self._renormalise(batch.images)
         with autocast(self.dtype, self.device):
             output: Output = self.net(images)
         return output
@@ -57,14 +54,16 @@ class LiveTeacher:
         return 0.0
 
 
-def _renormalisation(
-    source: Normalisation, target: Normalisation, device: torch.device
-) -> tuple[Tensor, Tensor] | None:
-    """Scale and shift, (C, 1, 1) each, that turn one normalisation into another; None where they are equal."""
-    if source == target:
-        return None
-    source_mean, source_std, target_mean, target_std = (
-        torch.tensor(values, device=device).view(-1, 1, 1)
-        for values in (source.mean, source.std, target.mean, target.std)
-    )
-    return source_std / target_std, (source_mean - target_mean) / target_std
+class Renormalisation:
+    """Turns images of one normalisation into those of another; where the two are equal, images stay as they are."""
+
+    def __init__(self, source: Normalisation, target: Normalisation, device: torch.device) -> None:
+        self.is_identity = source == target
+        source_mean, source_std, target_mean, target_std = (
+            torch.tensor(values, device=device).view(-1, 1, 1)
+            for values in (source.mean, source.std, target.mean, target.std)
+        )
+        self.scale, self.shift = source_std / target_std, (source_mean - target_mean) / target_std
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return images if self.is_identity else images * self.scale + self.shift

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +43,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except pickle.UnpicklingError:
-        raise UserError(f"{path}: holds more than tensors and plain values, or is no checkpoint: not loaded") from None
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        what = f" ({found[1]})" if found else ", or is no checkpoint"
+        raise UserError(f"{path}: holds more than tensors and plain values{what}: not loaded") from None
     except Exception as error:  # a broken file makes the reader raise almost anything
         reason = first_sentence(error)
         raise UserError(f"{path}: cannot be read, it may be cut short ({reason})") from None

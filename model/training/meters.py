@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..types import Batch
+from .precision import widest_float
 from .step import StepResult
 
 
@@ -24,7 +25,7 @@ class Meters:
         self, terms: Sequence[str], device: torch.device, *, reduce: Callable[[Tensor], Tensor] = lambda sums: sums
     ) -> None:
         self.names = ["loss", *(f"loss_{name}" for name in terms), "accuracy"]
-        self.sums = torch.zeros(len(self.names) + 1, dtype=torch.float64, device=device)
+        self.sums = torch.zeros(len(self.names) + 1, dtype=widest_float(device), device=device)
         self._reduce = reduce
 
     @torch.no_grad()

@@ -24,6 +24,11 @@ def autocast(dtype: torch.dtype, device: torch.device) -> AbstractContextManager
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16)
 
 
+def widest_float(device: torch.device) -> torch.dtype:
+    """The floating-point type for sums over many images: float64, but float32 on MPS, which has no other."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def to_device(net: nn.Module, device: torch.device) -> nn.Module:
     """The network on its device, in the channels-last layout that convolutions are fastest in."""
     net = net.to(device)

@@ -21,7 +21,7 @@ from .step import TrainStep
 from .trainer import Trainer
 
 # On a GPU, a small network's time goes into starting kernels: CUDA graphs start a whole step's at once.
-COMPILE_OPTIONS: dict[str, dict[str, Any]] = {"cuda": {"mode": "reduce-overhead", "dynamic": False}, "cpu": {}}
+COMPILE_OPTIONS: dict[str, dict[str, Any]] = {"cuda": {"mode": "reduce-overhead", "dynamic": False}}
 
 
 TIMED_STEPS = 3  # at least
@@ -137,7 +137,7 @@ def speed_up_of_one_thread(train_step: TrainStep, batch: Batch) -> float:
 
 def compile_student(train_step: TrainStep, batch: Batch) -> None:
     """Compile the student for batches like this one; where that fails, log it and leave the student as it is."""
-    compiled = cast(nn.Module, torch.compile(train_step.student, **COMPILE_OPTIONS[train_step.device.type]))
+    compiled = cast(nn.Module, torch.compile(train_step.student, **COMPILE_OPTIONS.get(train_step.device.type, {})))
     with unchanged(train_step):
         try:
             gradients(train_step, compiled, batch)

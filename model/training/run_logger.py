@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
-
-from tensorboardX import SummaryWriter
 
 from ..config.folder import Folder
 from ..files import write_jsonl
@@ -47,6 +47,12 @@ class RunLogger:
         self.first_step, self._started = first_step, time.monotonic()
         self._next_step_log, self._next_line = 0.0, self._started + SECONDS_BETWEEN_LINES
         self._bar: ProgressBar | None = None
+        logging.getLogger("tensorboardX").setLevel(logging.ERROR)  # its warnings say nothing of the run
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # protobuf's, and those of libraries that it imports where they are installed
+            from tensorboardX import SummaryWriter
         # File names end in the step, for those of one second are else the same.
         self._writer = SummaryWriter(str(folder.tensorboard), purge_step=first_step, filename_suffix=f".{first_step}")
 

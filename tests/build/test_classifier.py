@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any, cast
 
@@ -70,6 +71,16 @@ def test_classifier_is_the_linear_layer_that_returns_the_logits(
     assert isinstance(layer_module, nn.Linear)
     assert torch.equal(classifier.weight, layer_module.weight)
     assert torch.equal(classifier.bias, layer_module.bias)
+
+
+def test_classifier_is_found_behind_a_prefix(teacher: Folder, runtime: Runtime, tmp_path: Path) -> None:
+    shutil.copytree(teacher.path, tmp_path / "teacher")
+    compiled = Folder(tmp_path / "teacher")
+    state = {f"_orig_mod.{name}": tensor for name, tensor in best_weights(teacher).items()}
+    torch.save({"state_dict": state}, compiled.checkpoint("best"))
+    classifier = Experiment(compiled.path, runtime).classifier("best")
+    assert classifier is not None
+    assert torch.equal(classifier.weight, best_weights(teacher)["fc.weight"])
 
 
 def test_loss_uses_the_trained_classifier_and_saves_no_copy(

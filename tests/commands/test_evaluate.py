@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 import evaluate
+import train
 from model.build.experiment import Experiment
 from model.build.runtime import Runtime
 from model.build.weights import WeightsFile
@@ -22,7 +23,7 @@ from model.config.folder import Folder
 from model.errors import UserError
 from model.files import read_json
 from model.nets.cnn import CNN
-from model.training.checkpoint import load_checkpoint
+from model.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.conftest import NUM_CLASSES, Call, MakeFolder
 
 
@@ -45,7 +46,10 @@ def compute_logits(weights: Path, images: np.ndarray[Any, Any], tiny_data: Path)
     """The logits (N, K) of raw images, computed without the data pipeline."""
     with np.load(tiny_data) as data:
         pixels = data["train_images"] / 255
-    normalised = (images / 255 - pixels.mean(axis=(0, 1, 2))) / pixels.std(axis=(0, 1, 2))
+    return compute_logits_of((images / 255 - pixels.mean(axis=(0, 1, 2))) / pixels.std(axis=(0, 1, 2)), weights)
+
+
+def compute_logits_of(normalised: np.ndarray[Any, Any], weights: Path) -> np.ndarray[Any, Any]:
     net: nn.Module = CNN(NUM_CLASSES, image_size=8, num_channels=4)
     net.load_state_dict(load_checkpoint(weights)["state_dict"])
     with torch.no_grad():
@@ -70,6 +74,24 @@ def test_metrics_equal_counts_over_the_test_images(folder: Folder, kind: str, ti
     for k, row in enumerate(metrics["classes"]):
         assert row["images"] == 6
         assert row["accuracy"] == sum(hit for hit, label in zip(correct, labels, strict=True) if label == k) / 6
+
+
+def test_images_have_the_normalisation_of_the_weights_file(folder: Folder, tiny_data: Path, call: Call) -> None:
+    mean, std = [100.0, 150.0, 200.0], [50.0, 60.0, 70.0]
+    save_checkpoint(folder.checkpoint("best"), load_checkpoint(folder.checkpoint("best")) | {"mean": mean, "std": std})
+    assert call(evaluate.main, "--model_dir", folder.path).status == 0
+    with np.load(tiny_data) as data:
+        logits = compute_logits_of((data["test_images"] - mean) / std, folder.checkpoint("best"))
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    with np.load(folder.evaluation / "test_best.npz") as written:
+        np.testing.assert_allclose(written["probabilities"], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_tensor_as_epoch_is_written_as_a_number(folder: Folder, call: Call) -> None:
+    content = load_checkpoint(folder.checkpoint("best"))
+    save_checkpoint(folder.checkpoint("best"), content | {"epoch": torch.tensor(7)})
+    assert call(evaluate.main, "--model_dir", folder.path).status == 0
+    assert read_json(folder.evaluation / "test_best.json")["epoch"] == 7
 
 
 @pytest.mark.parametrize("split", ["test", "val"])
@@ -183,6 +205,24 @@ def test_missing_and_unknown_weights_are_named(trained: Folder) -> None:
     state["conv1.weight"] = state["module.conv1.weight"]
     with pytest.raises(UserError, match=r"has unknown module\.conv1\.weight"):
         WeightsFile(Path("x"), {"state_dict": state}).load_into(net)
+
+
+def test_class_names_may_be_any_text(make_folder: MakeFolder, tiny_data: Path, tmp_path: Path, call: Call) -> None:
+    names = ["cat|kitten", "caf\udce9", "two\nlines", "*star*", "`code`", *map(str, range(5, NUM_CLASSES))]
+    with np.load(tiny_data) as data:
+        np.savez(tmp_path / "named.npz", class_names=np.array(names), **data)
+    dataset = {"name": "arrays", "path": str(tmp_path / "named.npz"), "val_size": 40, "pad": 1}
+    folder = make_folder(tmp_path / "run", dataset=dataset, num_epochs=1)
+    assert call(train.main, "--model_dir", folder.path).status == 0
+    result = call(evaluate.main, "--model_dir", folder.path)
+    assert (result.status, result.err) == (0, "")
+    rows = [line for line in result.out.splitlines() if line.startswith("|")]
+    assert len(rows) == NUM_CLASSES + 2
+    assert {row.count("|") for row in rows} == {6}
+    with (folder.evaluation / "test_best_confusion.csv").open(encoding="utf-8", newline="") as file:
+        header = next(csv.reader(file))
+    assert header == ["true", "cat|kitten", "caf\\udce9", *names[2:]]
+    assert [row["class"] for row in read_json(folder.evaluation / "test_best.json")["classes"]] == names
 
 
 @pytest.mark.parametrize(

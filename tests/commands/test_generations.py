@@ -16,6 +16,7 @@ import evaluate
 import train
 from model.build.weights import weights_digest
 from model.config.folder import Folder
+from model.config.generations import prepare_generations
 from model.files import read_json
 from model.training.checkpoint import load_checkpoint
 from model.training.trainer import Trainer
@@ -53,6 +54,24 @@ def test_every_generation_is_a_finished_run_of_its_own(parent: Folder) -> None:
     assert [child(parent, number).state() for number in range(3)] == ["finished"] * 3
     assert parent.state() == "finished"
     assert not child(parent, 3).path.exists()
+
+
+def test_params_with_nulls_make_the_same_generations(tmp_path: Path, make_folder: MakeFolder) -> None:
+    short = make_folder(tmp_path / "short", **BORN_AGAIN)
+    long = make_folder(tmp_path / "long", **BORN_AGAIN, teacher=None, init=None, gradient_clip=None)
+    nulls = {"teacher": None, "init": None, "gradient_clip": None}
+    for number, (before, after) in enumerate(zip(prepare_generations(short), prepare_generations(long), strict=True)):
+        expected = nulls | read_json(before.params)
+        assert read_json(after.params) == expected, number
+
+
+def test_a_generation_whose_params_json_was_damaged_gets_it_again(tmp_path: Path, make_folder: MakeFolder) -> None:
+    folder = make_folder(tmp_path / "run", **BORN_AGAIN)
+    (_, second, _) = prepare_generations(folder)
+    before = second.params.read_text()
+    second.params.write_bytes(b"")
+    prepare_generations(folder)
+    assert second.params.read_text() == before
 
 
 def test_first_generation_learns_from_labels_alone(parent: Folder) -> None:

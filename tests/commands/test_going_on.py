@@ -19,6 +19,7 @@ from model.build.runtime import Runtime
 from model.config.folder import Folder
 from model.errors import Stopped
 from model.files import read_json
+from model.home import TRAIN_COMMAND
 from model.training.checkpoint import load_checkpoint
 from model.training.trainer import Trainer
 from tests.conftest import Call, MakeFolder
@@ -269,7 +270,7 @@ def test_results_without_weights_are_not_replaced(shipped: Folder, call: Call) -
     assert result.err == (
         f"error: {shipped.name}: holds results that no run here can go on from: metrics.jsonl, "
         "metrics_val_best_weights.json, metrics_val_last_weights.json and 2 more; "
-        "--restart replaces them by a new run's\n"
+        f"{TRAIN_COMMAND} --model_dir {shipped.name} --restart replaces them by a new run's\n"
     )
     assert snapshot(shipped) == before
 

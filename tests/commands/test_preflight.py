@@ -592,7 +592,8 @@ def test_a_pickled_object_is_not_loaded(student: Folder, trained: Folder, expect
     torch.save({"state_dict": ArbitraryObject()}, trained.checkpoint("best"))
 
     assert expect_train_error(student) == (
-        f"{trained.checkpoint('best')}: holds more than tensors and plain values, or is no checkpoint: not loaded"
+        f"{trained.checkpoint('best')}: holds more than tensors and plain values "
+        f"({__name__}.ArbitraryObject): not loaded"
     )
 
 
@@ -602,7 +603,42 @@ def test_a_checkpoint_without_weights_is_reported(
     save_checkpoint(trained.checkpoint("best"), {"epoch": 3})
 
     assert expect_train_error(student) == (
-        f"{trained.checkpoint('best')}: holds neither state_dict nor model nor tensors alone, but epoch"
+        f"{trained.checkpoint('best')}: holds neither weights under state_dict, model, state_dict_ema or a similar "
+        "key, nor tensors alone, but epoch"
+    )
+
+
+def make_not_finite(path: Path) -> None:
+    content = torch.load(path, weights_only=True)
+    content["state_dict"]["fc2.weight"][0, 0] = float("nan")
+    save_checkpoint(path, content)
+
+
+def test_a_teacher_whose_weights_are_not_finite_is_reported(
+    student: Folder, trained: Folder, expect_train_error: ExpectTrainError
+) -> None:
+    make_not_finite(trained.checkpoint("best"))
+
+    assert expect_train_error(student) == f"{trained.checkpoint('best')}: fc2.weight is not finite"
+
+
+def test_a_start_from_weights_that_are_not_finite_is_reported(
+    student: Folder, trained: Folder, expect_train_error: ExpectTrainError
+) -> None:
+    change_params(student, {"teacher": None, "loss": {"ce": {}}, "init": str(trained.path)})
+    make_not_finite(trained.checkpoint("last"))
+
+    assert expect_train_error(student) == f"{trained.checkpoint('last')}: fc2.weight is not finite"
+
+
+def test_a_run_is_not_resumed_from_weights_that_are_not_finite(
+    trained: Folder, expect_train_error: ExpectTrainError
+) -> None:
+    trained.update_run(state="stopped")
+    make_not_finite(trained.checkpoint("last"))
+
+    assert expect_train_error(trained) == (
+        f"{trained.checkpoint('last')}: fc2.weight is not finite; --restart begins anew"
     )
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -31,6 +34,7 @@ from model.data.arrays import arrays
 from model.data.memory import MemoryPipeline
 from model.errors import Stopped, UserError
 from model.files import read_json
+from model.home import ROOT
 from model.registry import DATASETS
 from model.teachers.ensemble import EnsembleTeacher
 from model.teachers.live import LiveTeacher
@@ -344,6 +348,36 @@ def test_signal_handlers_are_restored_after_a_run(distilled: Folder, runtime: Ru
 
 
 # Failures -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", [{"ce": {}}, {"rkd": {}}])
+def test_a_single_training_image_is_the_users_mistake(
+    loss: dict[str, Any], teacher: Folder, make_folder: MakeFolder, tiny_data: Path, tmp_path: Path, call: Call
+) -> None:
+    dataset = {"name": "arrays", "path": str(tiny_data), "train_fraction": 0.001}
+    folder = make_folder(tmp_path / "run", dataset=dataset, loss=loss, teacher=str(teacher.path))
+    result = call(train.main, "--model_dir", folder.path)
+    message = f"error: {folder.params}: dataset: train has 1 image, too few for batches of 16\n"
+    assert (result.status, result.err) == (2, message)
+    assert [path.name for path in folder.path.iterdir() if not path.name.startswith(".")] == ["params.json"]
+
+
+def test_a_copied_params_resolved_json_trains_the_same_network(
+    distilled: Folder, runtime: Runtime, tmp_path: Path
+) -> None:
+    (tmp_path / "copy").mkdir()
+    copy = Folder(tmp_path / "copy")
+    shutil.copy(distilled.resolved, copy.params)
+    Experiment(copy.path, runtime).train()
+    assert copy.read_run()["weights_digest"] == distilled.read_run()["weights_digest"]
+
+
+def test_a_run_prints_nothing_but_its_own_lines(make_folder: MakeFolder, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "run", num_epochs=1)
+    command = [sys.executable, "train.py", "--device", "cpu", "--model_dir", str(folder.path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    others = [line for line in done.stderr.splitlines() if not re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", line)]
+    assert (done.stdout, others) == ("", [])
 
 
 def test_failed_run_records_its_error(make_folder: MakeFolder, tmp_path: Path, call: Call) -> None:

@@ -180,6 +180,10 @@ def test_a_resnet_needs_no_dropout_rate() -> None:
     assert nested_from_flat(short) == resnet18(200)
 
 
+def test_val_size_of_a_flat_file_is_that_of_its_data_set() -> None:
+    assert nested_from_flat(DISTILL | {"val_size": 0})["dataset"] == ALL_AUGMENTED | {"val_size": 0}
+
+
 def test_the_flat_object_is_not_changed() -> None:
     before = copy.deepcopy(DISTILL)
     nested_from_flat(DISTILL)
@@ -199,7 +203,7 @@ VERSIONS = "should be 'cnn', 'cnn_distill', 'resnet18', 'resnet18_distill' or 'w
 TEACHERS = "should be 'resnet18', 'wrn', 'densenet', 'resnext29', 'preresnet110' or 'none'"
 KEYS = (
     "model_version, subset_percent, augmentation, teacher, alpha, temperature, learning_rate, batch_size, num_epochs, "
-    "dropout_rate, num_channels, save_summary_steps, num_workers"
+    "dropout_rate, num_channels, val_size, save_summary_steps, num_workers"
 )
 
 ERRORS = [

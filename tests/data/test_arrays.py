@@ -1,5 +1,7 @@
 """The user's own .npz file: its arrays, and a one-line error for everything that can be wrong with it."""
 
+import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,53 @@ def test_a_compressed_file_is_read(npz: Path) -> None:
     assert len(build(npz).arrays.train_images) == 30
 
 
+def rewritten(npz: Path, *, name: str = "{}.npy", version: tuple[int, int] = (1, 0), fortran: bool = False) -> Path:
+    """The same arrays under other names of members, in another version of the format, or another order in memory."""
+    with np.load(npz) as archive:
+        content = {key: archive[key] for key in archive.files}
+    with zipfile.ZipFile(npz, "w") as file:
+        for key, array in content.items():
+            data = io.BytesIO()
+            np.lib.format.write_array(data, np.asfortranarray(array) if fortran else array, version=version)
+            file.writestr(name.format(key), data.getvalue())
+    return npz
+
+
+@pytest.mark.parametrize(
+    "how", [{"name": "{}"}, {"version": (2, 0)}, {"version": (3, 0)}, {"fortran": True}], ids=lambda how: str(how)
+)
+def test_other_ways_to_write_the_same_arrays_are_read(npz: Path, how: dict[str, Any]) -> None:
+    before = build(npz)
+    images, labels = before.arrays.train_images.copy(), before.arrays.train_labels.copy()
+    after = build(rewritten(npz, **how))
+    assert (after.image_shape, after.class_names) == ((3, 6, 5), ("0", "1", "2"))
+    assert np.array_equal(after.arrays.train_images, images)
+    assert np.array_equal(after.arrays.train_labels, labels)
+
+
+def test_class_names_may_be_bytes(npz: Path) -> None:
+    names = np.array(["café".encode(), b"caf\xe9", b"dog"])
+    assert build(changed(npz, class_names=names)).class_names == ("café", "caf\udce9", "dog")
+
+
+def test_an_image_of_few_rows_is_not_taken_for_channels_first(npz: Path) -> None:
+    shapes = {"train_images": np.zeros((30, 3, 40, 3), np.uint8), "test_images": np.zeros((10, 3, 40, 3), np.uint8)}
+    assert build(changed(npz, **shapes)).image_shape == (3, 3, 40)
+
+
+def test_images_that_are_damaged_are_one_line(npz: Path) -> None:
+    with np.load(npz) as archive:
+        np.savez_compressed(npz, **{key: archive[key] for key in archive.files})
+    with zipfile.ZipFile(npz) as file:
+        member = file.getinfo("train_images.npy")
+    content = bytearray(npz.read_bytes())
+    middle = member.header_offset + member.compress_size // 2
+    content[middle : middle + 200] = bytes(200)
+    npz.write_bytes(content)
+    with pytest.raises(OptionError, match=r"mine\.npz cannot be read"):
+        build(npz).open(SplitOptions(), seed=0, device=CPU)
+
+
 def test_pad_and_flip_are_options(npz: Path) -> None:
     assert arrays(npz.parent, path=npz.name).augmentation.num_views == 162
     assert arrays(npz.parent, path=npz.name, pad=0, flip=False).augmentation.num_views == 1
@@ -100,7 +149,16 @@ LABELS = np.arange(30) % 3
     ("changes", "message"),
     [
         ({"test_labels": None}, "no array test_labels; the file has train_images, train_labels, test_images"),
-        ({"train_images": IMAGES.astype(np.float32)}, "train_images must be uint8, got float32"),
+        (
+            {"train_images": IMAGES.astype(np.float32)},
+            "train_images must be uint8, got float32; (255 * images).round().astype(np.uint8) converts values from 0",
+        ),
+        ({"train_images": IMAGES.astype(int)}, "got int64; images.astype(np.uint8) converts values from 0 to 255"),
+        (
+            {"train_images": np.zeros((30, 3, 32, 32), np.uint8)},
+            "must have the shape (N, H, W, C), got (30, 3, 32, 32); images.transpose(0, 2, 3, 1) puts channels last",
+        ),
+        ({"train_images": np.zeros((30, 1, 28, 28), np.uint8)}, "got (30, 1, 28, 28); images.transpose(0, 2, 3, 1)"),
         (
             {"train_images": IMAGES[0, :, :, 0]},
             "train_images must have the shape (N, H, W, C) or (N, H, W), got (6, 5)",
@@ -111,10 +169,23 @@ LABELS = np.arange(30) % 3
         ({"train_labels": LABELS.astype(np.float64)}, "train_labels must be integers, got float64"),
         ({"train_labels": np.eye(3, dtype=int)[LABELS]}, "train_labels must have the shape (N,), got (30, 3)"),
         ({"train_labels": LABELS - 1}, "train_labels must be from 0 to 1, got -1"),
-        ({"train_labels": LABELS + 1}, "no training image has the label 0; labels count from 0"),
+        ({"train_labels": LABELS + 1}, "no training image has the label 0; labels count from 0, the highest is 3"),
+        ({"train_labels": -1 - LABELS}, "no training image has the label 0"),
+        ({"train_labels": LABELS * 0}, "all train_labels are 0: one class, nothing to tell apart"),
+        ({"train_labels": LABELS == 1}, "train_labels must be integers, got bool"),
+        (
+            {"train_labels": np.where(LABELS == 1, 2**32 - 1, LABELS).astype(np.uint32)},
+            "no training image has the label 1; labels count from 0, the highest is 4294967295 (-1 as uint32?)",
+        ),
+        ({"train_labels": np.where(LABELS == 1, 2**63 + 5, 0).astype(np.uint64)}, "the highest is 9223372036854775813"),
+        ({"test_labels": (LABELS[:10] - 1).astype(np.uint8)}, "must be from 0 to 2, got 255 (-1 as uint8?)"),
         ({"test_labels": LABELS[:10] + 1}, "test_labels must be from 0 to 2, got 3"),
         ({"class_names": np.array(["a", "b"])}, "train_labels must be from 0 to 1, got 2"),
         ({"class_names": np.array(["a", None])}, "cannot be read (Object arrays cannot be loaded"),
+        ({"class_names": np.array("abc")}, "class_names must have the shape (K,), got ()"),
+        ({"class_names": np.array(["a", "b", "a"])}, 'class_names has "a" twice'),
+        ({"class_names": np.array(["a", " ", "c"])}, "class_names: the name of class 1 is empty"),
+        ({"class_names": np.array(["a"]), "train_labels": LABELS * 0, "test_labels": LABELS[:10] * 0}, "one class"),
     ],
 )
 def test_errors_in_the_file_are_one_line(npz: Path, changes: dict[str, Any], message: str) -> None:
@@ -137,6 +208,12 @@ def test_a_channel_without_content_is_refused(npz: Path) -> None:
 def test_a_missing_file_is_named_with_the_nearest_name(npz: Path) -> None:
     with pytest.raises(OptionError, match=r'no "mime.npz" under .*, did you mean "mine.npz"\?'):
         arrays(npz.parent, path="mime.npz")
+
+
+@pytest.mark.parametrize("path", ["~nosuchuser/mine.npz", "a" * 300, "a" * 300 + "/mine.npz"])
+def test_a_path_that_cannot_be_is_missing(npz: Path, path: str) -> None:
+    with pytest.raises(OptionError, match=r'^path: no ".*" under '):
+        arrays(npz.parent, path=path)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"\x93NUMPY an array alone"])

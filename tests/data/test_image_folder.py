@@ -2,6 +2,8 @@
 
 import itertools
 import multiprocessing
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from model.data.image_folder import CENTRE_CROP, FolderPipeline, folder
+from model.data.image_folder import CENTRE_CROP, FolderPipeline, OnError, folder
 from model.data.image_reader import random_resized_crop
 from model.errors import OptionError, UserError
 from model.randomness import VIEW, random_bits
@@ -22,8 +24,10 @@ CPU = torch.device("cpu")
 SIZE = 14  # the centre crop of 16
 
 
-def opened(root: Path, *, num_workers: int = 0, seed: int = 0, **options: Any) -> FolderPipeline:
-    source = folder(root.parent, path=root.name, image_size=SIZE, num_workers=num_workers)
+def opened(
+    root: Path, *, num_workers: int = 0, seed: int = 0, on_error: OnError = "refuse", **options: Any
+) -> FolderPipeline:
+    source = folder(root.parent, path=root.name, image_size=SIZE, num_workers=num_workers, on_error=on_error)
     pipeline: FolderPipeline = source.open(SplitOptions(**options), seed=seed, device=CPU)
     return pipeline
 
@@ -244,21 +248,13 @@ def test_images_of_any_mode_are_read(image_folder: Path, mode: str) -> None:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n cut short", b"a text"])
-def test_a_broken_image_is_named_in_one_line(image_folder: Path, num_workers: int, content: bytes) -> None:
+def test_an_image_that_breaks_after_the_check_is_named_in_one_line(image_folder: Path, num_workers: int) -> None:
+    pipeline = opened(image_folder, num_workers=num_workers)
     broken = image_folder / "test" / "bee" / "part_1" / "1.png"
-    broken.write_bytes(content)
+    broken.write_bytes(b"a text")
     with pytest.raises(UserError) as error:
-        list(opened(image_folder, num_workers=num_workers).eval_batches("test", 2))
-    assert str(error.value).startswith(f"{broken} cannot be read as an image (")
-    assert "\n" not in str(error.value)
-
-
-def test_a_truncated_image_is_named(image_folder: Path) -> None:
-    broken = image_folder / "test" / "bee" / "part_1" / "1.png"
-    broken.write_bytes(broken.read_bytes()[:-200])
-    with pytest.raises(UserError, match=f"{broken} cannot be read as an image"):
-        list(opened(image_folder).eval_batches("test", 2))
+        list(pipeline.eval_batches("test", 2))
+    assert str(error.value) == f"{broken} cannot be read as an image (it has no known image format)"
 
 
 def test_a_missing_folder_is_named_with_the_nearest_name(image_folder: Path) -> None:
@@ -274,7 +270,9 @@ def test_a_missing_split_is_named(image_folder: Path) -> None:
 
 def test_a_class_of_test_that_is_not_in_train_is_refused(image_folder: Path) -> None:
     (image_folder / "test" / "Ant").mkdir()
-    with pytest.raises(OptionError, match=r"photos/test has a class that .*photos/train does not have: Ant"):
+    with pytest.raises(
+        OptionError, match=r'photos/test has a class that .*photos/train does not have: Ant, did you mean "ant"\?'
+    ):
         folder(image_folder.parent, path="photos")
 
 
@@ -284,10 +282,179 @@ def test_a_split_without_classes_is_refused(image_folder: Path) -> None:
         folder(image_folder, path="empty")
 
 
+def test_a_class_whose_name_looks_the_same_in_both_splits_is_the_same(image_folder: Path) -> None:
+    """As after copying one of the splits through macOS, which writes the accent as a character of its own."""
+    (image_folder / "train" / "cow").rename(image_folder / "train" / "caf\u00e9")
+    (image_folder / "test" / "cow").rename(image_folder / "test" / "cafe\u0301")
+    (batch,) = opened(image_folder).eval_batches("test", 9)
+    assert batch.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert folder(image_folder.parent, path="photos").class_names == ("ant", "bee", "caf\u00e9")
+
+
+def test_two_classes_whose_names_look_the_same_are_refused(image_folder: Path) -> None:
+    for name in ("caf\u00e9", "cafe\u0301"):
+        (image_folder / "train" / name).mkdir()
+    with pytest.raises(
+        OptionError, match="photos/train has two class folders with the same name in Unicode: caf\u00e9"
+    ):
+        folder(image_folder.parent, path="photos")
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"two\nlines"])
+def test_a_class_name_that_is_not_printable_is_refused(image_folder: Path, name: bytes) -> None:
+    (image_folder / "train" / os.fsdecode(name)).mkdir()
+    with pytest.raises(OptionError, match=r"the name of a class must be printable UTF-8, got (caf\\xe9|two\\nlines)$"):
+        folder(image_folder.parent, path="photos")
+
+
+def test_one_class_is_refused_with_what_may_be_the_classes(image_folder: Path) -> None:
+    for split in ("train", "test"):
+        for name in ("ant", "bee"):
+            shutil.rmtree(image_folder / split / name)
+    with pytest.raises(OptionError) as error:
+        folder(image_folder.parent, path="photos")
+    train = image_folder / "train"
+    assert str(error.value) == (
+        f'path: {train} has one class, cow: nothing to tell apart; if ["part_0", "part_1"] are the classes, '
+        f"move them into {train}"
+    )
+
+
+def test_hidden_and_system_folders_are_no_classes(image_folder: Path) -> None:
+    for split, name in (("train", "__MACOSX"), ("test", ".ipynb_checkpoints")):
+        (image_folder / split / name).mkdir()
+    assert folder(image_folder.parent, path="photos").class_names == ("ant", "bee", "cow")
+
+
+def test_a_test_folder_without_classes_is_refused_with_the_hint_at_val(image_folder: Path) -> None:
+    (image_folder / "test").rename(image_folder / "val")
+    (image_folder / "test").mkdir()
+    with pytest.raises(OptionError, match=r"photos/test has no class sub-folders; .*photos/val has: name it test"):
+        folder(image_folder.parent, path="photos")
+
+
 def test_a_class_without_training_images_is_refused(image_folder: Path) -> None:
     (image_folder / "train" / "dog").mkdir()
-    with pytest.raises(UserError, match="train/dog has no images"):
+    with pytest.raises(UserError, match="train/dog has no images that can be read"):
         opened(image_folder)
+
+
+# Images that cannot be read -------------------------------------------------------------------------------------------
+
+
+def break_images(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).write_bytes(b"a text")
+
+
+def test_broken_images_are_refused_before_training(image_folder: Path) -> None:
+    break_images(image_folder, "train/ant/part_0/2.png", "test/bee/part_1/1.png")
+    with pytest.raises(UserError) as error:
+        opened(image_folder)
+    assert str(error.value) == (
+        f"2 of 30 images cannot be read: {image_folder}/train/ant/part_0/2.png (it has no known image format), "
+        f"{image_folder}/test/bee/part_1/1.png (it has no known image format); "
+        '"on_error": "skip" trains without them'
+    )
+
+
+def test_all_broken_images_are_logged_where_the_error_names_the_first(
+    image_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = [f"train/{name}/part_{number % 2}/{number}.png" for name in ("ant", "bee") for number in range(3)]
+    break_images(image_folder, *names)
+    with caplog.at_level("INFO", "retort"), pytest.raises(UserError, match=r"6 of 30 images .* and 3 more; "):
+        opened(image_folder)
+    assert all(name in caplog.text for name in names)
+
+
+def test_skipped_images_are_left_out_and_named(image_folder: Path) -> None:
+    names = ("train/ant/part_0/2.png", "test/bee/part_1/1.png")
+    break_images(image_folder, *names)
+    skipping = opened(image_folder, on_error="skip", val_size=0)
+    assert skipping.skipped == names
+    assert [skipping.size(split) for split in ("train", "test")] == [20, 8]
+    (batch,) = skipping.eval_batches("test", 9)
+    assert batch.labels.tolist() == [0, 0, 0, 1, 1, 2, 2, 2]
+
+
+def test_a_class_whose_images_are_all_skipped_is_refused(image_folder: Path) -> None:
+    images = (image_folder / "train" / "cow").rglob("*.png")
+    break_images(image_folder, *(str(file.relative_to(image_folder)) for file in images))
+    with pytest.raises(UserError, match="train/cow has no images that can be read"):
+        opened(image_folder, on_error="skip")
+
+
+def test_skipping_does_not_move_other_images_between_train_and_val(image_folder: Path) -> None:
+    before = opened(image_folder, val_size=9)
+    break_images(image_folder, "train/bee/part_0/0.png")
+    after = opened(image_folder, val_size=9, on_error="skip")
+    assert len(set(after.image_hashes("val").tolist()) - set(before.image_hashes("val").tolist())) <= 1
+
+
+# What is told ---------------------------------------------------------------------------------------------------------
+
+
+def log_of(root: Path, caplog: pytest.LogCaptureFixture) -> list[str]:
+    with caplog.at_level("INFO", "retort"):
+        opened(root)
+    return [record.getMessage() for record in caplog.records]
+
+
+def test_nothing_is_told_of_a_plain_folder(image_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert log_of(image_folder, caplog) == []
+
+
+def test_left_out_files_are_told_for_each_split(image_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (image_folder / "train" / "ant" / "notes.txt").write_text("none")
+    (image_folder / "test" / "ant" / "._1.png").write_text("none")
+    assert log_of(image_folder, caplog) == [
+        f"{image_folder}/train: left out 1 .txt (ant/notes.txt)",
+        f"{image_folder}/test: left out 1 hidden or of the system (ant/._1.png)",
+    ]
+
+
+def test_it_is_told_which_of_test_and_val_is_used(image_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shutil.copytree(image_folder / "test", image_folder / "val")
+    (line,) = log_of(image_folder, caplog)
+    assert line.startswith(f"{image_folder}/test is the test set, {image_folder}/val is not used")
+
+
+def test_it_is_told_that_numbers_are_in_the_order_of_texts(
+    image_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for split in ("train", "test"):
+        for name, number in (("ant", "0"), ("bee", "2"), ("cow", "10")):
+            (image_folder / split / name).rename(image_folder / split / number)
+    (line,) = log_of(image_folder, caplog)
+    assert line == f"{image_folder}/train: classes are in the order of their names as text: 0, 10, 2, ..."
+
+
+def test_classes_that_differ_in_case_are_told(image_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for split in ("train", "test"):
+        (image_folder / split / "bee").rename(image_folder / split / "Cow")
+    (line,) = log_of(image_folder, caplog)
+    assert line == f"{image_folder}/train: the classes Cow and cow differ in case only"
+
+
+def test_classes_without_test_images_are_told(image_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shutil.rmtree(image_folder / "test" / "bee")
+    (line,) = log_of(image_folder, caplog)
+    assert line == f"{image_folder}/test has no images of 1 of 3 classes, such as bee"
+
+
+def test_test_images_that_are_training_images_are_told(image_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shutil.copy(image_folder / "train/ant/part_0/0.png", image_folder / "test/ant/part_0/copy.png")
+    (line,) = log_of(image_folder, caplog)
+    example = f"{image_folder}/test/ant/part_0/copy.png"
+    assert line == f"1 of 10 test images are training images, too, such as {example}"
+
+
+def test_an_image_in_two_classes_is_told(image_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    one, other = image_folder / "train/ant/part_0/0.png", image_folder / "train/bee/part_0/copy.png"
+    shutil.copy(one, other)
+    (line,) = log_of(image_folder, caplog)
+    assert line == f"1 training images are in two classes, such as {one} and {other}"
 
 
 @pytest.mark.parametrize(

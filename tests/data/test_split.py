@@ -1,5 +1,7 @@
 """Which images are held out, which are used, and the bounds of batches."""
 
+import hashlib
+
 import numpy as np
 import pytest
 
@@ -70,6 +72,65 @@ def test_smaller_fractions_are_nested() -> None:
     small, _ = split_indices(LABELS, SplitOptions(train_fraction=0.1))
     large, _ = split_indices(LABELS, SplitOptions(train_fraction=0.5))
     assert set(small.tolist()) < set(large.tolist())
+
+
+# Keys that follow the images ------------------------------------------------------------------------------------------
+
+
+def named_split(names: list[str], **options: float) -> tuple[set[str], set[str]]:
+    """The names of (train, val); an image's class is what stands before the slash."""
+    classes = sorted({name.split("/")[0] for name in names})
+    labels = np.array([classes.index(name.split("/")[0]) for name in names])
+    keys = np.array([int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") for name in names], np.uint64)
+    train, val = split_indices(labels, SplitOptions(**options), keys)  # type: ignore[arg-type]
+    return {names[index] for index in train}, {names[index] for index in val}
+
+
+NAMES = [
+    f"{label}/{number:03d}" for label, count in zip("abcd", (40, 60, 133, 300), strict=True) for number in range(count)
+]
+
+
+def test_without_keys_the_split_is_by_index() -> None:
+    by_index = split_indices(LABELS, SplitOptions())
+    by_keys = split_indices(LABELS, SplitOptions(), np.arange(len(LABELS)).astype(np.uint64))
+    assert all(np.array_equal(one, other) for one, other in zip(by_index, by_keys, strict=True))
+
+
+@pytest.mark.parametrize("val_size", [53, 100])
+def test_with_keys_sizes_stay_exact(val_size: int) -> None:
+    train, val = named_split(NAMES, val_size=val_size)
+    assert (len(train), len(val)) == (len(NAMES) - val_size, val_size)
+
+
+def test_with_keys_the_order_of_the_images_does_not_matter() -> None:
+    reversed_classes = [name for label in "abcd" for name in NAMES[::-1] if name[0] == label]
+    assert named_split(NAMES, val_size=53) == named_split(reversed_classes, val_size=53)
+
+
+@pytest.mark.parametrize("number_added", [1, 5])
+@pytest.mark.parametrize("label", "abcd")
+@pytest.mark.parametrize("train_fraction", [1.0, 0.4])
+def test_added_images_move_about_as_many_others(number_added: int, label: str, train_fraction: float) -> None:
+    added = [f"{label}/{number:03d}a" for number in range(number_added)]
+    train, val = named_split(NAMES, val_size=53, train_fraction=train_fraction)
+    new_train, new_val = named_split(sorted(NAMES + added), val_size=53, train_fraction=train_fraction)
+    assert len(val - new_val) <= 2 * number_added + 2
+    assert len(train - new_train) <= 2 * number_added + 4
+
+
+@pytest.mark.parametrize("removed", [["a/000"], ["d/000", "d/001", "d/002"], ["a/007", "b/009", "c/100"]])
+def test_removed_images_move_about_as_many_others(removed: list[str]) -> None:
+    train, val = named_split(NAMES, val_size=53)
+    new_train, new_val = named_split([name for name in NAMES if name not in removed], val_size=53)
+    moved = (val & new_train) | (train & new_val)
+    assert len(moved) <= 2 * len(removed) + 2
+
+
+def test_a_renamed_image_moves_alone() -> None:
+    train, val = named_split(NAMES, val_size=53)
+    new_train, new_val = named_split([name.replace("d/000", "d/000x") for name in NAMES], val_size=53)
+    assert len((val & new_train) | (train & new_val)) <= 1
 
 
 @pytest.mark.parametrize("val_size", [1000, 5000])

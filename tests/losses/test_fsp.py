@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Literal
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.home import ROOT
 from model.losses.fsp import FlowOfSolutionProcedure
 from model.types import Output
 from tests.losses.features import gradient_is_the_derivative, in_precision, random_output, value
@@ -72,6 +74,17 @@ def test_a_worked_example() -> None:
     )
     teacher = Output(torch.zeros(1, 1), torch.zeros(1, 1), (torch.ones(1, 1, 1, 2), torch.ones(1, 1, 1, 2)))
     assert value(FlowOfSolutionProcedure(), student, teacher).item() == 1.0
+
+
+def test_the_rivals_weight_gives_a_third_of_the_mean_over_pairs() -> None:
+    search = json.loads((ROOT / "experiments" / "rivals" / "methods" / "search.json").read_text())
+    options = search["parameters"]["method"]["choices"]["fsp"]["loss"]["fsp"]
+    weight = options.pop("weight")
+    student, teacher = two_stages(1), two_stages(2)
+    distances = reference_distances(features_of(student), features_of(teacher))
+    expected = sum(distances) / len(distances) / 3
+    actual = weight * value(FlowOfSolutionProcedure(**options), student, teacher).item()
+    assert actual == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("pool", ["average", "max"])

@@ -70,6 +70,17 @@ def test_folders_that_hold_no_runs_are_skipped(
     assert paths(tmp_path) == ["cnn"]
 
 
+def test_a_folder_of_generations_is_no_run(tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any]) -> None:
+    make_run("born_again", params=cnn | {"generations": 2})
+    make_run("born_again/gen_0", params=cnn)
+    assert paths(tmp_path) == ["born_again/gen_0"]
+
+
+def test_a_folder_whose_generations_are_null_is_a_run(tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any]) -> None:
+    make_run("cnn", params=cnn | {"generations": None})
+    assert paths(tmp_path) == ["cnn"]
+
+
 def test_a_searchs_folder_is_no_run(tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any]) -> None:
     write(make_run("search", params=cnn) / "search.json", {"method": "grid"})
     make_run("search/alpha_0.5", params=cnn)
@@ -333,9 +344,29 @@ def test_a_broken_params_json_leaves_the_resolved_values(
 
 
 def test_a_history_that_is_not_utf8_is_noted(tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any]) -> None:
-    (make_run("cnn", params=cnn) / "metrics.jsonl").write_bytes(b"\xff\xfe\x00")
+    (make_run("cnn", params=cnn) / "metrics.jsonl").write_bytes(b"\xff\xfe\x00\n")
+    assert only_run(tmp_path).notes == ("metrics.jsonl: line 1 and those after it are left out",)
+
+
+@pytest.mark.parametrize("state", [2, None, ["finished"], "done"])
+def test_a_state_that_there_is_not_is_new(state: Any, tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any]) -> None:
+    make_run("cnn", params=cnn, run={"state": state})
+    assert only_run(tmp_path).state == "new"
+
+
+def test_a_number_that_is_too_large_is_left_out(tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any]) -> None:
+    make_run("cnn", params=cnn, run={"state": "finished", "macs": 10**400, "seconds": 3.0})
+    run = only_run(tmp_path)
+    assert (run.macs, run.seconds) == (None, 3.0)
+
+
+@pytest.mark.parametrize("file", ["run.json", "params_resolved.json", "metrics.jsonl", "metrics_val_best_weights.json"])
+def test_a_file_that_is_nested_too_deeply_is_noted(
+    file: str, tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any]
+) -> None:
+    write(make_run("cnn", params=cnn) / file, "[" * 100_000 + "\n")
     (note,) = only_run(tmp_path).notes
-    assert note.startswith("metrics.jsonl: 'utf-8' codec can't decode")
+    assert note.startswith(f"{file}: ")
 
 
 def test_the_state_of_a_broken_run_json_is_unknown(tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,22 @@ def test_an_empty_folder_is_the_users_mistake_in_one_line(tmp_path: Path) -> Non
     done = synthesize("--parent_dir", str(tmp_path))
     message = f"error: no runs under {tmp_path}: no folder in it holds a params.json or metrics\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", message)
+
+
+def test_a_pivot_table_that_is_refused_leaves_no_files(
+    tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any], finished: dict[str, Any]
+) -> None:
+    make_run("cnn", params=cnn, run=finished, val=(0.5, 0.4))
+    done = synthesize("--parent_dir", str(tmp_path), "--pivot", "student", "no_such_parameter")
+    assert (done.returncode, [path.name for path in tmp_path.iterdir()]) == (2, ["cnn"])
+
+
+def test_a_folder_whose_name_is_no_text_is_a_row(tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any]) -> None:
+    make_run(os.fsdecode(b"caf\xe9"), params=cnn)
+    done = synthesize("--parent_dir", str(tmp_path))
+    assert done.returncode == 0
+    assert "caf\\udce9" in done.stdout
+    assert "caf\\udce9" in (tmp_path / "results.csv").read_text(encoding="utf-8")
 
 
 def test_a_missing_folder_is_the_users_mistake_in_one_line(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_a_bar_or_a_line_break_in_a_value_does_not_break_the_table(
 ) -> None:
     make_run("a|b", params=cnn, run={"state": "failed", "error": "out of\nmemory"})
     table = results_table(tmp_path)
-    assert (column(table, "path"), column(table, "note")) == (["a\\|b"], ["out of memory"])
+    assert (column(table, "path"), column(table, "note")) == (["a&#124;b"], ["out of memory"])
 
 
 # Order --------------------------------------------------------------------------------------------------------------

@@ -59,8 +59,11 @@ def main() -> int:
         write("run.json", run | ({"macs": evaluate(student["macs"])} if "macs" in student else {}))
 
     run_file = folder / "run.json"
-    if not args.restart and run_file.exists() and json.loads(run_file.read_text())["state"] == "finished":
-        return 0
+    try:
+        if not args.restart and run_file.exists() and json.loads(run_file.read_text())["state"] == "finished":
+            return 0
+    except ValueError:  # a damaged one
+        history.clear()
     stop: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, lambda number, _: stop.append(number))

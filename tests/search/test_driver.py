@@ -117,6 +117,19 @@ def test_the_best_run_is_the_best_in_the_searchs_own_metric(tmp_path: Path, caps
     assert "3 of 3 finished, best 25.00 % (alpha_0.25)" in capsys.readouterr().err
 
 
+def test_the_results_of_a_teacher_without_weights_are_not_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake = FakeSearch(tmp_path, {"alpha": [0.1]}, teacher="../one")
+    teacher = tmp_path / "experiments" / "one"
+    write(teacher / "params.json", {})
+    write(teacher / "run.json", {"state": "finished", "epoch": 2})
+    write(teacher / "metrics_test_best_weights.json", {"accuracy": 0.9})
+    assert fake.run() == 2
+    assert f"error: {teacher}: holds results that no run here can go on from: metrics_test" in capsys.readouterr().err
+    assert fake.events() == []
+
+
 # Failures -----------------------------------------------------------------------------------------------------------
 
 

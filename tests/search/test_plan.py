@@ -50,6 +50,49 @@ def test_a_run_is_the_base_with_its_values(tmp_path: Path) -> None:
     }
 
 
+DAMAGED = [b"", b"{", b"\0\0\0\0"]
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+@pytest.mark.parametrize("file", ["params.json", "params_resolved.json", "run.json", "metrics.jsonl"])
+@pytest.mark.parametrize("state", ["finished", "stopped"])
+def test_a_damaged_file_of_a_run_does_not_stop_a_grid(tmp_path: Path, state: str, file: str, content: bytes) -> None:
+    fake = FakeSearch(tmp_path, ALPHAS)
+    begin(fake, "alpha_0.1", state)
+    (fake.folder / "alpha_0.1" / file).write_bytes(content)
+    assert fake.run() == 0
+    assert fake.state("alpha_0.1") == fake.state("alpha_0.5") == "finished"
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+@pytest.mark.parametrize("file", ["params.json", "run.json", "metrics.jsonl", "trial.json"])
+def test_a_damaged_file_of_a_run_does_not_stop_a_sequential_search(tmp_path: Path, file: str, content: bytes) -> None:
+    fake = FakeSearch(tmp_path, {"alpha": {"min": 0.1, "max": 0.9}}, search={"method": "random", "run_cap": 2})
+    assert fake.run() == 0
+    (fake.folder / fake.runs()[0] / file).write_bytes(content)
+    fake.change(run_cap=3)
+    assert fake.run() == 0
+    assert len(fake.begun()) >= 3
+
+
+def test_the_point_of_a_damaged_params_json_is_that_of_params_resolved_json(tmp_path: Path) -> None:
+    fake = FakeSearch(tmp_path, {"alpha": {"min": 0.1, "max": 0.9}}, search={"method": "random", "run_cap": 2})
+    assert fake.run() == 0
+    before = [run.name for run in make_plan(fake.folder).runs]
+    folder = fake.folder / before[0]
+    (folder / "params.json").rename(folder / "params_resolved.json")
+    (folder / "params.json").touch()
+    assert [run.name for run in make_plan(fake.folder).runs] == before
+
+
+def test_a_damaged_params_json_is_written_again_before_its_run_goes_on(tmp_path: Path) -> None:
+    fake = FakeSearch(tmp_path, ALPHAS)
+    begin(fake, "alpha_0.1", "stopped")
+    (fake.folder / "alpha_0.1" / "params.json").write_bytes(b"")
+    fake.run()
+    assert fake.read("alpha_0.1", "params.json")["loss"]["kd"]["alpha"] == 0.1
+
+
 def test_an_equal_params_json_is_not_written_again(tmp_path: Path) -> None:
     fake = FakeSearch(tmp_path, ALPHAS, student={"outcome": "fail"})
     fake.run()

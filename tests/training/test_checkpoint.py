@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -34,14 +35,18 @@ class Malicious:
 
 def test_checkpoint_with_code_is_an_error_and_the_code_is_not_run(tmp_path: Path) -> None:
     torch.save({"state_dict": Malicious(tmp_path / "code_ran")}, tmp_path / "best.pth.tar")
-    with pytest.raises(UserError, match="holds more than tensors and plain values"):
+    with pytest.raises(UserError, match=r"holds more than tensors and plain values \(.+\): not loaded$"):
         load_checkpoint(tmp_path / "best.pth.tar")
     assert not (tmp_path / "code_ran").exists()
 
 
-def test_pickled_network_is_an_error(tmp_path: Path) -> None:
-    torch.save(torch.nn.Linear(2, 2), tmp_path / "best.pth.tar")
-    with pytest.raises(UserError, match="holds more than tensors and plain values"):
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [(torch.nn.Linear(2, 2), "torch.nn.modules.linear.Linear"), ({"mean": np.zeros(3)}, "numpy.*")],
+)
+def test_what_else_a_file_holds_is_named(content: Any, name: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "best.pth.tar")
+    with pytest.raises(UserError, match=rf"holds more than tensors and plain values \({name}\): not loaded$"):
         load_checkpoint(tmp_path / "best.pth.tar")
 
 

@@ -19,7 +19,7 @@ MakeOracle = Callable[[torch.optim.Optimizer], lr_scheduler.LRScheduler]
 
 
 def factors(name: str, **options: object) -> list[float]:
-    schedule: Schedule = SCHEDULES.build(name, EPOCHS, **options)
+    schedule: Schedule = SCHEDULES.build(name, EPOCHS, STEPS_PER_EPOCH, **options)
     return [schedule(step / STEPS_PER_EPOCH) for step in range(STEPS)]
 
 
@@ -64,13 +64,12 @@ def test_cosine_matches_torch(final_factor: float) -> None:
 
 @pytest.mark.parametrize(("rise", "initial_factor", "final_div"), [(0.3, 0.04, 1e4), (0.5, 0.1, 10.0), (0.2, 0.5, 1e3)])
 def test_onecycle_matches_torch(rise: float, initial_factor: float, final_div: float) -> None:
-    # Torch reaches the top at its step pct_start * total_steps - 1 and the end at total_steps - 1.
     expected = torch_factors(
         lambda optimizer: lr_scheduler.OneCycleLR(
             optimizer,
             max_lr=1.0,
-            total_steps=STEPS + 1,
-            pct_start=(rise * STEPS + 1) / (STEPS + 1),
+            total_steps=STEPS,
+            pct_start=rise,
             anneal_strategy="cos",
             cycle_momentum=False,
             div_factor=1 / initial_factor,
@@ -82,22 +81,33 @@ def test_onecycle_matches_torch(rise: float, initial_factor: float, final_div: f
     assert actual == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
+def test_onecycle_ends_at_its_final_factor() -> None:
+    assert factors("onecycle", final_factor=0.001)[-1] == pytest.approx(0.001, rel=1e-9)
+
+
+@pytest.mark.parametrize(("num_epochs", "expected"), [(1, [1.0]), (2, [1.0, 0.5])])
+def test_onecycle_of_too_few_steps_does_not_rise(num_epochs: int, expected: list[float]) -> None:
+    schedule: Schedule = SCHEDULES.build("onecycle", num_epochs, 1, rise=0.3, final_factor=0.5)
+    assert [schedule(epoch) for epoch in range(num_epochs)] == expected
+
+
 def test_onecycle_s_defaults_are_torch_s() -> None:
     assert factors("onecycle") == factors("onecycle", rise=0.3, initial_factor=1 / 25, final_factor=1 / 25 / 1e4)
 
 
 def test_warmup_rises_linearly_and_then_has_no_effect() -> None:
-    schedule = warmed_up(SCHEDULES.build("constant", EPOCHS), ScheduleOptions(warmup_epochs=2.0))
+    schedule = warmed_up(SCHEDULES.build("constant", EPOCHS, STEPS_PER_EPOCH), ScheduleOptions(warmup_epochs=2.0))
     assert [schedule(epoch) for epoch in (0.0, 0.5, 1.0, 1.5, 2.0, 5.0)] == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
 
 
 def test_warmup_multiplies_a_schedule_that_falls_meanwhile() -> None:
-    schedule = warmed_up(SCHEDULES.build("step", EPOCHS, step_epochs=1), ScheduleOptions(warmup_epochs=4.0))
+    falling: Schedule = SCHEDULES.build("step", EPOCHS, STEPS_PER_EPOCH, step_epochs=1)
+    schedule = warmed_up(falling, ScheduleOptions(warmup_epochs=4.0))
     assert [schedule(epoch) for epoch in (0.0, 1.0, 2.0, 4.0)] == pytest.approx([0.0, 0.025, 0.005, 0.0001])
 
 
 def test_no_warmup_returns_the_schedule_itself() -> None:
-    schedule: Schedule = SCHEDULES.build("cosine", EPOCHS)
+    schedule: Schedule = SCHEDULES.build("cosine", EPOCHS, STEPS_PER_EPOCH)
     assert warmed_up(schedule, ScheduleOptions()) is schedule
 
 

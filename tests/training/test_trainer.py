@@ -89,7 +89,7 @@ def record_learning_rates(trainer: Trainer) -> list[list[float]]:
 
 
 def test_every_step_uses_its_own_learning_rate(tmp_path: Path) -> None:
-    schedule = SCHEDULES.build("multistep", 3, milestones=[1, 2])
+    schedule = SCHEDULES.build("multistep", 3, 1, milestones=[1, 2])
     trainer = toy_trainer(tmp_path, schedule=schedule, num_epochs=3)
     rates = record_learning_rates(trainer)
     trainer.fit()
@@ -382,7 +382,7 @@ def with_own_scale(path: Path, optimizer: type[torch.optim.Optimizer], **changes
     student, objective = seeded(SmallNet, 0), Objective({"own": (OwnScale(), TermOptions(warmup_epochs=1.0))})
     parameters = [*student.parameters(), *objective.parameters()]
     options: dict[str, Any] = {"lr": 0.1, "momentum": 0.9} if optimizer is torch.optim.SGD else {"lr": 0.01}
-    schedule = SCHEDULES.build("onecycle", 2)
+    schedule = SCHEDULES.build("onecycle", 2, 4)
     parts = {"student": student, "objective": objective, "optimizer": optimizer(parameters, **options)}
     return toy_trainer(path, schedule=schedule, **(parts | changes))
 

@@ -60,8 +60,8 @@ class LocalExecutor:
             raise UserError(f"--runs_per_gpu {runs_per_gpu}: no GPU is visible")
         num_on_gpus = len(gpus) * (runs_per_gpu or 1)
         num_cores, threads = usable_cpus(), threads or chosen_threads()
-        # With "cuda", but without GPUs that we can count, there is at least one.
-        num_slots = jobs or num_on_gpus or (1 if device == "cuda" else num_cores // (threads or 1))
+        # With "cuda" or "mps", but without GPUs that we can count, there is at least one.
+        num_slots = jobs or num_on_gpus or (1 if device in ("cuda", "mps") else num_cores // (threads or 1))
         if runs_per_gpu is not None:
             num_slots = min(num_slots, num_on_gpus)
         num_slots = max(1, min(num_slots, num_runs))

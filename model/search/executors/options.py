@@ -56,7 +56,7 @@ class ExecutorClass(Protocol):
 
         Args:
             search_dir: The search's folder.
-            device: As of train.py: "auto", "cpu" or "cuda".
+            device: As of train.py: "auto", "cpu", "cuda" or "mps".
             options: Values of those of its OPTIONS that the command line has.
 
         Raises:

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ...errors import EXIT_FAILED, UserError, last_line
-from ...files import read_json, write_json, write_text
+from ...files import read_intact, write_json, write_text
 from ...logs import format_duration, log
 from ...registry import EXECUTORS
 from . import worker
@@ -265,7 +265,7 @@ class ClusterCheck:
             UserError: sbatch rejected it, or it failed.
         """
         record = self.folder / "checked.json"
-        if self._is_passed or (self._job_id is None and record.exists() and read_json(record) == asdict(self.options)):
+        if self._is_passed or (self._job_id is None and read_intact(record) == asdict(self.options)):
             return True
         if self._job_id is None:
             self._submit()

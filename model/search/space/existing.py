@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ...config.dotted import full_path, value_of, with_values
+from ...config.folder import Folder
 from ...config.params import PARAMS_FILE
 from ...config.references import rebase_paths
 from ...errors import OptionError, UserError, preview
-from ...files import read_json
+from ...files import read_intact
 from .naming import canonical
 from .parameter import Parameter
 from .points import PickOption, Point, axes, make_point
@@ -26,41 +27,36 @@ def existing_points(
     """The points that have a folder, with their trial numbers, in the order in which they were proposed.
 
     Folders without a number, such as those of a grid, come first in the order of their names. A folder is ignored if
-    its params.json is no point of the space, or if it does not have the point's name.
+    its params.json is no point of the space, or if it does not have the point's name. Where a power cut has damaged
+    params.json, params_resolved.json has the same values.
 
     Args:
         base: The content of params.json, in our form.
         suffix: The end of the folders' names, such as that of a seed.
-
-    Raises:
-        UserError: A file cannot be read.
     """
     existing: list[tuple[int, str, Point]] = []
     for params in parent_dir.glob(f"*/{PARAMS_FILE}"):
-        folder = params.parent
-        if not folder.name.endswith(suffix):
+        folder = Folder(params.parent)
+        name = folder.path.name
+        if not name.endswith(suffix):
             continue
-        point = _read_point(read_json(params), folder.name.removesuffix(suffix), space, base, parent_dir)
+        content = read_intact(folder.params) or read_intact(folder.resolved)
+        point = _read_point(content, name.removesuffix(suffix), space, base, parent_dir)
         if point is not None:
-            existing.append((_read_number(folder / TRIAL_FILE), folder.name, point))
+            existing.append((_read_number(folder.path / TRIAL_FILE), name, point))
     existing.sort(key=lambda item: item[:2])
     return [(max(number, index), point) for index, (number, _, point) in enumerate(existing)]
 
 
 def _read_number(path: Path) -> int:
-    if not path.exists():
-        return -1
-    content = read_json(path)
-    number = content.get("number") if isinstance(content, dict) else None
-    if not isinstance(number, int) or number < 0:
-        raise UserError(f"{path}: must hold the number of a trial, got {preview(content)}")
+    number = read_intact(path).get("number", -1)
+    if not isinstance(number, int) or number < -1:
+        raise UserError(f"{path}: must hold the number of a trial, got {preview(number)}")
     return number
 
 
-def _read_point(raw: Any, name: str, space: Space, base: dict[str, Any], parent_dir: Path) -> Point | None:
+def _read_point(raw: dict[str, Any], name: str, space: Space, base: dict[str, Any], parent_dir: Path) -> Point | None:
     """The point that has this name and the values of a params.json."""
-    if not isinstance(raw, dict):
-        return None
     choices = {axis.name: axis.parameter.choice_names for axis in axes(space) if axis.parameter.choice_names}
     paths = {axis.name: _path(base, axis.key) for axis in axes(space)}
     for combination in itertools.product(*choices.values()):

@@ -82,6 +82,7 @@ def check_space(space: Space, base: dict[str, Any]) -> None:
         OptionError: An unknown parameter, sampler or pruner, or keys that do not go together.
     """
     sampler: type[Sampler] = _registered(SAMPLERS, space.method, "method")
+    _check_names(space)
     paths = resolve_paths(space, base)
     _check_metrics(space)
     _check_sampler(space, sampler)
@@ -103,6 +104,15 @@ def _registered(registry: Registry[None], name: str, key: str) -> Any:
         return registry[name]
     except OptionError as error:
         raise OptionError(key, error.message) from None
+
+
+def _check_names(space: Space) -> None:
+    """A parameter's name is a part of folder names: it must not lead out of the search's folder."""
+    for axis in axes(space):
+        if Path(axis.key).name != axis.key or axis.key.startswith(".") or not axis.key.isprintable():
+            raise OptionError(
+                axis.location, f"the name is a part of folder names, which cannot hold {preview(axis.key)}"
+            )
 
 
 def _check_metrics(space: Space) -> None:

@@ -287,6 +287,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, str], None]:
         (16, "0,1", 1, None, "auto", 1, 16, ["0"]),
         (16, "0,1", 40, None, "cpu", 16, 1, [""] * 16),
         (16, "", 40, None, "cuda", 1, 16, [None]),
+        (16, "", 40, None, "mps", 1, 16, [None]),
     ],
 )
 def test_slots_share_cores_and_gpus(

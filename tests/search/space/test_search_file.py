@@ -379,3 +379,19 @@ def test_wrong_choices_are_one_line(tmp_path: Path, parameters: Any, message: st
         load_space(tmp_path, BASE)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["/elsewhere/x", "../x", "a/b", ".hidden", "a\0b", "a\nb", "caf\udce9"])
+def test_a_name_of_choices_that_leads_out_of_the_folder_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    fake = FakeSearch(tmp_path, {name: {"choices": {"a": {"seed": 1}, "b": {"seed": 2}}}})
+    assert fake.run() == 2
+    assert "the name is a part of folder names, which cannot hold" in capsys.readouterr().err
+    assert fake.runs() == []
+
+
+def test_a_name_of_choices_may_have_spaces(tmp_path: Path) -> None:
+    fake = FakeSearch(tmp_path, {"my pair": {"choices": {"a": {"seed": 1}, "b": {"seed": 2}}}})
+    assert fake.run() == 0
+    assert fake.runs() == ["my pair_a", "my pair_b"]
