@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
 
 log = logging.getLogger("retort")
 
@@ -33,12 +36,19 @@ def logging_to(path: Path | None) -> Iterator[None]:
             handler.close()
 
 
+class ProgressBar(tqdm):  # type: ignore[misc]
+    """A bar on a terminal, removed at its end; nothing at all where stderr is a file or a pipe."""
+
+    monitor_interval = 0  # no thread of its own: a search's driver starts processes
+
+    def __init__(self, iterable: Iterable[Any] | None = None, **options: Any) -> None:
+        super().__init__(iterable, disable=not sys.stderr.isatty(), **{"leave": False} | options)
+
+
 class _TerminalHandler(logging.Handler):
     """Writes through tqdm, so that a log line does not break a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        from tqdm import tqdm
-
         tqdm.write(self.format(record), file=sys.stderr)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
 
 import pytest
 
-from model.logs import format_bytes, format_duration, log, logging_to
+from model.home import ROOT
+from model.logs import ProgressBar, format_bytes, format_duration, log, logging_to
 
 
 def test_logs_of_two_runs_do_not_mix(tmp_path: Path) -> None:
@@ -47,6 +50,26 @@ def test_log_without_a_file_goes_to_the_terminal_alone(tmp_path: Path, capsys: p
         log.info("only here")
     assert capsys.readouterr().err.endswith("only here\n")
     assert list(tmp_path.iterdir()) == []
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("stream", "is_shown"), [(Terminal, True), (io.StringIO, False)])
+def test_progress_bars_are_shown_on_terminals_alone(
+    monkeypatch: pytest.MonkeyPatch, stream: type[io.StringIO], is_shown: bool
+) -> None:
+    monkeypatch.setattr("sys.stderr", stream())
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    assert list(ProgressBar(range(3))) == [0, 1, 2]
+    assert (sys.stderr.getvalue() != "") is is_shown  # type: ignore[union-attr]
+
+
+def test_every_progress_bar_is_the_one_that_stays_out_of_files() -> None:
+    files = [file for file in (ROOT / "model").rglob("*.py") if file.name != "logs.py"]
+    assert [str(file) for file in files if "import tqdm" in file.read_text(encoding="utf-8")] == []
 
 
 @pytest.mark.parametrize(

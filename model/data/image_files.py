@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from ..errors import UserError
+from ..logs import ProgressBar
 from .pixels import image_extensions, open_image, printable
 
 # Made by systems and programs beside a user's files, or instead of them; hidden files are left out, too.
@@ -89,7 +89,7 @@ class ImageFiles:
                 add(label, self.folder / name, Path(real_root))
         extensions = image_extensions()
         description = f"listing {printable(self.folder)}"
-        with tqdm(desc=description, unit=" folders", delay=1, leave=False, disable=None) as bar:
+        with ProgressBar(desc=description, unit=" folders", delay=1) as bar:
             while pending or linked:
                 if not pending:
                     linked.sort()

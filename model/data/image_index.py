@@ -23,12 +23,11 @@ from typing import NamedTuple
 import filelock
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from ..cpus import usable_cpus
 from ..files import atomic_write
 from ..fingerprint import content_hash, digest
-from ..logs import log
+from ..logs import ProgressBar, log
 from .pixels import decode, printable, why_broken
 
 ROW = np.dtype([("name", "u8"), ("size", "i8"), ("modified", "i8"), ("changed", "i8"), ("content", "u8")])
@@ -87,7 +86,7 @@ def _check(files: Sequence[str], rows: NDArray[np.void], root: Path) -> dict[int
         return len(chunk), {index: reason for index, reason in reasons.items() if reason}
 
     broken: dict[int, str] = {}
-    bar = tqdm(total=len(files), desc=f"checking {printable(root)}", unit=" images", delay=1, leave=False, disable=None)
+    bar = ProgressBar(total=len(files), desc=f"checking {printable(root)}", unit=" images", delay=1)
     pool = ThreadPoolExecutor(usable_cpus())  # Pillow decodes, and files are read, without Python's global lock
     try:
         with bar, warnings.catch_warnings():

@@ -88,7 +88,7 @@ def _on_device(loader: DataLoader[tuple[Tensor, Exception | None]], device: torc
     for pixels_NHWC, error in loader:
         if error is not None:
             raise error
-        yield pixels_NHWC.to(device, non_blocking=True)
+        yield pixels_NHWC.to(device, non_blocking=device.type == "cuda")  # from pinned memory
 
 
 class PieceReader(Dataset[tuple[Tensor, "Exception | None"]]):

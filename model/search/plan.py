@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from ..config.dotted import differences, value_of, with_values
 from ..config.folder import Folder, State
 from ..config.legacy import is_flat, nested_from_flat
@@ -19,6 +17,7 @@ from ..config.params import PARAMS_FILE, Params, load_params, parse_params
 from ..config.references import find_folder, rebase_paths
 from ..errors import OptionError, UserError
 from ..files import read_intact, read_json, write_json, write_text
+from ..logs import ProgressBar
 from .space.existing import TRIAL_FILE, existing_points
 from .space.metric import Metric
 from .space.points import Point, covering_points, describe_axes, num_points
@@ -202,7 +201,7 @@ def _check_points(plan: Plan, points: list[Point], check: CheckParams | None) ->
     path = plan.parent_dir / PARAMS_FILE
     prerequisites: dict[Path, TrialRun] = {}
     # Each check builds networks and losses, which takes half a minute for hundreds of runs.
-    for point in tqdm(points, desc="checking", unit="run", delay=3, leave=False):
+    for point in ProgressBar(points, desc="checking", unit="run", delay=3):
         with _naming_point(point):
             params = parse_params(with_values(plan.base, point.values), path)
             if check is not None:

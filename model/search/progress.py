@@ -7,23 +7,15 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from tqdm import tqdm
-
 from ..config.folder import Folder
 from ..files import is_number
-from ..logs import format_duration, log
+from ..logs import ProgressBar, format_duration, log
 from .plan import ENDED, TrialRun
 from .results import value_in
 from .space.metric import Metric
 
 REFRESH_SECONDS = 0.5
 MAX_SHOWN_NAME_LENGTH = 50  # characters of a run's name on a terminal
-
-
-class ProgressBar(tqdm):  # type: ignore[misc]
-    """One line at a fixed position."""
-
-    monitor_interval = 0  # no thread of its own: the driver starts processes
 
 
 @dataclass
@@ -66,7 +58,7 @@ class Progress:
         self._bar = ProgressBar(
             total=self.num_runs,
             position=0,
-            disable=not self.is_live,
+            leave=True,
             dynamic_ncols=True,
             bar_format="|{bar:20}| {n_fmt}/{total_fmt} runs{postfix}",
         )
@@ -80,8 +72,6 @@ class Progress:
             desc=run.name,
             total=1.0,
             position=position,
-            leave=False,
-            disable=not self.is_live,
             dynamic_ncols=True,
             bar_format=f"|{{bar:20}}| {{desc:<{self._name_width}.{self._name_width}}} {{percentage:3.0f}}%{{postfix}}",
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -32,6 +33,7 @@ from .row_file import RowFile, Rows
 from .row_store import DeviceRowStore, FileRowStore, RowStore
 
 KEY_FILE = "about.json"  # in each cache's folder: all that its rows depend on; the folder's name is its hash
+NUM_TIMED = 3  # forward passes, for the estimate of a run's time
 NUM_VERIFIED = 16  # cached rows that are computed again at the start of a run
 MAX_PRECOMPUTE_BATCH_SIZE = 256
 # Largest distance (see `Encoding.distance`) between a cached row and the same one computed again: the order of sums
@@ -149,9 +151,12 @@ class CachedTeacher:
         if not self.num_missing:
             return 0.0
         self.live(batch)  # warm-up
-        start = time.perf_counter()
-        self.live(batch).logits.sum().item()  # waits for the device
-        return (time.perf_counter() - start) / len(batch.index) * self.num_missing
+        seconds = []
+        for _ in range(NUM_TIMED):
+            start = time.perf_counter()
+            self.live(batch).logits.sum().item()  # waits for the device
+            seconds.append(time.perf_counter() - start)
+        return statistics.median(seconds) / len(batch.index) * self.num_missing
 
     def sample_cached_views(self) -> tuple[Rows, Rows]:
         """Index and view of a few of the cached rows, to be verified."""

@@ -9,11 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from ..config.folder import Folder
 from ..files import write_jsonl
-from ..logs import format_duration, log
+from ..logs import ProgressBar, format_duration, log
 from .threads import likely_cause_of_slowness
 
 if TYPE_CHECKING:
@@ -48,7 +46,7 @@ class RunLogger:
         self.history = [row for row in folder.read_history() if row["epoch"] <= first_step // steps_per_epoch]
         self.first_step, self._started = first_step, time.monotonic()
         self._next_step_log, self._next_line = 0.0, self._started + SECONDS_BETWEEN_LINES
-        self._bar: tqdm[Any] | None = None
+        self._bar: ProgressBar | None = None
         logging.getLogger("tensorboardX").setLevel(logging.ERROR)  # its warnings say nothing of the run
         with warnings.catch_warnings():
             warnings.simplefilter(
@@ -68,13 +66,11 @@ class RunLogger:
     @contextmanager
     def progress(self, epoch: int, step: int) -> Iterator[None]:
         """A bar over the steps of one epoch (counted from 1), on terminals only."""
-        self._bar = tqdm(
+        self._bar = ProgressBar(
             desc=f"epoch {epoch}/{self.num_epochs}",
             total=self.steps_per_epoch,
             initial=step % self.steps_per_epoch,
             unit="step",
-            leave=False,
-            disable=None,
             bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}",
         )
         try:
@@ -86,11 +82,9 @@ class RunLogger:
     @contextmanager
     def teacher_progress(self, epoch: int) -> Iterator[Callable[[float], None]]:
         """A bar over the teacher's forward passes ahead of an epoch, set by the fraction that is done."""
-        with tqdm(
+        with ProgressBar(
             desc=f"epoch {epoch}/{self.num_epochs}: caching teacher outputs",
             total=1.0,
-            leave=False,
-            disable=None,
             delay=0.1,
             bar_format="{desc} {percentage:3.0f}%|{bar}| {remaining} left",
         ) as bar:
