@@ -148,9 +148,7 @@ def test_a_number_of_threads_below_one_is_refused(tmp_path: Path, call: Call) ->
     assert "argument --threads: must be a whole number, 1 or more, got 0" in result.err
 
 
-@pytest.mark.parametrize(
-    ("environment", "quota", "expected"), [({}, 2, 2), ({}, 8, 4), ({"OMP_NUM_THREADS": "4"}, 2, 4)]
-)
+@pytest.mark.parametrize(("asked", "quota", "expected"), [({}, 2, 2), ({}, 8, 4), ({"OMP_NUM_THREADS": "4"}, 2, 4)])
 def test_threads_are_no_more_than_the_usable_cpus_unless_they_were_asked_for(
     monkeypatch: pytest.MonkeyPatch, asked: dict[str, str], quota: int, expected: int
 ) -> None:
