@@ -68,7 +68,7 @@ def test_outputs_of_networks_are_those_of_the_cpu(name: str, gpu: torch.device) 
         theirs: Output = net(images)
         ours: Output = to_device(net, gpu)(images.to(gpu))
     for one, other in zip(all_tensors(ours), all_tensors(theirs), strict=True):
-        assert difference(one, other) < 1e-4
+        assert difference(one, other) < 1e-3
 
 
 @pytest.mark.parametrize("method", sorted(METHODS.keys() - RANDOM_LOSSES))
@@ -85,7 +85,7 @@ def test_value_and_gradients_of_losses_are_those_of_the_cpu(
     ours, our_gradients = loss_and_gradients(
         copy.deepcopy(objective).to(gpu), moved(student, gpu), moved(teacher, gpu), Batch(*(t.to(gpu) for t in batch))
     )
-    assert ours.item() == pytest.approx(theirs.item(), rel=1e-4)
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-3, abs=1e-6)
     for one, other in zip(our_gradients, their_gradients, strict=True):
         assert difference(one, other) < 1e-2
 
