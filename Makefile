@@ -2,8 +2,10 @@
 # make test         the tests
 # make test-lowest  the tests with the oldest versions that requirements.txt allows
 # make test-engines searches on a real SLURM and a real Ray, of two nodes each, on this machine; what it lacks is skipped
+# make test-gpu     the tests that need a GPU, and what they skipped, in about four minutes
 # make check        lint, format, types
 # make bench        speeds, side by side
+# make bench-gpu    speeds on a GPU, in about three minutes
 # make docs         what is generated from the code: pages of docs/, and the search over all losses in experiments/all_methods
 # make clean        throw the quickstart's results and the environment away
 
@@ -11,7 +13,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 export PYTHONUNBUFFERED := 1
 
-.PHONY: quickstart test test-lowest test-engines check bench docs clean
+.PHONY: quickstart test test-lowest test-engines test-gpu check bench bench-gpu docs clean
 
 quickstart: .venv/.user
 	@echo "A teacher, then a small student with and without it: three seeds each, on 5,000 real images."
@@ -29,6 +31,10 @@ test-lowest: .venv-lowest/.ready
 test-engines: .venv/.engines
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m cluster -W default -rs tests/search
 
+# Compilers warn of much that is no fault of ours.
+test-gpu: .venv/.dev
+	$(PY) -m pytest -m gpu -W default -rs --durations=5 tests/gpu
+
 check: .venv/.dev
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
@@ -36,6 +42,9 @@ check: .venv/.dev
 
 bench: .venv/.user
 	$(PY) -m benchmarks.speed
+
+bench-gpu: .venv/.user
+	$(PY) -m benchmarks.gpu
 
 docs: .venv/.user
 	$(PY) -m model.docs

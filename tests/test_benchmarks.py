@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks import gpu
 from benchmarks.loops import BenchmarkRuns
 from model.build.runtime import Runtime
 
@@ -16,3 +18,22 @@ def test_benchmark_run_with_a_teacher_takes_a_step(cache: bool, tmp_path: Path, 
     trainer = runs.trainer(teacher=runs.teacher("cnn", cache=cache))
     trainer.take_step(runs.batch)
     assert trainer.step == 1
+
+
+def test_gpu_benchmark_without_a_gpu_says_that_it_is_skipped(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--device", "cuda:99"])
+    gpu.main()
+    assert capsys.readouterr().out.startswith("skipped: --device cuda:99: ")
+
+
+def test_gpu_benchmark_compares_cached_with_live_teachers(
+    tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gpu, "PAIRS", [("cnn", "cnn")])
+    summary: list[str] = []
+    times = {"rounds": 1, "seconds": 0.001, "device": runtime.device}
+    gpu.teacher_table(BenchmarkRuns(tmp_path, runtime), times, summary)
+    assert "| cnn " in capsys.readouterr().out
+    assert summary[0].startswith("cnn from cnn: cached outputs are ")

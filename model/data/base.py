@@ -157,7 +157,7 @@ def on_device(array: NDArray[np.generic], device: torch.device) -> Tensor:
 
 
 def cut_out(images_NCHW: Tensor, centre_N: Tensor, side_N: Tensor) -> Tensor:
-    """Set a square of each image to 0, which is the data set's mean; a square may extend over the border.
+    """Set a square of each image to 0, the data set's mean, in place; a square may extend over the border.
 
     Sec. 3.2 of DeVries and Taylor: any pixel may be the centre, so squares at the border are smaller.
 
@@ -168,7 +168,7 @@ def cut_out(images_NCHW: Tensor, centre_N: Tensor, side_N: Tensor) -> Tensor:
     H, W = images_NCHW.shape[2:]
     rows_NH = _span_mask(centre_N // W, side_N, H)
     columns_NW = _span_mask(centre_N % W, side_N, W)
-    return images_NCHW.masked_fill((rows_NH[:, :, None] & columns_NW[:, None, :])[:, None], 0.0)
+    return images_NCHW.masked_fill_((rows_NH[:, :, None] & columns_NW[:, None, :])[:, None], 0.0)
 
 
 def _span_mask(centre_N: Tensor, side_N: Tensor, length: int) -> Tensor:

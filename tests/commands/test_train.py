@@ -628,14 +628,6 @@ def test_waiting_for_a_teacher_trained_by_another_process_can_be_stopped(
     assert not teacher.checkpoint("last").exists()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_distillation_runs_on_a_gpu(teacher: Folder, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path) -> None:
-    folder = make_folder(tmp_path / "run", teacher=str(teacher.path), loss={"kd": {}}, precision="auto")
-    Experiment(folder.path, Runtime(device=torch.device("cuda"), data_dir=runtime.data_dir)).train()
-    assert folder.state() == "finished"
-    assert {tensor.device.type for tensor in weights(folder).values()} == {"cpu"}
-
-
 @pytest.mark.parametrize(
     ("loss", "trained"),
     [

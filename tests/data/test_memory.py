@@ -289,6 +289,12 @@ def test_batches_are_channels_last_floats() -> None:
         assert batch.labels.dtype == batch.index.dtype == batch.view.dtype == torch.int64
 
 
+@pytest.mark.parametrize("pipeline", [opened(cutout=4), opened(strong_view=True)], ids=["cutout", "strong_view"])
+def test_blanking_squares_keeps_batches_channels_last(pipeline: MemoryPipeline) -> None:
+    batch = next(pipeline.train_batches(0, 8))
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_an_epoch_sees_every_training_image_once() -> None:
     pipeline = opened(val_size=10)
     train = order(list(pipeline.train_batches(0, 8)))

@@ -42,10 +42,8 @@ def untrained(tmp_path: Path) -> UntrainedExperiments:
 
 @pytest.fixture
 def full_float32(gpu: torch.device) -> Iterator[None]:
-    """Without TensorFloat-32, which rounds the inputs of convolutions to 10 bits."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.backends.cudnn, "allow_tf32", False)
-        patch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    """Without TensorFloat-32, which rounds the inputs of convolutions; matrix products do not use it by default."""
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         yield
 
 

@@ -8,7 +8,6 @@ from typing import Any, cast
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector
 
 from model.evaluation.metrics import Predictions, confusion_matrix, metrics_of
 from model.losses.objective import Objective
@@ -69,7 +68,7 @@ def test_outputs_of_networks_are_those_of_the_cpu(name: str, gpu: torch.device) 
         theirs: Output = net(images)
         ours: Output = to_device(net, gpu)(images.to(gpu))
     for one, other in zip(all_tensors(ours), all_tensors(theirs), strict=True):
-        assert difference(one, other) < 1e-4
+        assert difference(one, other) < 1e-3
 
 
 @pytest.mark.parametrize("method", sorted(METHODS.keys() - RANDOM_LOSSES))
@@ -86,7 +85,7 @@ def test_value_and_gradients_of_losses_are_those_of_the_cpu(
     ours, our_gradients = loss_and_gradients(
         copy.deepcopy(objective).to(gpu), moved(student, gpu), moved(teacher, gpu), Batch(*(t.to(gpu) for t in batch))
     )
-    assert ours.item() == pytest.approx(theirs.item(), rel=1e-4)
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-3, abs=1e-6)
     for one, other in zip(our_gradients, their_gradients, strict=True):
         assert difference(one, other) < 1e-2
 
@@ -126,7 +125,7 @@ def test_weights_after_a_few_steps_are_those_of_the_cpu(
         trainer = trainer_of(untrained.make(device, loss={"kd": {}}, teacher=untrained.teacher(), **values))
         for batch in trainer.train_batches(0, 0):
             trainer.take_step(batch)
-        weights.append(parameters_to_vector(trainer.student.parameters()))
+        weights.append(torch.cat([parameter.detach().cpu().flatten() for parameter in trainer.student.parameters()]))
     assert difference(weights[1], weights[0]) < 1e-2
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch._dynamo.utils import counters
 
 import evaluate
 import train
@@ -186,6 +185,8 @@ def test_run_with_cached_outputs_is_near_the_one_with_a_live_teacher(
 
 @pytest.mark.usefixtures("full_float32")
 def test_compiled_run_is_near_the_eager_one_and_uses_cuda_graphs(make_student: MakeFolder, on_gpu: Runtime) -> None:
+    from torch._dynamo.utils import counters  # the import takes seconds, also where these tests are left out
+
     student = {"name": "resnet8"}
     eager, compiled = (
         make_student(Path(name), student=student, compile=is_compiled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -36,7 +37,7 @@ def test_step_with_every_loss_waits_for_nothing(
     trainer.take_step(batch)  # the first one chooses algorithms and makes the optimizer's state
     with no_synchronisation():
         trainer.take_step(batch)
-    assert trainer.meters.means()["loss"] == pytest.approx(trainer.meters.means()["loss"], nan_ok=False)
+    assert math.isfinite(trainer.meters.means()["loss"])
 
 
 @pytest.mark.parametrize("cutout", [0, 8])
