@@ -2,10 +2,10 @@
 # make test         the tests
 # make test-lowest  the tests with the oldest versions that requirements.txt allows
 # make test-engines searches on a real SLURM and a real Ray, of two nodes each, on this machine; what it lacks is skipped
-# make test-gpu     the tests that need a GPU, and what they skipped, in about four minutes
+# make test-gpu     the tests that need a GPU, and what they skipped
 # make check        lint, format, types
 # make bench        speeds, side by side
-# make bench-gpu    speeds on a GPU, in about three minutes
+# make bench-gpu    speeds on a GPU
 # make docs         what is generated from the code: pages of docs/, and the search over all losses in experiments/all_methods
 # make clean        throw the quickstart's results and the environment away
 

@@ -2,7 +2,7 @@
 
     make bench-gpu
 
-About three minutes on one GPU. The tables are docs/benchmarks.md's; a summary comes last. As in benchmarks/speed.py,
+The tables are docs/benchmarks.md's; a summary comes last. As in benchmarks/speed.py,
 the loops of a table are timed in turn and ratios are taken within a round.
 """
 
