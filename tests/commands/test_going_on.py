@@ -176,14 +176,6 @@ def test_what_changes_results_may_not(stopped: Folder, call: Call, changes: dict
     assert go_on(stopped, call).status == 2
 
 
-def student_of(
-    teacher: Folder, path: Path, make_folder: MakeFolder, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
-) -> Folder:
-    """A stopped student."""
-    folder = make_folder(path, teacher=str(teacher.path), loss={"kd": {}})
-    return stop(Experiment(folder.path, runtime), monkeypatch)
-
-
 @pytest.fixture
 def teacher(make_folder: MakeFolder, runtime: Runtime, tmp_path: Path) -> Folder:
     folder = make_folder(tmp_path / "teacher", num_epochs=1)
@@ -191,29 +183,24 @@ def teacher(make_folder: MakeFolder, runtime: Runtime, tmp_path: Path) -> Folder
     return folder
 
 
-def test_a_teacher_may_be_renamed(
-    teacher: Folder,
-    make_folder: MakeFolder,
-    runtime: Runtime,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    call: Call,
-) -> None:
-    student = student_of(teacher, tmp_path / "student", make_folder, runtime, monkeypatch)
+@pytest.fixture
+def student(
+    teacher: Folder, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Folder:
+    """A stopped student."""
+    folder = make_folder(tmp_path / "student", teacher=str(teacher.path), loss={"kd": {}})
+    return stop(Experiment(folder.path, runtime), monkeypatch)
+
+
+def test_a_teacher_may_be_renamed(student: Folder, teacher: Folder, tmp_path: Path, call: Call) -> None:
     teacher.path.rename(tmp_path / "renamed")
     edit(student, teacher=str(tmp_path / "renamed"))
     assert go_on(student, call).status == 0
 
 
 def test_a_renamed_teacher_of_other_weights_is_refused(
-    teacher: Folder,
-    make_folder: MakeFolder,
-    runtime: Runtime,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    call: Call,
+    student: Folder, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path, call: Call
 ) -> None:
-    student = student_of(teacher, tmp_path / "student", make_folder, runtime, monkeypatch)
     other = make_folder(tmp_path / "other", num_epochs=1, seed=1)
     Experiment(other.path, runtime).train()
     edit(student, teacher=str(other.path))
