@@ -119,6 +119,7 @@ class MemoryPipeline(BasePipeline):
         self._num_centres = height * width if self.cutout else 1
         training = (on_device(arrays.train_images, device), on_device(arrays.train_labels, device).long())
         testing = (on_device(arrays.test_images, device), on_device(arrays.test_labels, device).long())
+        self._host_images = {"train": arrays.train_images, "test": arrays.test_images}
         self._images = {"train": training[0], "val": training[0], "test": testing[0]}
         self._labels = {"train": training[1], "val": training[1], "test": testing[1]}
 
@@ -162,7 +163,8 @@ class MemoryPipeline(BasePipeline):
         return Batch(images, self._labels["train"][index_N], index_N, view_N)
 
     def _hash_images(self, split: Literal["train", "test"]) -> NDArray[np.uint64]:
-        images_NP = self._images[split].cpu().numpy().reshape(len(self._images[split]), -1)
+        images_NHWC = self._host_images[split]
+        images_NP = np.ascontiguousarray(images_NHWC).reshape(len(images_NHWC), -1)
         return np.fromiter((content_hash(image_P.data) for image_P in images_NP), np.uint64, len(images_NP))
 
     @property
