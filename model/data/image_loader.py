@@ -116,17 +116,17 @@ def fit_into_shared_memory(image_bytes: int, num_workers: int) -> tuple[int, int
         piece_bytes = SHARE_OF_FREE * free / (PREFETCHED * workers + 1)  # one is being used
         if image_bytes <= piece_bytes:
             if workers < num_workers:
-                _log_few_workers(workers, num_workers, free)
+                _log_few_workers(workers, num_workers)
             return workers, max(1, int(min(PIECE_BYTES, piece_bytes) // image_bytes))
     if num_workers:
-        _log_few_workers(0, num_workers, free)
+        _log_few_workers(0, num_workers)
     return 0, sys.maxsize
 
 
 @functools.cache  # once, not in every epoch
-def _log_few_workers(workers: int, wanted: int, free: float) -> None:
+def _log_few_workers(workers: int, wanted: int) -> None:
     number = f"{workers} of {wanted} worker processes read" if workers else "the training process itself reads"
-    log.warning("%s images, as %s has %s free", number, SHARED_MEMORY, format_bytes(int(free)))
+    log.warning("%s images, as %s has %s free", number, SHARED_MEMORY, format_bytes(int(free_shared_memory())))
 
 
 def free_shared_memory() -> float:

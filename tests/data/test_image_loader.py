@@ -86,7 +86,9 @@ def test_pieces_of_all_workers_fit_into_a_quarter_of_the_free_shared_memory(
 
 
 def test_too_little_shared_memory_is_logged_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(image_loader, "free_shared_memory", lambda: 0.5 * MB)
+    free = iter((0.5 * MB, 0.5 * MB, 0.4 * MB))
+    monkeypatch.setattr(image_loader, "free_shared_memory", lambda: next(free))
+    image_loader._log_few_workers.cache_clear()
     with logging_to(tmp_path / "log"):
         for _ in range(2):
             fit_into_shared_memory(MB, 3)
