@@ -46,12 +46,11 @@ def seen_by(experiment: Experiment) -> Hashes | None:
     return np.concatenate([part for part in parts if part is not None])
 
 
-def held_out_seen(experiment: Experiment, other: Experiment) -> dict[str, int] | None:
-    """How many images of val and of test another folder's weights have seen; None if unknown.
+def held_out_seen(experiment: Experiment, seen: Hashes | None) -> dict[str, int] | None:
+    """How many images of val and of test are among those that some weights have seen; None if that is unknown.
 
     Those that are also among the run's own training images are not counted.
     """
-    seen = seen_by(other)
     if seen is None:
         return None
     data, counts = experiment.data, dict[str, int]()

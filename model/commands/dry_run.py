@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..build.experiment import Experiment
-from ..build.seen import describe_seen, held_out_seen
+from ..build.seen import describe_seen, held_out_seen, seen_by
 from ..build.teacher import build_untrained_teacher, has_cache
 from ..build.trainer import build_trainer
 from ..config.folder import Folder
@@ -152,7 +152,7 @@ def _state(folder: Folder) -> str:
 
 def _seen(experiment: Experiment, other: Experiment) -> str:
     """How many held-out images a teacher, or the folder to start from, has seen or will have seen."""
-    text = describe_seen(experiment, held_out_seen(experiment, other)) if experiment.source.is_ready() else ""
+    text = describe_seen(experiment, held_out_seen(experiment, seen_by(other))) if experiment.source.is_ready() else ""
     return f"; {text}" if text else ""
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..build.experiment import Experiment
+from ..build.seen import describe_seen, held_out_seen
 from ..build.weights import WeightsFile
 from ..config.folder import Folder
 from ..config.generations import generation_folders
@@ -64,8 +65,7 @@ def predict_split(experiment: Experiment, weights: WeightsFile, split: Split) ->
     """
     device, data = experiment.runtime.device, experiment.data
     columns = experiment.columns_of(weights)
-    if changes := data.fingerprint.changes_since(weights.content.get("fingerprint", {})):
-        log.warning("%s: its data changed since it was trained: %s", experiment.name, changes)
+    _log_differences(experiment, weights)
     net = to_device(experiment.network(), device)
     weights.load_into(net)
     if not data.size(split):
@@ -81,6 +81,19 @@ def predict_split(experiment: Experiment, weights: WeightsFile, split: Split) ->
     log.info("%s: the classes of %s are put in the order of the data's", experiment.name, weights.path)
     exits = tuple(logits_NK[:, columns] for logits_NK in result.exits)
     return result._replace(logits=result.logits[:, columns], exits=exits)
+
+
+def _log_differences(experiment: Experiment, weights: WeightsFile) -> None:
+    """Tell where the data is not that of the weights' own run: the accuracy may not be what it seems."""
+    data, source = experiment.data, experiment.source
+    if changes := data.fingerprint.changes_since(weights.content.get("fingerprint", {})):
+        log.warning("%s: the data is not that which the weights were trained with: %s", weights.path, changes)
+    if weights.source is not None and weights.source.image_shape != source.image_shape:
+        shapes = weights.source.image_shape, source.image_shape
+        log.warning("%s: was trained on images of shape %s, these are %s", weights.path, *shapes)
+    counts = held_out_seen(experiment, weights.seen)
+    if counts is not None and (text := describe_seen(experiment, counts)):
+        log.warning("%s: %s", weights.path, text)
 
 
 def _evaluate_run(experiment: Experiment, split: Split, restore_file: str, temperature: float) -> str:

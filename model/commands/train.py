@@ -13,7 +13,7 @@ from torch import nn
 
 from ..build.experiment import Experiment
 from ..build.network import reorder_classes
-from ..build.seen import describe_seen, held_out_seen
+from ..build.seen import describe_seen, held_out_seen, seen_by
 from ..build.teacher import build_teacher, read_teacher_weights
 from ..build.trainer import build_trainer
 from ..build.weights import WeightsFile, weights_digest
@@ -257,7 +257,7 @@ def record_teachers(experiment: Experiment, weights: Sequence[WeightsFile]) -> N
 
 def record_seen(experiment: Experiment) -> None:
     """Log and write into run.json how many held-out images the teachers, and the weights to start from, have seen."""
-    counts = {other.name: held_out_seen(experiment, other) for other in experiment.dependencies}
+    counts = {other.name: held_out_seen(experiment, seen_by(other)) for other in experiment.dependencies}
     for other in experiment.dependencies:
         if text := describe_seen(experiment, counts[other.name]):
             log.warning("%s %s %s", role(experiment, other), other.name, text)

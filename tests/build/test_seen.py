@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+import evaluate
 import train
 from model.build.experiment import Experiment
 from model.build.runtime import Runtime
-from model.build.seen import describe_seen, held_out_seen
+from model.build.seen import describe_seen, held_out_seen, seen_by
 from model.config.folder import Folder
 from model.data.cifar10_mini import unpack
 from model.training.checkpoint import load_checkpoint, save_checkpoint
@@ -41,7 +42,7 @@ def train_run(tmp_path: Path, make_folder: MakeFolder, runtime: Runtime) -> Trai
 def seen(folder: Folder, runtime: Runtime) -> dict[str, int] | None:
     experiment = Experiment(folder.path, runtime)
     (other,) = experiment.dependencies
-    return held_out_seen(experiment, other)
+    return held_out_seen(experiment, seen_by(other))
 
 
 def test_init_that_was_trained_on_val_is_logged(train_run: Train, tiny_data: Path) -> None:
@@ -132,6 +133,16 @@ def test_published_weights_are_taken_to_be_trained_as_their_params_json_says(
     save_checkpoint(published.checkpoint("best"), {"state_dict": content["state_dict"]})
     run = make_folder(tmp_path / "run", teacher=str(published.path), loss={"kd": {}})
     assert seen(run, runtime) == {"val": 30, "test": 0}
+
+
+def test_evaluation_tells_that_other_weights_have_seen_val(
+    train_run: Train, make_folder: MakeFolder, tiny_data: Path, tmp_path: Path, call: Call
+) -> None:
+    first = train_run("first", dataset=dataset(tiny_data, val_size=0))
+    options: Any = ("--split", "val", "--restore_file", first.checkpoint("best"), "--device", "cpu")
+    result = call(evaluate.main, "--model_dir", make_folder(tmp_path / "run").path, *options)
+    assert result.status == 0
+    assert "has seen 40 of the 40 images of val in training: accuracy on val flatters" in result.err
 
 
 def test_what_is_unknown_is_told(runtime: Runtime, make_folder: MakeFolder, tmp_path: Path) -> None:

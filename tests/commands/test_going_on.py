@@ -139,7 +139,21 @@ def test_evaluation_tells_that_the_data_changed(
     np.savez(data, **arrays | another_test_image(arrays))
     result = call(evaluate.main, "--model_dir", folder.path, "--device", "cpu")
     assert result.status == 0
-    assert "its data changed since it was trained: test images of other content" in result.err
+    assert "the data is not that which the weights were trained with: test images of other content" in result.err
+
+
+def test_evaluation_tells_that_the_image_size_changed(
+    data: Path, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path, call: Call
+) -> None:
+    dataset = {"name": "arrays", "path": str(data), "val_size": 40}
+    folder = make_folder(tmp_path / "run", dataset=dataset, student={"name": "resnet8"}, num_epochs=1)
+    Experiment(folder.path, runtime).train()
+    arrays = dict(np.load(data))
+    larger = {key: arrays[key].repeat(2, axis=1).repeat(2, axis=2) for key in ("train_images", "test_images")}
+    np.savez(data, **arrays | larger)
+    result = call(evaluate.main, "--model_dir", folder.path, "--device", "cpu")
+    assert result.status == 0
+    assert "was trained on images of shape (3, 8, 8), these are (3, 16, 16)" in result.err
 
 
 def test_the_fingerprint_is_in_run_json_and_in_the_weights_files(stopped: Folder, data: Path, runtime: Runtime) -> None:

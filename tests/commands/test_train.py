@@ -24,7 +24,7 @@ import search_hyperparams
 import train
 from model.build.experiment import Experiment
 from model.build.runtime import Runtime
-from model.build.seen import held_out_seen
+from model.build.seen import held_out_seen, seen_by
 from model.build.teacher import build_teacher, read_teacher_weights
 from model.build.trainer import build_trainer
 from model.build.weights import WeightsFile, weights_digest
@@ -491,7 +491,7 @@ def test_images_of_val_that_a_teacher_will_have_seen_are_counted(
     teacher_data, student_data = (data_of(folder, runtime) for folder in (teacher, student))
     expected = int((teacher_data.training_labels()[student_data.indices["val"]] >= 0).sum())
     experiment = Experiment(student.path, runtime)
-    assert held_out_seen(experiment, experiment.teachers[0]) == {"val": expected, "test": 0}
+    assert held_out_seen(experiment, seen_by(experiment.teachers[0])) == {"val": expected, "test": 0}
 
 
 def test_a_teacher_of_another_data_set_has_seen_nothing_of_val(
@@ -500,7 +500,7 @@ def test_a_teacher_of_another_data_set_has_seen_nothing_of_val(
     teacher = make_folder(tmp_path / "teacher", dataset={"name": "cifar10_mini", "val_size": 0})
     student = make_folder(tmp_path / "student", teacher=str(teacher.path), loss={"kd": {}})
     experiment = Experiment(student.path, runtime)
-    assert held_out_seen(experiment, experiment.teachers[0]) == {"val": 0, "test": 0}
+    assert held_out_seen(experiment, seen_by(experiment.teachers[0])) == {"val": 0, "test": 0}
 
 
 def test_a_teacher_trained_on_val_is_logged(
