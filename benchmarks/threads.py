@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -61,7 +62,10 @@ def main() -> None:
 
 
 class Worker:
-    """A process that trains a network with one setting, while it is told to."""
+    """A process that trains a network with one setting while it is told to, and is stopped in between.
+
+    Otherwise its threads would go on spinning, OMP_WAIT_POLICY=active's for ever, beside those that are timed.
+    """
 
     def __init__(self, network: str, setting: dict[str, str]) -> None:
         environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
@@ -74,6 +78,7 @@ class Worker:
             text=True,
         )
         self._answer()
+        self._process.send_signal(signal.SIGSTOP)
 
     def __enter__(self) -> Worker:
         return self
@@ -84,9 +89,12 @@ class Worker:
 
     def images_per_second(self, seconds: float) -> float:
         assert self._process.stdin is not None
+        self._process.send_signal(signal.SIGCONT)
         self._process.stdin.write(f"{seconds}\n")
         self._process.stdin.flush()
-        return float(self._answer())
+        speed = float(self._answer())
+        self._process.send_signal(signal.SIGSTOP)
+        return speed
 
     def _answer(self) -> str:
         assert self._process.stdout is not None
