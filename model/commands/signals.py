@@ -15,6 +15,8 @@ from ..errors import RunFailed, Stopped, UserError, lost_worker
 from ..logs import log
 from ..training.distributed import is_peer_lost
 
+OUT_OF_CPU_MEMORY = "DefaultCPUAllocator: "  # torch's RuntimeError of it
+
 
 @contextmanager
 def recording_end(folder: Folder) -> Iterator[None]:
@@ -42,9 +44,13 @@ def one_line_errors(folder: Folder) -> Iterator[None]:
         yield
     except PermissionError as error:
         raise UserError(f"{folder.name}: cannot write to this folder ({error.filename}: {error.strerror})") from error
+    except MemoryError as error:
+        raise RunFailed(f"{folder.name}: not enough memory") from error
     except (OSError, torch.OutOfMemoryError) as error:
         raise RunFailed(f"{folder.name}: {str(error).splitlines()[0]}") from error
     except RuntimeError as error:
+        if OUT_OF_CPU_MEMORY in str(error):
+            raise RunFailed(f"{folder.name}: not enough memory (a smaller batch_size takes less)") from error
         if (lost := lost_worker(error)) is not None:
             raise RunFailed(f"{folder.name}: {lost}") from error
         if not is_peer_lost(error):
