@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -43,6 +44,33 @@ class ProgressBar(tqdm):  # type: ignore[misc]
 
     def __init__(self, iterable: Iterable[Any] | None = None, **options: Any) -> None:
         super().__init__(iterable, disable=not sys.stderr.isatty(), **{"leave": False} | options)
+
+
+@contextmanager
+def hidden_bars() -> Iterator[None]:
+    """Keep the progress bars of other libraries, as of a download, out of a stderr that is no terminal."""
+    if sys.stderr.isatty():
+        yield
+        return
+    with redirect_stderr(_WithoutBars(sys.stderr)):
+        yield
+
+
+class _WithoutBars(io.TextIOBase):
+    """Passes text on, but for bars: they begin with a carriage return, and end with a line break of their own."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._is_after_bar = stream, False
+
+    def write(self, text: str) -> int:
+        is_bar = text.startswith("\r") or (self._is_after_bar and text in ("", "\n"))
+        self._is_after_bar = is_bar and text != "\n"
+        if not is_bar:
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
 
 
 class _TerminalHandler(logging.Handler):

@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 from model.home import ROOT
-from model.logs import ProgressBar, format_bytes, format_duration, log, logging_to
+from model.logs import ProgressBar, format_bytes, format_duration, hidden_bars, log, logging_to
 
 
 def test_logs_of_two_runs_do_not_mix(tmp_path: Path) -> None:
@@ -65,6 +66,19 @@ def test_progress_bars_are_shown_on_terminals_alone(
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
     assert list(ProgressBar(range(3))) == [0, 1, 2]
     assert (sys.stderr.getvalue() != "") is is_shown  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("stream", "is_shown"), [(Terminal, True), (io.StringIO, False)])
+def test_bars_of_other_libraries_stay_out_of_files_and_their_messages_do_not(
+    monkeypatch: pytest.MonkeyPatch, stream: type[io.StringIO], is_shown: bool
+) -> None:
+    monkeypatch.setattr("sys.stderr", written := stream())
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    with hidden_bars():
+        print("before", file=sys.stderr)
+        list(tqdm(range(3)))
+        print("after", file=sys.stderr)
+    assert (written.getvalue() != "before\nafter\n") is is_shown
 
 
 def test_every_progress_bar_is_the_one_that_stays_out_of_files() -> None:

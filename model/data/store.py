@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import UserError
 from ..files import atomic_write, read_json, write_json
-from ..logs import log
+from ..logs import hidden_bars, log
 from .memory import Arrays
 
 # Raised for an unreachable site, a broken archive or a failing tool: the next download is tried.
@@ -114,7 +114,11 @@ class Store:
         for download in self.downloads:
             log.info("downloading data set %s from %s", self.folder.name, download.name)
             try:
-                with tempfile.TemporaryDirectory(dir=self.folder, prefix=".fetch.") as temporary, _socket_timeout():
+                with (
+                    tempfile.TemporaryDirectory(dir=self.folder, prefix=".fetch.") as temporary,
+                    _socket_timeout(),
+                    hidden_bars(),
+                ):
                     arrays = download.fetch(Path(temporary))
                 self._verify(arrays)
             except DOWNLOAD_ERRORS as error:

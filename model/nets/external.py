@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import OptionError, Stopped, did_you_mean, first_sentence
+from ..logs import hidden_bars
 from ..registry import NETS
 from ..types import Output
 
@@ -112,7 +113,7 @@ def _build_pretrained(name: str, build: Callable[[], nn.Module]) -> nn.Module:
     """A network with published weights; it is built on the CPU even if only shapes are needed, and then moved."""
     device = torch.get_default_device()
     try:
-        with torch.device("cpu"):
+        with torch.device("cpu"), hidden_bars():
             net = build()
     except Stopped:
         raise
