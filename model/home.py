@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -22,7 +23,9 @@ def find_checkout(package: Path) -> Path | None:
 
 def find_root(checkout: Path | None, environment: Mapping[str, str]) -> Path:
     if home := environment.get("RETORT_HOME"):
-        return Path(os.path.expanduser(home)).resolve()  # noqa: PTH111  Path's raises where there is no such user
+        with suppress(RuntimeError):  # "~" of a user that there is not is a name like any other
+            return Path(home).expanduser().resolve()
+        return Path(home).resolve()
     return checkout or Path.cwd()
 
 
