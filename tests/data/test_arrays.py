@@ -177,7 +177,10 @@ LABELS = np.arange(30) % 3
             {"train_labels": np.where(LABELS == 1, 2**32 - 1, LABELS).astype(np.uint32)},
             "no training image has the label 1; labels count from 0, the highest is 4294967295 (-1 as uint32?)",
         ),
-        ({"train_labels": np.where(LABELS == 1, 2**63 + 5, 0).astype(np.uint64)}, "the highest is 9223372036854775813"),
+        (
+            {"train_labels": np.where(LABELS == 1, np.uint64(2**63 + 5), np.uint64(0))},
+            "the highest is 9223372036854775813",
+        ),
         ({"test_labels": (LABELS[:10] - 1).astype(np.uint8)}, "must be from 0 to 2, got 255 (-1 as uint8?)"),
         ({"test_labels": LABELS[:10] + 1}, "test_labels must be from 0 to 2, got 3"),
         ({"class_names": np.array(["a", "b"])}, "train_labels must be from 0 to 1, got 2"),
