@@ -16,6 +16,7 @@ from model import load
 from model.build.classes import match_classes
 from model.build.experiment import Experiment
 from model.build.runtime import Runtime
+from model.build.teacher import build_teacher, read_teacher_weights
 from model.config.folder import Folder
 from model.files import read_json
 from model.training.checkpoint import load_checkpoint, save_checkpoint
@@ -248,6 +249,26 @@ def test_class_names_are_in_the_weights_files_and_in_run_json(teacher: Folder) -
     contents = [load_checkpoint(teacher.checkpoint("best")), load_checkpoint(teacher.checkpoint("last"))]
     assert [each["class_names"] for each in (*contents, teacher.read_run())] == [list(NAMES)] * 3
     assert len(NAMES) == NUM_CLASSES
+
+
+def test_a_multi_exit_teacher_of_another_order_teaches_by_reordered_outputs(
+    data: Path, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path
+) -> None:
+    student_network = {"name": "multi_exit_resnet18"}
+    teacher = make_folder(
+        tmp_path / "teacher", dataset=dataset(data / "named.npz"), student=student_network, num_epochs=1
+    )
+    Experiment(teacher.path, runtime).train()
+    changes: dict[str, Any] = {"teacher": {"model_dir": str(teacher.path), "cache": False}, "loss": {"kd": {}}}
+    student = make_folder(tmp_path / "student", dataset=dataset(data / "reordered.npz"), **changes)
+    own = make_folder(tmp_path / "own", dataset=dataset(data / "named.npz"), **changes)
+    outputs = []
+    for folder in (student, own):
+        experiment = Experiment(folder.path, runtime)
+        built = build_teacher(experiment, read_teacher_weights(experiment))
+        assert built is not None
+        outputs.append(built(next(experiment.data.eval_batches("test", 8))))
+    assert torch.equal(outputs[0].logits, outputs[1].logits[:, list(ORDER)])
 
 
 def test_a_multi_exit_network_of_another_order_is_refused_as_init(
