@@ -299,9 +299,8 @@ def results_options(parser: ArgumentParser) -> None:
 
 
 def run_results(args: Namespace) -> int:
-    pivot = (
-        pivot_table(args.parent_dir, *args.pivot) if args.pivot else ""
-    )  # first: if it is refused, nothing is written
+    # First: if it is refused, nothing is written.
+    pivot = pivot_table(args.parent_dir, *args.pivot) if args.pivot else ""
     print(write_results(args.parent_dir, group_by_seed=args.group_by_seed))
     print(f"\nwritten to {args.parent_dir / 'results.md'} and {args.parent_dir / 'results.csv'}")
     if pivot:

@@ -161,6 +161,19 @@ class Experiment:
         return needed
 
     @property
+    def untrained_dependencies(self) -> list[Experiment]:
+        return [needed for needed in self.dependencies if not needed.is_trained]
+
+    @property
+    def all_untrained_dependencies(self) -> list[Experiment]:
+        """Untrained folders that it needs, those first that others of them need."""
+        found: dict[str, Experiment] = {}
+        for needed in self.untrained_dependencies:
+            for each in (*needed.all_untrained_dependencies, needed):
+                found.setdefault(each.name, each)
+        return list(found.values())
+
+    @property
     def is_trained(self) -> bool:
         return self.folder.is_trained()
 

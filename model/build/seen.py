@@ -53,11 +53,8 @@ def held_out_seen(experiment: Experiment, seen: Hashes | None) -> dict[str, int]
     """
     if seen is None:
         return None
-    data, counts = experiment.data, dict[str, int]()
-    for split in HELD_OUT:
-        hashes = data.image_hashes(split)
-        counts[split] = int((np.isin(hashes, seen) & ~np.isin(hashes, data.image_hashes("train"))).sum())
-    return counts
+    only_seen = np.setdiff1d(seen, experiment.data.image_hashes("train"))
+    return {split: int(np.isin(experiment.data.image_hashes(split), only_seen).sum()) for split in HELD_OUT}
 
 
 def describe_seen(experiment: Experiment, counts: dict[str, int] | None) -> str:

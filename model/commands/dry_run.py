@@ -29,7 +29,6 @@ from ..training.trainer import Trainer
 from ..types import Pipeline, SplitOptions
 from .preflight import check_experiment, preflight
 from .provenance import peak_memory
-from .train import all_untrained_dependencies
 
 
 def dry_run(experiment: Experiment, *, startup: float = 0.0) -> str:
@@ -86,7 +85,7 @@ def _describe(experiment: Experiment, startup: float) -> str:
         predict(trainer.student, islice(batches, 1), dtype=experiment.dtype, device=device)
         memory = peak_memory(device)
     estimates = [
-        (needed, _estimate_dependency(needed, experiment.data)) for needed in all_untrained_dependencies(experiment)
+        (needed, _estimate_dependency(needed, experiment.data)) for needed in experiment.all_untrained_dependencies
     ]
 
     terms = ", ".join(f"{name} {value:.4f}" for name, value in result.terms.items())

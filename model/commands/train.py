@@ -32,12 +32,7 @@ from ..training.trainer import Trainer
 from ..types import Batch
 from .preflight import preflight
 from .provenance import peak_memory, provenance
-from .resume import (
-    read_last_checkpoint,
-    refuse_changed_params,
-    remove_run,
-    remove_temporary_files,
-)
+from .resume import read_last_checkpoint, refuse_changed_params, remove_run, remove_temporary_files
 from .signals import StopSignals, one_line_errors, recording_end
 
 MIN_SECONDS_TO_COMPILE = 300.0  # of training, as compiling takes about one minute
@@ -46,11 +41,20 @@ MIN_SPEED_UP_TO_ADVISE = 1.3
 Task = Literal["nothing", "resume", "restart"]  # a run that has not begun is resumed at step 0
 
 
-def train(experiment: Experiment, *, restart: bool = False, train_teachers: bool = True, wait: bool = False) -> None:
+def train(
+    experiment: Experiment,
+    *,
+    restart: bool = False,
+    replace_results: bool = False,
+    train_teachers: bool = True,
+    wait: bool = False,
+) -> None:
     """Bring a folder's run to its end, whatever state it is in.
 
     Args:
         restart: Throw the folder's earlier run away.
+        replace_results: Also begin anew where there are results that no run can go on from, as `restart` does for the
+            folders that have to be trained first.
         train_teachers: Whether a teacher without a finished run is trained first; else it is an error.
         wait: Whether to wait for another process that works in the folder, as for a teacher that two runs need.
 
@@ -61,6 +65,8 @@ def train(experiment: Experiment, *, restart: bool = False, train_teachers: bool
     """
     keep_freed_memory()
     limit_threads()
+    replace_results |= restart
+    restart |= replace_results and experiment.folder.has_results_to_lose()
     world = experiment.runtime.world
     experiment.written_params = world.on_rank_zero(lambda: preflight(experiment).written_params)
     if experiment.params.generations:
@@ -71,7 +77,7 @@ def train(experiment: Experiment, *, restart: bool = False, train_teachers: bool
     signals = StopSignals(torchrun=world.size > 1)
     with signals, locked(experiment, wait=wait), one_line_errors(experiment.folder):
         with logging_to(None):  # the folder's files stay as they are, the log too, until everything is checked
-            task = world.on_rank_zero(find_task, experiment, restart=restart)
+            task = world.on_rank_zero(find_task, experiment, restart=restart, replace_results=replace_results)
             if task == "nothing":
                 return
             world.on_all_ranks(lambda: experiment.data)
@@ -79,7 +85,7 @@ def train(experiment: Experiment, *, restart: bool = False, train_teachers: bool
         world.on_rank_zero(begin, experiment, task)
         with recording(experiment):
             world.on_rank_zero(record_plugins, experiment)
-            train_dependencies(experiment, restart=restart)
+            train_dependencies(experiment, replace_results=replace_results)
             weights = world.on_all_ranks(read_teacher_weights, experiment)
             world.on_rank_zero(record_teachers, experiment, weights)
             world.on_rank_zero(record_seen, experiment)
@@ -91,14 +97,14 @@ def train(experiment: Experiment, *, restart: bool = False, train_teachers: bool
 
 
 def require_trained(experiment: Experiment) -> None:
-    for needed in untrained_dependencies(experiment):
+    for needed in experiment.untrained_dependencies:
         raise UserError(
             f"{experiment.folder.params}: {role(experiment, needed)}: {needed.name} is not trained "
             f"(its run is {needed.folder.state()}); {TRAIN_COMMAND} --model_dir {needed.name}"
         )
 
 
-def find_task(experiment: Experiment, *, restart: bool) -> Task:
+def find_task(experiment: Experiment, *, restart: bool, replace_results: bool) -> Task:
     """What is left to do in a folder.
 
     Raises:
@@ -111,8 +117,9 @@ def find_task(experiment: Experiment, *, restart: bool) -> Task:
     if folder.state() == "finished" and folder.is_trained():
         log.info("%s is finished: %s", folder.name, summary(folder))
         return "nothing"
-    for each in (experiment, *all_untrained_dependencies(experiment)):
-        each.folder.refuse_to_lose_results()
+    if not replace_results:
+        for each in (experiment, *experiment.all_untrained_dependencies):
+            each.folder.refuse_to_lose_results()
     return "resume"
 
 
@@ -199,32 +206,19 @@ def record_plugins(experiment: Experiment) -> None:
 # Dependencies -------------------------------------------------------------------------------------------------------
 
 
-def untrained_dependencies(experiment: Experiment) -> list[Experiment]:
-    return [needed for needed in experiment.dependencies if not needed.is_trained]
-
-
-def all_untrained_dependencies(experiment: Experiment) -> list[Experiment]:
-    """Untrained folders that it needs, those first that others of them need."""
-    found: dict[str, Experiment] = {}
-    for needed in untrained_dependencies(experiment):
-        for each in (*all_untrained_dependencies(needed), needed):
-            found.setdefault(each.name, each)
-    return list(found.values())
-
-
-def train_dependencies(experiment: Experiment, *, restart: bool) -> None:
+def train_dependencies(experiment: Experiment, *, replace_results: bool) -> None:
     """Train the teachers, and the folder that the run starts from, where they are not trained.
 
     Args:
-        restart: Whether results in them that no run can go on from are replaced.
+        replace_results: Whether results in them that no run can go on from are replaced.
     """
     world = experiment.runtime.world
-    missing = world.on_rank_zero(lambda: [needed.name for needed in untrained_dependencies(experiment)])
+    missing = world.on_rank_zero(lambda: [needed.name for needed in experiment.untrained_dependencies])
     for needed in experiment.dependencies:
         if needed.name in missing:
             what = f"its {role(experiment, needed)} {needed.name}"
             log.info("%s: %s is not trained: it is trained first", experiment.name, what)
-            train(needed, restart=restart and needed.folder.has_results_to_lose(), wait=True)
+            train(needed, replace_results=replace_results, wait=True)
             needed.close()
             log.info("%s: %s is trained: %s", experiment.name, what, summary(needed.folder))
 

@@ -120,24 +120,23 @@ def test_a_run_does_not_go_on_with_renamed_classes(stopped: Folder, data: Path, 
     assert "its classes changed since the run began: a, b, c" in result.err
 
 
-def test_a_finished_run_with_changed_data_is_left_alone(
-    data: Path, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path, call: Call
-) -> None:
+@pytest.fixture
+def finished(data: Path, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path) -> Folder:
     folder = make_folder(tmp_path / "run", dataset={"name": "arrays", "path": str(data)}, num_epochs=1)
     Experiment(folder.path, runtime).train()
+    return folder
+
+
+def test_a_finished_run_with_changed_data_is_left_alone(finished: Folder, data: Path, call: Call) -> None:
     arrays = dict(np.load(data))
     np.savez(data, **arrays | another_pixel(arrays))
-    assert go_on(folder, call).status == 0
+    assert go_on(finished, call).status == 0
 
 
-def test_evaluation_tells_that_the_data_changed(
-    data: Path, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path, call: Call
-) -> None:
-    folder = make_folder(tmp_path / "run", dataset={"name": "arrays", "path": str(data)}, num_epochs=1)
-    Experiment(folder.path, runtime).train()
+def test_evaluation_tells_that_the_data_changed(finished: Folder, data: Path, call: Call) -> None:
     arrays = dict(np.load(data))
     np.savez(data, **arrays | another_test_image(arrays))
-    result = call(evaluate.main, "--model_dir", folder.path, "--device", "cpu")
+    result = call(evaluate.main, "--model_dir", finished.path, "--device", "cpu")
     assert result.status == 0
     assert "the data is not that which the weights were trained with: test images of other content" in result.err
 
@@ -293,6 +292,18 @@ def test_those_of_a_teacher_are_not_replaced_for_its_student(
     assert not student.run.exists()
     assert call(train.main, "--model_dir", student.path, "--device", "cpu", "--restart").status == 0
     assert shipped.is_trained()
+
+
+def test_restart_replaces_those_of_a_teachers_teacher(
+    shipped: Folder, make_folder: MakeFolder, tmp_path: Path, call: Call
+) -> None:
+    changes: dict[str, Any] = {"loss": {"kd": {}}, "num_epochs": 1}
+    middle = make_folder(tmp_path / "middle", teacher=str(shipped.path), **changes)
+    student = make_folder(tmp_path / "student", teacher=str(middle.path), **changes)
+    assert go_on(student, call).status == 2
+    assert call(train.main, "--model_dir", student.path, "--device", "cpu", "--restart").status == 0
+    assert shipped.is_trained()
+    assert student.is_trained()
 
 
 def test_dry_run_calls_such_a_teacher_neither_finished_nor_trained(
