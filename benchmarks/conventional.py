@@ -14,24 +14,31 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from benchmarks.loops import BATCH_SIZE, unbounded
+from benchmarks.loops import unbounded
 from model.registry import DATASETS, NETS
 from model.types import Pipeline, SplitOptions
 
+# Student, teacher, batch size, and whether top-1 and top-5 accuracy are computed in every step: the loops of
+# knowledge-distillation-pytorch, from which Retort descends, and of RepDistiller, the field's benchmark.
+LOOPS = {"ancestor": ("cnn", "resnet18", 128, False), "repdistiller": ("resnet8x4", "resnet32x4", 64, True)}
 
-def main(data_dir: Path, device: torch.device) -> None:
+
+def main(name: str, data_dir: Path, device: torch.device) -> None:
     data = DATASETS.build("cifar10_mini", data_dir).open(SplitOptions(), seed=0, device=torch.device("cpu"))
-    step = conventional(data, device)
+    step = conventional(data, device, *LOOPS[name])
     for _ in sys.stdin:
         step()
         print("done", flush=True)
 
 
-def conventional(data: Pipeline, device: torch.device) -> Callable[[], float]:
+def conventional(
+    data: Pipeline, device: torch.device, student_name: str, teacher_name: str, batch_size: int, reports_accuracy: bool
+) -> Callable[[], float]:
     """A DataLoader with PIL transforms, float32, the teacher run on every batch, and .item() in every step."""
-    student, teacher = NETS.build("cnn", 10, 3).to(device), NETS.build("resnet18", 10, 3).to(device).eval()
-    optimizer = torch.optim.Adam(student.parameters())
-    loader = DataLoader(PILImages(data), batch_size=BATCH_SIZE, shuffle=True, num_workers=2)
+    student, teacher = (NETS.build(name, 10, 3).to(device) for name in (student_name, teacher_name))
+    teacher.eval()
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+    loader = DataLoader(PILImages(data), batch_size=batch_size, shuffle=True, num_workers=2)
     batches = unbounded(lambda: loader)
 
     def step() -> float:
@@ -41,6 +48,9 @@ def conventional(data: Pipeline, device: torch.device) -> Callable[[], float]:
             teacher_logits = teacher(images).logits
         kd = nn.KLDivLoss(reduction="batchmean")(F.log_softmax(logits / 4, dim=1), F.softmax(teacher_logits / 4, dim=1))
         loss = 0.9 * 16 * kd + 0.1 * F.cross_entropy(logits, labels)
+        if reports_accuracy:
+            is_right_N5 = logits.topk(5, dim=1).indices == labels[:, None]
+            is_right_N5[:, :1].sum().item(), is_right_N5.sum().item()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -72,4 +82,4 @@ class PILImages(Dataset[tuple[Tensor, int]]):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), torch.device(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), torch.device(sys.argv[3]))

@@ -1,4 +1,4 @@
-"""The loops to be timed: functions that take one training step on 128 images."""
+"""The loops to be timed: functions that take one training step."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from model.config.folder import Folder
 from model.config.params import parse_params
 from model.files import write_json
 from model.registry import NETS
+from model.teachers.live import LiveTeacher
 from model.training.checkpoint import save_checkpoint
 from model.training.malloc import keep_freed_memory
 from model.training.precision import autocast, to_device
 from model.training.trainer import Trainer
-from model.types import Batch, Pipeline, Teacher
+from model.types import Batch, Teacher
 
 BATCH_SIZE = 128
 EPOCHS = 2  # those that teacher outputs are cached for; the loops repeat them
@@ -47,15 +48,15 @@ class BenchmarkRuns:
         folder: An empty folder.
     """
 
-    def __init__(self, folder: Path, runtime: Runtime) -> None:
+    def __init__(self, folder: Path, runtime: Runtime, batch_size: int = BATCH_SIZE) -> None:
         keep_freed_memory()  # as train.py does
-        self.folder, self.runtime = folder, runtime
+        self.folder, self.runtime, self.batch_size = folder, runtime, batch_size
         write_json(folder / "params.json", COMMON)
         self.data = self.experiment().data
-        self.batch = next(iter(self.data.train_batches(0, BATCH_SIZE)))
+        self.batch = next(iter(self.data.train_batches(0, batch_size)))
 
     def experiment(self, **changes: Any) -> Experiment:
-        params = parse_params({**COMMON, **changes}, self.folder / "params.json")
+        params = parse_params({**COMMON, "batch_size": self.batch_size, **changes}, self.folder / "params.json")
         experiment = Experiment(self.folder, self.runtime, params=params)
         if hasattr(self, "data"):
             experiment.data = self.data
@@ -66,6 +67,14 @@ class BenchmarkRuns:
         loss: dict[str, Any] = {"ce": {}} if teacher is None else {"kd": {}}
         experiment = self.experiment(student={"name": student}, loss=loss, teacher=str(self.folder))
         return build_trainer(experiment, teacher)
+
+    def live_teacher(self, network: str, *, compiled: bool) -> LiveTeacher:
+        """A teacher that is run on every batch; compiled, as train.py compiles one on the images of CIFAR-10."""
+        teacher = self.teacher(network, cache=False)
+        assert isinstance(teacher, LiveTeacher)
+        if compiled:
+            teacher.compile(self.batch_size)
+        return teacher
 
     def teacher(self, network: str, *, cache: bool) -> Teacher:
         """A teacher as train.py builds it; `cache` gives one with the outputs of all views of the epochs cached."""
@@ -81,16 +90,19 @@ class BenchmarkRuns:
         teacher = build_teacher(distillation, weights)
         assert teacher is not None
         if cache:
-            for batch in all_batches(self.data):
-                teacher(batch)
+            for epoch in range(EPOCHS):
+                list(teacher.precompute(self.data, epoch))
             teacher = build_teacher(distillation, weights)  # as in a run that starts with a full cache
             assert teacher is not None
         return teacher
 
 
-def all_batches(data: Pipeline) -> Iterator[Batch]:
+def all_batches(trainer: Trainer) -> Iterator[Batch]:
+    """The batches of all epochs; before each, what the trainer does with the teacher."""
     for epoch in range(EPOCHS):
-        yield from data.train_batches(epoch, BATCH_SIZE)
+        if trainer.teacher is not None:
+            list(trainer.teacher.precompute(trainer.data, epoch))
+        yield from trainer.train_batches(epoch, 0)
 
 
 def unbounded(batches: Callable[[], Iterable[Any]]) -> Iterator[Any]:
@@ -118,15 +130,19 @@ def bare_loop(network: str, batch: Batch, dtype: torch.dtype, device: torch.devi
 
 def training_loop(trainer: Trainer) -> Step:
     """The trainer's step on the pipeline's batches, epoch after epoch."""
-    batches = unbounded(lambda: all_batches(trainer.data))
+    batches = unbounded(lambda: all_batches(trainer))
     trainer.student.train()
     return lambda: trainer.take_step(next(batches))
 
 
 @contextmanager
-def conventional_loop(runtime: Runtime) -> Iterator[Step]:
-    """A conventional training loop, in a process of its own that keeps the settings of the system's allocator."""
-    command = [sys.executable, "-m", "benchmarks.conventional", str(runtime.data_dir), str(runtime.device)]
+def conventional_loop(runtime: Runtime, name: str) -> Iterator[Step]:
+    """A conventional training loop, in a process of its own that keeps the settings of the system's allocator.
+
+    Args:
+        name: A key of `benchmarks.conventional.LOOPS`.
+    """
+    command = [sys.executable, "-m", "benchmarks.conventional", name, str(runtime.data_dir), str(runtime.device)]
     with subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None

@@ -95,6 +95,9 @@ class SplitOptions:
         alternating_flip: Flip an image in every second epoch, instead of at random in each: the seed draws whether it
             begins with the first or with the second epoch, so two consecutive epochs always contain both orientations
             (Jordan, https://arxiv.org/abs/2404.00498). For in-memory data sets whose augmentation flips.
+        views_per_image: Show every training image in this number of augmented views, the same in all runs with this
+            `split_seed`: a teacher is run on each of them once, for all seeds, students and searches. A run shows the
+            views of an image one after another, from one that its seed draws. By default every epoch draws new views.
         class_map: Other names of classes, `{"house_cat": "cat"}`: classes are compared by name with those of teachers
             and of weights files.
     """
@@ -106,6 +109,7 @@ class SplitOptions:
     cutout: int = 0
     strong_view: bool = False
     alternating_flip: bool = False
+    views_per_image: int | None = None
     class_map: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -121,6 +125,14 @@ class SplitOptions:
             raise ValueError(f"cutout is an augmentation: it must be 0 where augment is false, got {self.cutout}")
         if self.strong_view and not self.augment:
             raise ValueError("strong_view is an augmentation: it must be false where augment is")
+        if self.views_per_image is None:
+            return
+        if self.views_per_image < 1:
+            raise ValueError(f"views_per_image must be 1 or more, got {self.views_per_image}")
+        if not self.augment:
+            raise ValueError("views_per_image is for augmented views: it must be left out where augment is false")
+        if self.alternating_flip and self.views_per_image % 2:
+            raise ValueError(f"views_per_image must be even with alternating_flip, got {self.views_per_image}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,12 +202,14 @@ class Views:
         per_image: Views of an image: `view` modulo this is below it.
         config: Plain values that define the views: of equal configurations, equal (index, view) are equal images.
         unbounded: Whether every epoch draws from so many views that two runs have few in common.
+        can_grow: Whether `per_image` is larger for a longer run, or for one with other options.
     """
 
     num_images: int
     per_image: int
     config: dict[str, Any]
     unbounded: bool
+    can_grow: bool = False
 
     @property
     def num_rows(self) -> int:
@@ -210,6 +224,8 @@ class Pipeline(Protocol):
     """An opened data set: batches on the device that trains."""
 
     views_shown: int  # views of each image in a training batch of `batch_size` images: see `LossContext`
+    views_per_image: int | None  # as in `SplitOptions`
+    in_memory: bool  # whether a training image can be had again at little cost
 
     @property
     def reads_ahead(self) -> bool:
@@ -266,6 +282,10 @@ class Teacher(Protocol):
     @property
     def num_forwards(self) -> int:
         """Number of images that have been run through a network for that; summed over an ensemble."""
+
+    @property
+    def num_missing(self) -> int:
+        """Number of views of the run whose outputs should be cached and are not yet; summed over an ensemble."""
 
     def __call__(self, batch: Batch) -> Output: ...
 

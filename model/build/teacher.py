@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from ..config.folder import Folder
 from ..logs import format_bytes, log
 from ..teachers.cached import NUM_VERIFIED, CachedTeacher, open_cache, unique_rows
+from ..teachers.compiled import MODES
 from ..teachers.encoding import Encoding, Float16Encoding, TopKEncoding
 from ..teachers.ensemble import EnsembleTeacher
 from ..teachers.live import LiveTeacher
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
     from .experiment import Experiment
 
 TOP_K = 16  # probabilities that are cached where views are unbounded, as a file of all logits would be too large
+MAX_CACHE_BYTES = 16 * 10**9  # that are written where params.json does not say whether outputs are cached
+MIN_MACS_TO_COMPILE = (
+    1e13  # of the teacher on all training images once: with less, compiling takes longer than it saves
+)
 
 
 def read_teacher_weights(experiment: Experiment) -> list[WeightsFile]:
@@ -68,10 +74,46 @@ def build_untrained_teacher(experiment: Experiment, scratch: Path) -> Teacher | 
 
 def has_cache(experiment: Experiment) -> bool:
     """Whether the outputs of the teachers are cached."""
+    if _uncacheable_needs(experiment):
+        return False
     wanted = experiment.teacher_options.cache
     if wanted is None:
-        wanted = not experiment.data.views(experiment.params.num_epochs).unbounded
-    return wanted and not _uncacheable_needs(experiment)
+        return (
+            not experiment.data.views(experiment.params.num_epochs).unbounded
+            and _cache_bytes(experiment) <= MAX_CACHE_BYTES
+        )
+    return wanted
+
+
+def num_views_shown(experiment: Experiment) -> int:
+    """At most how many different views of training images a run shows."""
+    data, num_epochs = experiment.data, experiment.params.num_epochs
+    return min(num_epochs, data.views_per_image or num_epochs) * data.size("train") * data.views_shown
+
+
+def _cache_bytes(experiment: Experiment) -> int:
+    """At most how many bytes of all logits, and of embeddings, a run adds to the caches of its teachers."""
+    output, needs = experiment.loss_context.teacher, experiment.objective.needs
+    assert output is not None
+    values = output.embedding.shape[1] if "embedding" in needs else 0
+    if needs & {"logits", "probabilities"}:
+        values += len(experiment.teachers_in_use) * output.logits.shape[1]
+    return 2 * values * num_views_shown(experiment)
+
+
+def _is_worth_compiling(experiment: Experiment, teacher: Experiment) -> bool:
+    """Whether a teacher is compiled.
+
+    Neither what is cached nor a measurement decides: runs that share a cache compute the same outputs in the same way.
+    """
+    if experiment.params.compile is False or experiment.runtime.device.type not in MODES:
+        return False
+    return teacher.cost.macs * experiment.data.size("train") >= MIN_MACS_TO_COMPILE
+
+
+def _step_size(experiment: Experiment) -> int:
+    """Images for which a process asks the teacher in a step."""
+    return math.ceil(experiment.params.batch_size / experiment.runtime.world.size) * experiment.data.views_shown
 
 
 def _uncacheable_needs(experiment: Experiment) -> set[Need]:
@@ -122,10 +164,13 @@ def _live_or_cached(
     """
     options = experiment.teacher_options
     live = _live(experiment, net, weights.normalisation(teacher.source.normalisation))
+    is_compiled = _is_worth_compiling(experiment, teacher)
     if not has_cache(experiment):
         if options.cache:
             parts = ", ".join(sorted(_uncacheable_needs(experiment)))
             log.info("teacher %s: %s cannot be cached, so it is run on every batch", teacher.name, parts)
+        if is_compiled:
+            _compile(experiment, teacher, live, _step_size(experiment))
         return live
     key: dict[str, Any] = {
         "weights": options.weights,
@@ -136,7 +181,9 @@ def _live_or_cached(
     if columns is not None:
         key["columns"] = list(columns)
     try:
-        cached = _with_cache(experiment, live, teacher.folder, key)
+        cached = _with_cache(experiment, live, teacher.folder, key | ({"compiled": True} if is_compiled else {}))
+        if is_compiled and not _compile(experiment, teacher, live, cached.batch_size, at_once=cached.num_missing > 0):
+            cached = _with_cache(experiment, live, teacher.folder, key)
     except OSError as error:
         log.warning("teacher %s: its outputs cannot be cached (%s): it is run on every batch", teacher.name, error)
         return live
@@ -145,6 +192,22 @@ def _live_or_cached(
         cached.verify(experiment.data.augmented_batch(index, view))
     log.info("teacher %s: %s", teacher.name, _cache_summary(cached, len(index)))
     return cached
+
+
+def _compile(
+    experiment: Experiment, teacher: Experiment, live: LiveTeacher, batch_size: int, *, at_once: bool = True
+) -> bool:
+    """Compile a teacher for batches of a size; returns whether that worked.
+
+    Args:
+        at_once: Or else only when an output is needed that should have been cached.
+    """
+    live.compile(batch_size)
+    if not at_once:
+        return True
+    log.info("teacher %s: compiling its network", teacher.name)
+    index, view = experiment.data.epoch_views(0)
+    return live.run_compiled(experiment.data.augmented_batch(index[:NUM_VERIFIED], view[:NUM_VERIFIED]))
 
 
 def _with_cache(experiment: Experiment, live: LiveTeacher, folder: Folder, key: dict[str, Any]) -> CachedTeacher:
@@ -156,9 +219,9 @@ def _with_cache(experiment: Experiment, live: LiveTeacher, folder: Folder, key: 
         "precision": str(live.dtype).removeprefix("torch."),
         "device": experiment.runtime.device.type,
     }
-    drawn = [data.epoch_views(epoch) for epoch in range(num_epochs)]
+    drawn = [data.epoch_views(epoch) for epoch in range(min(num_epochs, data.views_per_image or num_epochs))]
     index, view = drawn[0]
-    output = live(data.augmented_batch(index[:NUM_VERIFIED], view[:NUM_VERIFIED]))
+    output = live.run_uncompiled(data.augmented_batch(index[:NUM_VERIFIED], view[:NUM_VERIFIED]))
     encodings: dict[Part, Encoding] = {}
     if needs & {"logits", "probabilities"}:
         encodings["logits"] = _encoding_of_logits(experiment, output.logits, folder, unbounded=views.unbounded)
@@ -173,7 +236,7 @@ def _with_cache(experiment: Experiment, live: LiveTeacher, folder: Folder, key: 
         needed_rows=unique_rows(views, drawn),
         dtype=live.dtype,
         device=experiment.runtime.device,
-        batch_size=experiment.eval_batch_size,
+        batch_size=experiment.eval_batch_size if data.in_memory else _step_size(experiment),
     )
 
 

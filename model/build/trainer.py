@@ -84,12 +84,17 @@ def build_trainer(
 
 
 def evaluation_of(experiment: Experiment) -> Evaluate:
-    """A function that computes the metrics of a network on a split of the experiment's data."""
+    """A function that computes the metrics of a network on a split of the experiment's data.
+
+    Test is computed in float32, as by evaluate.py: bfloat16 is rounded otherwise on other processors, by which some of
+    10,000 images change sides.
+    """
     data, world = experiment.data, experiment.runtime.world
 
     def evaluate(net: nn.Module, split: Split) -> dict[str, float]:
         batches = data.eval_batches(split, experiment.eval_batch_size, world.shard)
-        shard = predict(net, batches, dtype=experiment.dtype, device=experiment.runtime.device)
+        dtype = torch.float32 if split == "test" else experiment.dtype
+        shard = predict(net, batches, dtype=dtype, device=experiment.runtime.device)
         return metrics_of(shard.gather(lambda rows: world.all_gather(rows, data.size(split))))
 
     return evaluate

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..build.experiment import Experiment
 from ..build.seen import describe_seen, held_out_seen, seen_by
-from ..build.teacher import build_untrained_teacher, has_cache
+from ..build.teacher import build_untrained_teacher, has_cache, num_views_shown
 from ..build.trainer import build_trainer
 from ..config.folder import Folder
 from ..config.generations import first_generation
@@ -82,7 +82,7 @@ def _describe(experiment: Experiment, startup: float) -> str:
         macs = counter.get_total_flops() // 2 // len(batch.labels)
         seconds = startup + estimate_time(trainer, batch).total
         batches = experiment.data.eval_batches("test", experiment.eval_batch_size)
-        predict(trainer.student, islice(batches, 1), dtype=experiment.dtype, device=device)
+        predict(trainer.student, islice(batches, 1), dtype=torch.float32, device=device)
         memory = peak_memory(device)
     estimates = [
         (needed, _estimate_dependency(needed, experiment.data)) for needed in experiment.all_untrained_dependencies
@@ -130,8 +130,7 @@ def _teacher_lines(experiment: Experiment) -> list[str]:
         network = f"{teacher.params.student.name}, {teacher.cost}"
         lines.append(f"teacher   {teacher.name}: {network}, {_state(teacher.folder)}{_seen(experiment, teacher)}")
     if has_cache(experiment):
-        data = experiment.data
-        num_views = experiment.params.num_epochs * data.size("train") * data.views_shown
+        num_views = num_views_shown(experiment)
         lines.append(f"cache     the teacher is run once on each view, {num_views:,} at most; its outputs are cached")
     return lines
 

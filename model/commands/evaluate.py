@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ..build.experiment import Experiment
 from ..build.seen import describe_seen, held_out_seen
@@ -58,7 +59,7 @@ def evaluate(
 
 
 def predict_split(experiment: Experiment, weights: WeightsFile, split: Split) -> Predictions:
-    """The network's predictions for a split, in the normalisation of its weights file.
+    """The network's predictions for a split, in float32 and in the normalisation of its weights file.
 
     Raises:
         UserError: The weights are another network's, or the split is empty.
@@ -75,7 +76,7 @@ def predict_split(experiment: Experiment, weights: WeightsFile, split: Split) ->
         batch._replace(images=renormalise(batch.images))
         for batch in data.eval_batches(split, experiment.eval_batch_size)
     )
-    result = predict(net, batches, dtype=experiment.dtype, device=device)
+    result = predict(net, batches, dtype=torch.float32, device=device)
     if columns is None:
         return result
     log.info("%s: the classes of %s are put in the order of the data's", experiment.name, weights.path)

@@ -392,8 +392,10 @@ def finish(experiment: Experiment, trainer: Trainer) -> None:
     trainer.check_finite({"test_loss": last["loss"]})
     trainer.write_metrics(folder.metrics("test", "last"), last)
     best = world.on_rank_zero(load_checkpoint, folder.checkpoint("best"))
-    trainer.student.load_state_dict(best["state_dict"])
-    metrics = trainer.evaluate(trainer.student, "test") | {"epoch": best["epoch"]}
+    metrics = last
+    if best["epoch"] != trainer.num_epochs:
+        trainer.student.load_state_dict(best["state_dict"])
+        metrics = trainer.evaluate(trainer.student, "test") | {"epoch": best["epoch"]}
     trainer.write_metrics(folder.metrics("test", "best"), metrics)
     device, shape = experiment.runtime.device, experiment.source.image_shape
     info = {

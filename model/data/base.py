@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..fingerprint import Fingerprint, SplitFingerprint, digest
-from ..randomness import ORDER, STRONG, permutation, random_bits
+from ..randomness import FIRST_VIEW, ORDER, STRONG, permutation, random_bits
 from ..types import Normalisation, Split, SplitOptions
 from .preprocess import normalise, scale_and_shift
 from .split import Indices, batch_bounds, split_indices
@@ -32,6 +32,7 @@ class BasePipeline(ABC):
 
     skipped: tuple[str, ...] = ()
     reads_ahead: bool = False
+    in_memory: bool = True
 
     def __init__(
         self,
@@ -49,6 +50,8 @@ class BasePipeline(ABC):
         self.seed, self.device = seed, device
         self.num_images = len(train_labels)
         self.cutout, self.views_shown = options.cutout, 2 if options.strong_view else 1
+        self.views_per_image = options.views_per_image
+        self._view_seed = seed if options.views_per_image is None else options.split_seed
         train, val = split_indices(train_labels, options, split_keys)
         self.indices: dict[Split, Indices] = {"train": train, "val": val, "test": np.arange(len(test_labels))}
         self._all_labels, self._split_keys = (train_labels, test_labels), split_keys
@@ -118,9 +121,17 @@ class BasePipeline(ABC):
     def _is_strong(self, view: Indices) -> NDArray[np.bool_]:
         """Which of the views are strong."""
 
+    def _shown_views(self, epoch: int, index: Indices) -> Indices:
+        """Which of its `views_per_image` views an image shows in an epoch; the epoch's number without this option."""
+        if self.views_per_image is None:
+            return np.full(len(index), epoch)
+        first = random_bits(self.seed, FIRST_VIEW, index=index) % np.uint64(self.views_per_image)
+        shown: Indices = (first.astype(np.int64) + epoch) % self.views_per_image
+        return shown
+
     def _draw(self, *key: int, below: int, index: Indices, view: Indices) -> Indices:
-        """A random number in [0, below) for each sample, f(seed, key, index, view)."""
-        bits = random_bits(self.seed, *key, index=view * self.num_images + index)
+        """A random number in [0, below) for each sample, f(seed of the views, key, index, view)."""
+        bits = random_bits(self._view_seed, *key, index=view * self.num_images + index)
         drawn: Indices = (bits % np.uint64(below)).astype(np.int64)
         return drawn
 

@@ -165,8 +165,11 @@ class FolderPipeline(BasePipeline):
 
     The view of a training image is the epoch's number. With the run's seed and the index it gives the seed of crop and
     flip, so the image is a function of (index, view), whatever the number of workers. With strong views, an epoch has
-    two numbers, of which the odd one is the strong view's.
+    two numbers, of which the odd one is the strong view's. With `views_per_image`, the views of all runs are those that
+    a run with the split's seed shows in its first epochs.
     """
+
+    in_memory = False
 
     def __init__(self, source: FolderSource, options: SplitOptions, *, seed: int, device: torch.device) -> None:
         from .image_reader import BatchReader
@@ -190,8 +193,8 @@ class FolderPipeline(BasePipeline):
             split_keys=name_hashes(train_files, source.folders["train"][0]),
         )
         size = source.image_shape[1]
-        training = (BatchReader(train_files, size, seed), torch.from_numpy(train_labels).to(device))
-        testing = (BatchReader(test_files, size, seed), torch.from_numpy(test_labels).to(device))
+        training = (BatchReader(train_files, size, self._view_seed), torch.from_numpy(train_labels).to(device))
+        testing = (BatchReader(test_files, size, self._view_seed), torch.from_numpy(test_labels).to(device))
         self._readers: dict[Split, BatchReader] = {"train": training[0], "val": training[0], "test": testing[0]}
         self._labels = {"train": training[1], "val": training[1], "test": testing[1]}
 
@@ -210,13 +213,20 @@ class FolderPipeline(BasePipeline):
     def views(self, num_epochs: int) -> Views:
         config: dict[str, Any] = {"size": self._readers["train"].size, "augment": self.augment}
         if self.augment:
-            config["seed"] = self.seed
+            config["seed"] = self._view_seed
         if self.cutout:
             config["cutout"] = self.cutout
         if self.views_shown == 2:
             config["strong_views"] = True
-        per_image = num_epochs * self.views_shown if self.augment else 1
-        return Views(num_images=self.num_images, per_image=per_image, config=config, unbounded=self.augment)
+        unbounded = self.augment and self.views_per_image is None
+        per_image = (self.views_per_image or num_epochs) * self.views_shown if self.augment else 1
+        return Views(
+            num_images=self.num_images,
+            per_image=per_image,
+            config=config,
+            unbounded=unbounded,
+            can_grow=self.augment,
+        )
 
     def augmented_batch(self, index: Indices, view: Indices) -> Batch:
         if not self.augment:
@@ -227,7 +237,7 @@ class FolderPipeline(BasePipeline):
         return self._content[split]
 
     def _weak_views(self, epoch: int, index: Indices) -> Indices:
-        return np.full(len(index), epoch * self.views_shown if self.augment else CENTRE_CROP)
+        return self._shown_views(epoch, index) * self.views_shown if self.augment else np.full(len(index), CENTRE_CROP)
 
     def _strong_views(self, epoch: int, index: Indices) -> Indices:
         return self._weak_views(epoch, index) + 1

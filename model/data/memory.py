@@ -4,6 +4,9 @@ The view of a sample is a number that encodes the crop offset, the flip and the 
 function of (seed, epoch, index), and the augmented image is a function of (index, view), so teacher outputs can be
 cached by view. Above these numbers are the strong views, one per epoch; their augmentations are drawn from
 (seed, view, index).
+
+With `views_per_image`, an image's views are numbered from 0 instead, weak and strong ones in turn, and all their
+augmentations are drawn from (split seed, view, index).
 """
 
 from __future__ import annotations
@@ -143,6 +146,11 @@ class MemoryPipeline(BasePipeline):
         config: dict[str, Any] = asdict(self.augmentation)
         if self.cutout:
             config["cutout"] = self.cutout
+        if self.views_per_image is not None:
+            config["drawn_by_split_seed"] = self._view_seed
+            config |= {"alternating_flip": self.alternating_flip, "strong_views": self.views_shown == 2}
+            per_image = self.views_per_image * self.views_shown
+            return Views(num_images=self.num_images, per_image=per_image, config=config, unbounded=False, can_grow=True)
         if self.views_shown == 2:
             config["strong_views_of_seed"] = self.seed
         return Views(
@@ -150,13 +158,18 @@ class MemoryPipeline(BasePipeline):
             per_image=self._num_views + (num_epochs if self.views_shown == 2 else 0),
             config=config,
             unbounded=self.cutout > 0 or self.views_shown > 1,  # with cutout: finite, but too many to be shared
+            can_grow=self.views_shown > 1,
         )
 
     def augmented_batch(self, index: Indices, view: Indices) -> Batch:
         index_N, view_N = on_device(index, self.device), on_device(view, self.device)
         weak_view, strong = view, self._is_strong(view)  # crop and flip of a strong view are those of a weak one
+        if self.views_per_image is not None:
+            drawn = self._draw(VIEW, below=self._num_views, index=index, view=view)
+            weak_view = self._with_alternating_flip(drawn, index, view // self.views_shown)
         if strong.any():
-            weak_view = np.where(strong, self._draw(STRONG, CROP, below=self._num_views, index=index, view=view), view)
+            drawn = self._draw(STRONG, CROP, below=self._num_views, index=index, view=view)
+            weak_view = np.where(strong, drawn, weak_view)
         images_NHWC = self._images["train"].index_select(0, index_N)
         pixels_NHWC = crop_and_flip(images_NHWC, on_device(weak_view, self.device), self.augmentation)
         images = self._training_images(pixels_NHWC, index, view, weak_view // self.augmentation.num_views)
@@ -173,17 +186,26 @@ class MemoryPipeline(BasePipeline):
         return self.augmentation.num_views * self._num_centres
 
     def _weak_views(self, epoch: int, index: Indices) -> Indices:
+        if self.views_per_image is not None:
+            return self._shown_views(epoch, index) * self.views_shown
         drawn = random_bits(self.seed, VIEW, epoch, index=index) % np.uint64(self._num_views)
-        views: Indices = drawn.astype(np.int64)
+        return self._with_alternating_flip(drawn.astype(np.int64), index, epoch)
+
+    def _with_alternating_flip(self, views: Indices, index: Indices, number: Indices | int) -> Indices:
+        """The same views, flipped by their number among those of their image, where the option asks for that."""
         if not self.alternating_flip:
             return views
-        flipped = (random_bits(self.seed, FLIP, index=index).astype(np.int64) + epoch) % 2
+        flipped = (random_bits(self._view_seed, FLIP, index=index).astype(np.int64) + number) % 2
         return views - views % self.augmentation.flips + flipped
 
     def _strong_views(self, epoch: int, index: Indices) -> Indices:
+        if self.views_per_image is not None:
+            return self._weak_views(epoch, index) + 1
         return np.full(len(index), self._num_views + epoch)
 
     def _is_strong(self, view: Indices) -> NDArray[np.bool_]:
+        if self.views_per_image is not None:
+            return np.asarray(view % self.views_shown == 1)
         return np.asarray(view >= self._num_views)
 
 

@@ -27,8 +27,9 @@ from torch import Tensor
 from ..errors import UserError
 from ..files import read_json, write_json
 from ..logs import log
-from ..types import Batch, Output, Part, Pipeline, Teacher, Views
+from ..types import Batch, Output, Part, Pipeline, Views
 from .encoding import Encoding
+from .live import LiveTeacher
 from .row_file import RowFile, Rows
 from .row_store import DeviceRowStore, FileRowStore, RowStore
 
@@ -36,6 +37,7 @@ KEY_FILE = "about.json"  # in each cache's folder: all that its rows depend on; 
 NUM_TIMED = 3  # forward passes, for the estimate of a run's time
 NUM_VERIFIED = 16  # cached rows that are computed again at the start of a run
 MAX_PRECOMPUTE_BATCH_SIZE = 256
+MAX_COPY_BYTES = 256 * 10**6  # of the rows of a run that are copied into memory; a GPU takes a quarter of what is free
 # Largest distance (see `Encoding.distance`) between a cached row and the same one computed again: the order of sums
 # changes with the number of threads and the batch size. Outputs for two different images differ by far more.
 TOLERANCES = {torch.float32: 0.01, torch.bfloat16: 0.1}
@@ -64,7 +66,7 @@ class CachedTeacher:
 
     def __init__(
         self,
-        live: Teacher,
+        live: LiveTeacher,
         parts: Mapping[Part, CachedPart],
         views: Views,
         needed_rows: Rows,
@@ -77,7 +79,7 @@ class CachedTeacher:
         self.num_queries = 0
         self._can_write, self._has_warned_of_corrupt_rows = True, False
         self._epoch_is_cached = False  # all rows of the epoch are sure to be valid: none needs to be looked for
-        self.num_missing = len(needed_rows) - len(self._cached_rows())
+        self.num_missing = self._count_missing()
 
     @property
     def num_forwards(self) -> int:
@@ -89,14 +91,21 @@ class CachedTeacher:
 
     def _look_up_or_compute(self, batch: Batch) -> Output:
         rows_N = self.views.row(batch.index, batch.view)
-        stored = {name: part.store.read(rows_N) for name, part in self.parts.items()}
-        values = {name: part.encoding.decode(stored[name].words) for name, part in self.parts.items()}
-        if not self._epoch_is_cached:
-            missing_N = ~torch.stack([rows.valid for rows in stored.values()]).all(dim=0)
-            if missing_N.any():
-                self._compute_missing(values, missing_N, batch)
+        values, valid_N = self._look_up(rows_N)
+        if not self._epoch_is_cached and not valid_N.all():
+            for part in self.parts.values():  # another process may have cached them meanwhile
+                part.store.refresh(rows_N[~valid_N].cpu().numpy())
+            values, valid_N = self._look_up(rows_N)
+            if not valid_N.all():
+                self._compute_missing(values, ~valid_N, batch)
         empty_N0 = batch.labels.new_empty(len(rows_N), 0, dtype=torch.float32)
         return Output(logits=values.get("logits", empty_N0), embedding=values.get("embedding", empty_N0))
+
+    def _look_up(self, rows_N: Tensor) -> tuple[dict[Part, Tensor], Tensor]:
+        """The decoded rows, and which of them are valid in every part."""
+        stored = {name: part.store.read(rows_N) for name, part in self.parts.items()}
+        values = {name: part.encoding.decode(stored[name].words) for name, part in self.parts.items()}
+        return values, torch.stack([rows.valid for rows in stored.values()]).all(dim=0)
 
     def _compute_missing(self, values: dict[Part, Tensor], missing_N: Tensor, batch: Batch) -> None:
         """Run the network on the missing rows, put its output into `values`, and cache it."""
@@ -130,10 +139,12 @@ class CachedTeacher:
         """Run the network on the views of an epoch that are not cached, in random order; yields the progress in [0, 1].
 
         So runs that begin together share the work, as each skips what the others have cached meanwhile. Unbounded
-        views are left to the training steps, as reading an image twice costs more than sharing the work saves.
+        views, and images in files, are left to the training steps, as reading an image twice costs more than sharing
+        the work saves.
         """
-        if self.views.unbounded or not self._can_write:
+        if self.views.unbounded or not data.in_memory or not self._can_write:
             return
+        self._epoch_is_cached, self.num_missing = False, self._count_missing()
         index_M, view_M = data.epoch_views(epoch)
         rows_M = self.views.row(index_M, view_M)
         missing = np.random.default_rng().permutation(np.flatnonzero(~self._is_cached(rows_M)))
@@ -142,6 +153,7 @@ class CachedTeacher:
             chunk = chunk[~self._is_cached(rows_M[chunk])]
             if len(chunk) and self._can_write:
                 self._look_up_or_compute(data.augmented_batch(index_M[chunk], view_M[chunk]))
+            self.num_missing -= min(self.batch_size, len(missing) - start)  # by this process or by another one
             yield (start + self.batch_size) / len(missing)
         is_complete = [part.store.refresh(rows_M) for part in self.parts.values()]
         self._epoch_is_cached = all(is_complete)
@@ -150,13 +162,15 @@ class CachedTeacher:
         """An estimate of the time that running the network on the missing rows takes, measured on one batch."""
         if not self.num_missing:
             return 0.0
+        sample = torch.arange(self.batch_size, device=batch.index.device) % len(batch.index)
+        batch = select(batch, sample)  # of the size that outputs are computed in
         self.live(batch)  # warm-up
         seconds = []
         for _ in range(NUM_TIMED):
             start = time.perf_counter()
             self.live(batch).logits.sum().item()  # waits for the device
             seconds.append(time.perf_counter() - start)
-        return statistics.median(seconds) / len(batch.index) * self.num_missing
+        return statistics.median(seconds) / self.batch_size * self.num_missing
 
     def sample_cached_views(self) -> tuple[Rows, Rows]:
         """Index and view of a few of the cached rows, to be verified."""
@@ -170,9 +184,10 @@ class CachedTeacher:
         Raises:
             UserError: One differs by more than rounding; the message has both.
         """
-        output = self.live(batch)
+        output = self.live.run_uncompiled(batch)
         rows_N = self.views.row(batch.index, batch.view)
         for name, part in self.parts.items():
+            part.store.refresh(rows_N.cpu().numpy())
             words_NW, valid_N = part.store.read(rows_N)
             cached_ND = part.encoding.decode(words_NW)
             computed_ND = part.encoding.decode(part.encoding.encode(getattr(output, name)))
@@ -185,6 +200,9 @@ class CachedTeacher:
                     f"{_first_values(computed_ND[i])}; remove {part.file.path.parent} to compute the cache again"
                 )
 
+    def _count_missing(self) -> int:
+        return len(self.needed_rows) - len(self._cached_rows())
+
     def _cached_rows(self) -> Rows:
         return self.needed_rows[self._is_cached(self.needed_rows)]
 
@@ -196,7 +214,7 @@ class CachedTeacher:
 
 
 def open_cache(
-    live: Teacher,
+    live: LiveTeacher,
     root: Path,
     *,
     key: dict[str, Any],
@@ -225,7 +243,7 @@ def open_cache(
     parts = {}
     for name, encoding in encodings.items():
         file = RowFile(cache_dir / encoding.file_name(name), num_rows=views.num_rows, width=encoding.width)
-        if file.was_truncated and not views.unbounded:  # unbounded views: a longer run has more rows
+        if file.was_truncated and not views.can_grow:
             log.warning("%s: the file was truncated; missing rows are computed again", file.path)
         parts[name] = CachedPart(encoding, file, _open_store(file, needed_rows, device))
     return CachedTeacher(live, parts, views, needed_rows, tolerance=TOLERANCES[dtype], batch_size=batch_size)
@@ -240,7 +258,8 @@ def _remove_outdated_caches(root: Path, key: dict[str, Any]) -> None:
 
 
 def _open_store(file: RowFile, needed_rows: Rows, device: torch.device) -> RowStore:
-    if device.type == "cuda" and 2 * file.width * len(needed_rows) < torch.cuda.mem_get_info(device)[0] / 4:
+    free = torch.cuda.mem_get_info(device)[0] / 4 if device.type == "cuda" else MAX_COPY_BYTES
+    if 2 * file.width * len(needed_rows) < free:
         return DeviceRowStore(file, needed_rows, device)
     return FileRowStore(file)
 
@@ -251,7 +270,7 @@ def unique_rows(views: Views, epoch_views: Iterable[tuple[Rows, Rows]]) -> Rows:
 
 
 def select(batch: Batch, selected_N: Tensor) -> Batch:
-    """Some samples of a batch."""
+    """Some samples of a batch, by a mask or by their positions."""
     part = Batch(*(tensor[selected_N] for tensor in batch))
     return part._replace(images=part.images.contiguous(memory_format=torch.channels_last))
 

@@ -38,6 +38,10 @@ class EnsembleTeacher:
     def num_forwards(self) -> int:
         return sum(member.num_forwards for member in self.members)
 
+    @property
+    def num_missing(self) -> int:
+        return sum(member.num_missing for member in self.members)
+
     def precompute(self, data: Pipeline, epoch: int) -> Iterator[float]:
         for number, member in enumerate(self.members):
             for progress in member.precompute(data, epoch):

@@ -1,14 +1,17 @@
-"""The live teacher: the network is run on every batch."""
+"""The live teacher: the network is run on every batch, compiled where that pays."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
+from ..errors import first_sentence
+from ..logs import log
 from ..training.precision import autocast, to_device
 from ..types import Batch, Normalisation, Output, Pipeline
+from .compiled import CompiledNetwork
 
 
 class LiveTeacher:
@@ -33,19 +36,44 @@ class LiveTeacher:
         self.net = to_device(net, device).eval().requires_grad_(False)
         self.normalisation, self.dtype, self.device = normalisation, dtype, device
         self._renormalise = Renormalisation(data_normalisation, normalisation, device)
+        self._forward: Callable[[Tensor], Output] = self.net
         self.num_forwards = 0
+
+    def compile(self, batch_size: int) -> None:
+        """Compile the network at its next call, for batches of this size; smaller ones are padded."""
+        self._forward = CompiledNetwork(self.net, batch_size, self.device.type)
+
+    def run_compiled(self, batch: Batch) -> bool:
+        """Run the network once, so that it is compiled; where that fails, log it and leave it as it is from now on."""
+        try:
+            self(batch)
+        except Exception as error:  # compilers fail in many ways, and none of them should end a run
+            log.warning("the teacher cannot be compiled (%s): it runs uncompiled", first_sentence(error))
+            self._forward = self.net
+            return False
+        return True
 
     @property
     def num_queries(self) -> int:
         return self.num_forwards
 
-    @torch.no_grad()
+    @property
+    def num_missing(self) -> int:
+        return 0
+
     def __call__(self, batch: Batch) -> Output:
+        return self._run(self._forward, batch)
+
+    def run_uncompiled(self, batch: Batch) -> Output:
+        """The same but for rounding: for a few images, which would not be worth a compilation."""
+        return self._run(self.net, batch)
+
+    @torch.no_grad()
+    def _run(self, forward: Callable[[Tensor], Output], batch: Batch) -> Output:
         self.num_forwards += len(batch.images)
         images = self._renormalise(batch.images)
         with autocast(self.dtype, self.device):
-            output: Output = self.net(images)
-        return output
+            return forward(images)
 
     def precompute(self, data: Pipeline, epoch: int) -> Iterator[float]:
         return iter(())

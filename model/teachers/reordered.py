@@ -29,6 +29,10 @@ class ReorderedTeacher:
     def num_forwards(self) -> int:
         return self.teacher.num_forwards
 
+    @property
+    def num_missing(self) -> int:
+        return self.teacher.num_missing
+
     def __call__(self, batch: Batch) -> Output:
         return reordered(self.teacher(batch), self.columns_K)
 

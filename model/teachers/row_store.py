@@ -1,4 +1,4 @@
-"""Where cached rows are looked up: in their file, or in a copy of it on the device."""
+"""Where cached rows are looked up: in a copy on the device, or in their file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class RowStore(Protocol):
 
 
 class FileRowStore:
-    """Reads the file at every batch: for a CPU, which reads a memory map as fast as memory."""
+    """Reads the file at every batch, where a copy would take too much memory."""
 
     def __init__(self, file: RowFile) -> None:
         self.file = file
@@ -48,7 +48,7 @@ class FileRowStore:
 
 
 class DeviceRowStore:
-    """A copy of all rows that a run needs, on a device that should not wait for the host.
+    """A copy of all rows that a run needs, on the device: a GPU need not wait for the host, and a CPU checks rows once.
 
     Args:
         needed_rows: The rows that are copied; sorted, without duplicates.

@@ -15,6 +15,7 @@ from ..logs import ProgressBar, format_duration, log
 from .threads import likely_cause_of_slowness
 
 if TYPE_CHECKING:
+    from ..types import Teacher
     from .probe import Estimate
 
 SECONDS_BETWEEN_STEP_LOGS = 2.0
@@ -46,6 +47,7 @@ class RunLogger:
         self.history = [row for row in folder.read_history() if row["epoch"] <= first_step // steps_per_epoch]
         self.first_step, self._started = first_step, time.monotonic()
         self._next_step_log, self._next_line = 0.0, self._started + SECONDS_BETWEEN_LINES
+        self._teacher_seconds, self._teacher_views, self._teacher_missing = 0.0, 0, 0  # ahead of epochs
         self._bar: ProgressBar | None = None
         logging.getLogger("tensorboardX").setLevel(logging.ERROR)  # its warnings say nothing of the run
         with warnings.catch_warnings():
@@ -57,11 +59,18 @@ class RunLogger:
         self._writer = SummaryWriter(str(folder.tensorboard), purge_step=first_step, filename_suffix=f".{first_step}")
 
     def seconds_left(self, step: int) -> float | None:
-        """Estimated from the steps that this process has done; None before the first."""
+        """Estimated from what this process has done so far; None before the first step."""
         done = step - self.first_step
         if done <= 0:
             return None
-        return (time.monotonic() - self._started) / done * (self.num_epochs * self.steps_per_epoch - step)
+        training = time.monotonic() - self._started - self._teacher_seconds
+        steps_left = self.num_epochs * self.steps_per_epoch - step
+        return training / done * steps_left + self._teacher_seconds_left()
+
+    def _teacher_seconds_left(self) -> float:
+        if not self._teacher_views:
+            return 0.0
+        return self._teacher_seconds / self._teacher_views * self._teacher_missing
 
     @contextmanager
     def progress(self, epoch: int, step: int) -> Iterator[None]:
@@ -80,20 +89,29 @@ class RunLogger:
             self._bar = None
 
     @contextmanager
-    def teacher_progress(self, epoch: int) -> Iterator[Callable[[float], None]]:
+    def teacher_progress(self, epoch: int, teacher: Teacher) -> Iterator[Callable[[float], None]]:
         """A bar over the teacher's forward passes ahead of an epoch, set by the fraction that is done."""
+        what = f"epoch {epoch}/{self.num_epochs}: caching teacher outputs"
+        missing, start = teacher.num_missing, time.monotonic()
         with ProgressBar(
-            desc=f"epoch {epoch}/{self.num_epochs}: caching teacher outputs",
+            desc=what,
             total=1.0,
             delay=0.1,
-            bar_format="{desc} {percentage:3.0f}%|{bar}| {remaining} left",
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {remaining} left{postfix}",
         ) as bar:
 
             def show(fraction: float) -> None:
                 bar.n = min(fraction, 1.0)
-                bar.refresh()
+                left = f"{teacher.num_missing:,} views of this run to go"
+                bar.set_postfix_str(left)
+                if bar.disable and time.monotonic() >= self._next_line:
+                    self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
+                    log.info("%s, %d %%: %s", what, 100 * bar.n, left)
 
             yield show
+        self._teacher_seconds += time.monotonic() - start
+        self._teacher_missing = teacher.num_missing
+        self._teacher_views += max(0, missing - teacher.num_missing)  # computed by other processes, too
 
     def is_due(self) -> bool:
         """Whether it is time to log a step, for which the step has to wait for the device."""
@@ -168,7 +186,7 @@ class SilentRunLogger:
     def progress(self, epoch: int, step: int) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def teacher_progress(self, epoch: int) -> AbstractContextManager[Callable[[float], None]]:
+    def teacher_progress(self, epoch: int, teacher: Teacher) -> AbstractContextManager[Callable[[float], None]]:
         return nullcontext(lambda fraction: None)
 
     def is_due(self) -> bool:

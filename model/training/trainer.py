@@ -140,7 +140,7 @@ class Trainer:
         if self.teacher is None:
             return
         stop = False
-        with logger.teacher_progress(epoch + 1) as show:
+        with logger.teacher_progress(epoch + 1, self.teacher) as show:
             for fraction in self.teacher.precompute(self.data, epoch):
                 show(fraction)
                 stop = self.should_stop()

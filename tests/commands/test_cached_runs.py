@@ -369,6 +369,38 @@ def test_cache_of_the_best_weights_stays_when_the_last_ones_are_used(student: Ma
     assert teacher_images(student("best again"))["run"] == 0
 
 
+# A fixed number of views ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fixed_views(trained: Folder) -> dict[str, Any]:
+    """The data set of `trained` with two views of each image."""
+    return Experiment(trained.path).written_params.dataset.model_dump() | {"views_per_image": 2}
+
+
+def test_teacher_is_run_once_on_each_fixed_view_for_all_seeds(
+    student: MakeStudent, fixed_views: dict[str, Any]
+) -> None:
+    first = student("first", dataset=fixed_views, num_epochs=4)
+    assert teacher_images(first) == {"asked": 4 * NUM_TRAIN, "run": 2 * NUM_TRAIN - BATCH_SIZE}
+    other = student("other", dataset=fixed_views, num_epochs=4, seed=1)
+    assert teacher_images(other) == {"asked": 4 * NUM_TRAIN, "run": 0}
+
+
+def test_more_fixed_views_run_the_teacher_on_the_additional_ones(
+    student: MakeStudent, fixed_views: dict[str, Any]
+) -> None:
+    student("two", dataset=fixed_views, num_epochs=3)
+    three = student("three", dataset=fixed_views | {"views_per_image": 3}, num_epochs=3)
+    assert teacher_images(three)["run"] in range(NUM_TRAIN - BATCH_SIZE, NUM_TRAIN + 1)
+
+
+def test_cached_outputs_of_fixed_views_equal_live_outputs(
+    student: MakeStudent, fixed_views: dict[str, Any], runtime: Runtime
+) -> None:
+    assert_cached_outputs_equal_live_outputs(student("first", dataset=fixed_views | {"cutout": 4}), runtime)
+
+
 # A folder of images -------------------------------------------------------------------------------------------------
 
 NUM_PHOTOS, PHOTO_BATCH_SIZE = 24, 8  # training images, and those of the estimate's batch
@@ -449,6 +481,25 @@ def test_shorter_run_on_photos_keeps_the_cache_of_the_later_epochs(photo_student
     photo_student("first", teacher_options={"cache": True})
     photo_student("shorter", teacher_options={"cache": True}, num_epochs=1)
     assert teacher_images(photo_student("again", teacher_options={"cache": True}))["run"] == 0
+
+
+def test_fixed_views_of_photos_are_cached_by_default(photos: dict[str, Any], photo_student: MakeStudent) -> None:
+    fixed = photos["dataset"] | {"views_per_image": 2}
+    first = photo_student("first", dataset=fixed, num_epochs=3)
+    assert teacher_images(first) == {"asked": 3 * NUM_PHOTOS, "run": 2 * NUM_PHOTOS - PHOTO_BATCH_SIZE}
+    assert teacher_images(photo_student("other", dataset=fixed, num_epochs=3, seed=1))["run"] == 0
+
+
+def test_fixed_views_whose_outputs_take_too_much_space_are_not_cached_unasked(
+    photos: dict[str, Any], photo_student: MakeStudent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fixed = photos["dataset"] | {"views_per_image": 2}
+    size = 2 * 2 * NUM_PHOTOS * 2  # values of two bytes, for two classes, in two views
+    monkeypatch.setattr("model.build.teacher.MAX_CACHE_BYTES", size - 1)
+    assert teacher_images(photo_student("live", dataset=fixed))["run"] == 2 * NUM_PHOTOS
+    monkeypatch.setattr("model.build.teacher.MAX_CACHE_BYTES", size)
+    assert teacher_images(photo_student("cached", dataset=fixed))["run"] == 2 * NUM_PHOTOS - PHOTO_BATCH_SIZE
+    assert teacher_images(photo_student("again", dataset=fixed))["run"] == 0
 
 
 def test_teacher_is_run_once_on_photos_without_augmentation(photos: dict[str, Any], photo_student: MakeStudent) -> None:

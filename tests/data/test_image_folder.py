@@ -171,6 +171,29 @@ def test_alternating_flips_are_refused(image_folder: Path) -> None:
         opened(image_folder, alternating_flip=True)
 
 
+@pytest.mark.parametrize("strong_view", [False, True])
+def test_fixed_views_are_those_of_the_first_epochs_of_the_split_seed(image_folder: Path, strong_view: bool) -> None:
+    fixed = opened(image_folder, seed=7, split_seed=3, views_per_image=3, strong_view=strong_view)
+    unlimited = opened(image_folder, seed=3, split_seed=3, strong_view=strong_view)
+    assert images_by_view(fixed, range(3)) == images_by_view(fixed, range(3, 6)) == images_by_view(unlimited, range(3))
+    assert fixed.views(9).config == unlimited.views(9).config
+    assert (fixed.views(9).num_rows, fixed.views(9).unbounded) == (21 * 3 * fixed.views_shown, False)
+
+
+def images_by_view(pipeline: FolderPipeline, epochs: range) -> dict[tuple[int, int], bytes]:
+    batches = itertools.chain.from_iterable(pipeline.train_batches(epoch, 4) for epoch in epochs)
+    return {
+        (int(index), int(view)): image.numpy().tobytes()
+        for batch in batches
+        for image, index, view in zip(batch.images, batch.index, batch.view, strict=True)
+    }
+
+
+def test_the_seed_draws_which_fixed_view_a_photo_begins_with(image_folder: Path) -> None:
+    first = [opened(image_folder, seed=seed, views_per_image=3).epoch_views(0)[1] for seed in range(10)]
+    assert all(len(set(of_one_image)) > 1 for of_one_image in np.stack(first).T)
+
+
 def test_cutout_leaves_evaluation_alone(image_folder: Path) -> None:
     plain, cut = (next(opened(image_folder, cutout=side).eval_batches("test", 8)) for side in (0, 6))
     assert torch.equal(plain.images, cut.images)

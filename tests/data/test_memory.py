@@ -2,6 +2,7 @@
 
 import itertools
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -401,3 +402,109 @@ def test_a_gpu_gives_the_same_batches() -> None:
         assert torch.allclose(batch.images, on_gpu.images.cpu(), atol=1e-6)
         assert torch.equal(batch.view, on_gpu.view.cpu())
         assert torch.equal(batch.labels, on_gpu.labels.cpu())
+
+
+# A fixed number of views ---------------------------------------------------------------------------------------------
+
+FIXED: dict[str, dict[str, Any]] = {
+    "crop and flip": {},
+    "cutout": {"cutout": 4},
+    "strong views": {"strong_view": True},
+    "alternating flips": {"alternating_flip": True},
+}
+
+
+def shown(pipeline: MemoryPipeline, epochs: range) -> list[tuple[int, int, bytes]]:
+    """Index, view and pixels of all that is shown in some epochs, sorted."""
+    batches = itertools.chain.from_iterable(pipeline.train_batches(epoch, 16) for epoch in epochs)
+    return sorted(
+        (int(index), int(view), image.numpy().tobytes())
+        for batch in batches
+        for image, index, view in zip(batch.images, batch.index, batch.view, strict=True)
+    )
+
+
+@pytest.mark.parametrize("options", FIXED.values(), ids=FIXED)
+def test_every_image_shows_each_of_its_views_once_in_as_many_epochs(options: dict[str, Any]) -> None:
+    pipeline = opened(views_per_image=4, **options)
+    first, second = shown(pipeline, range(4)), shown(pipeline, range(4, 8))
+    assert first == second
+    assert len({(index, view) for index, view, _ in first}) == 4 * pipeline.views_shown * pipeline.size("train")
+
+
+@pytest.mark.parametrize("options", FIXED.values(), ids=FIXED)
+def test_all_seeds_show_the_same_views(options: dict[str, Any]) -> None:
+    one, other = (opened(seed, views_per_image=4, **options) for seed in (0, 1))
+    assert shown(one, range(4)) == shown(other, range(4))
+    assert one.views(num_epochs=9) == other.views(num_epochs=2)
+
+
+def test_the_seed_draws_which_view_an_image_begins_with() -> None:
+    first = [opened(seed, views_per_image=4, val_size=0).epoch_views(0)[1] for seed in range(20)]
+    assert [np.mean(np.stack(first) == view) for view in range(4)] == pytest.approx([0.25] * 4, abs=0.05)
+    assert all(len(set(of_one_image)) > 1 for of_one_image in np.stack(first).T)
+
+
+def test_another_split_seed_has_other_views() -> None:
+    one, other = (opened(views_per_image=4, val_size=0, split_seed=split_seed) for split_seed in (0, 1))
+    same = [
+        pixels == other_pixels
+        for (*_, pixels), (*_, other_pixels) in zip(shown(one, range(4)), shown(other, range(4)), strict=True)
+    ]
+    assert np.mean(same) < 0.05
+    assert one.views(1).config != other.views(1).config
+
+
+def test_more_views_contain_fewer() -> None:
+    few, many = (shown(opened(views_per_image=number), range(number)) for number in (2, 6))
+    assert set(few) < set(many)
+    assert opened(views_per_image=2).views(1).config == opened(views_per_image=6).views(1).config
+
+
+def test_a_fixed_view_is_a_crop_and_a_flip() -> None:
+    index = np.arange(NUM_TRAIN)
+    plain, fixed = opened(val_size=0), opened(val_size=0, views_per_image=3)
+    every = [plain.augmented_batch(index, np.full(NUM_TRAIN, view)).images for view in range(CROP_AND_FLIP.num_views)]
+    drawn = set()
+    for view in range(3):
+        images = fixed.augmented_batch(index, np.full(NUM_TRAIN, view)).images
+        for i in range(NUM_TRAIN):
+            (same,) = [number for number, others in enumerate(every) if torch.equal(others[i], images[i])]
+            drawn.add(same)
+    assert len(drawn) > 90  # of 183 draws from 162: 110 are expected
+
+
+def test_fixed_views_are_numbered_below_their_number_of_rows() -> None:
+    views = opened(views_per_image=4, cutout=4, strong_view=True).views(num_epochs=300)
+    assert (views.num_rows, views.unbounded) == (NUM_TRAIN * 8, False)
+
+
+def test_fixed_views_of_alternating_flips_alternate() -> None:
+    pipeline = opened(views_per_image=4, alternating_flip=True, val_size=0, augmentation=Augmentation(flip=True))
+    epochs = [shown(pipeline, range(epoch, epoch + 1)) for epoch in range(6)]
+    unflipped = (ARRAYS.train_images / 255 - NORMALISATION.mean) / NORMALISATION.std
+    is_flipped = np.array(
+        [
+            [
+                not np.allclose(
+                    np.frombuffer(pixels, np.float32).reshape(3, 7, 5).transpose(1, 2, 0), unflipped[index], atol=1e-5
+                )
+                for index, _, pixels in epoch
+            ]
+            for epoch in epochs
+        ]
+    )
+    assert (is_flipped[1:] != is_flipped[:-1]).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"views_per_image": 0}, "views_per_image must be 1 or more, got 0"),
+        ({"views_per_image": 4, "augment": False}, "views_per_image is for augmented views: it must be left out where"),
+        ({"views_per_image": 3, "alternating_flip": True}, "views_per_image must be even with alternating_flip, got 3"),
+    ],
+)
+def test_wrong_numbers_of_views_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SplitOptions(**options)

@@ -24,6 +24,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "strong_view": {"strong_view": True},
     "strong_view and cutout": {"strong_view": True, "cutout": 8},
     "alternating_flip": {"alternating_flip": True},
+    "views_per_image": {"views_per_image": 4},
 }
 CASES = [(name, options) for name in ("arrays", "cifar10_mini", "folder") for options in OPTIONS]
 CASES.remove(("folder", "alternating_flip"))  # for data sets in memory

@@ -558,7 +558,7 @@ def test_file_that_grows_with_the_epochs_is_not_truncated(tmp_path: Path) -> Non
             tmp_path,
             key=KEY,
             encodings=LOGITS,
-            views=Views(num_images=NUM_IMAGES, per_image=num_epochs, config={}, unbounded=True),
+            views=Views(num_images=NUM_IMAGES, per_image=num_epochs, config={}, unbounded=False, can_grow=True),
             needed_rows=np.arange(NUM_IMAGES * num_epochs),
             dtype=torch.float32,
             device=CPU,

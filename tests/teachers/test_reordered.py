@@ -30,6 +30,10 @@ class FixedTeacher:
     def __call__(self, batch: Batch) -> Output:
         return self.output
 
+    @property
+    def num_missing(self) -> int:
+        return 5
+
     def precompute(self, data: Pipeline, epoch: int) -> Iterator[float]:
         return iter((0.5, 1.0))
 
@@ -61,4 +65,5 @@ def test_logits_that_a_cache_leaves_out_stay_out(batch: Batch) -> None:
 
 def test_counts_and_times_are_the_teachers(batch: Batch) -> None:
     teacher = ReorderedTeacher(FixedTeacher(LOGITS), COLUMNS, CPU)
-    assert (teacher.num_queries, teacher.num_forwards, teacher.seconds_remaining(batch)) == (11, 7, 3.0)
+    assert (teacher.num_queries, teacher.num_forwards, teacher.num_missing) == (11, 7, 5)
+    assert teacher.seconds_remaining(batch) == 3.0

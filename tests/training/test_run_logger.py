@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tensorboardX.proto import event_pb2
 from torch import Tensor, nn
 
@@ -18,13 +19,14 @@ from model.files import read_json
 from model.logs import logging_to
 from model.losses.objective import Objective
 from model.losses.self_distillation import SelfDistillation
+from model.teachers.live import LiveTeacher
 from model.training.checkpoint import load_checkpoint, restore
 from model.training.probe import Estimate
 from model.training.run_logger import RunLogger
 from model.training.threads import likely_cause_of_slowness
 from model.training.trainer import Trainer
 from model.types import Output, TermOptions
-from tests.training.toy import SmallNet, seeded, toy_trainer
+from tests.training.toy import CPU, NORMALISATION, SmallNet, seeded, toy_trainer
 
 
 def events(folder: Folder) -> Iterator[Any]:
@@ -100,6 +102,46 @@ def test_time_left_is_estimated_from_the_steps_of_this_process(tmp_path: Path, m
     now += 6.0
     assert resumed.seconds_left(23) == pytest.approx(34.0)  # 17 steps of 2 seconds
     resumed.close()
+
+
+class UnfinishedTeacher(LiveTeacher):
+    """A teacher some of whose outputs are missing in its cache."""
+
+    num_missing = 0
+
+    def __init__(self) -> None:
+        super().__init__(
+            SmallNet(), normalisation=NORMALISATION, data_normalisation=NORMALISATION, dtype=torch.float32, device=CPU
+        )
+
+
+def test_time_left_has_the_teacher_s_share_of_what_it_still_has_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, teacher = 100.0, UnfinishedTeacher()
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    logger = run_logger(tmp_path)
+    teacher.num_missing = 300
+    with logger.teacher_progress(1, teacher):
+        now += 50.0
+        teacher.num_missing = 200
+    now += 20.0
+    assert logger.seconds_left(10) == pytest.approx(30 * 2.0 + 200 * 0.5)  # 30 steps of 2 seconds, 200 outputs of 0.5
+    logger.close()
+
+
+def test_teacher_s_outputs_are_logged_once_a_minute_without_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, lines, teacher = [1000.0], list[str](), UnfinishedTeacher()
+    monkeypatch.setattr("model.training.run_logger.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("model.training.run_logger.log.info", lambda text, *values: lines.append(text % values))
+    logger = run_logger(tmp_path)
+    with logger.teacher_progress(2, teacher) as show:
+        for now[0], fraction, teacher.num_missing in ((1030.0, 0.1, 9000), (1061.0, 0.2, 8000), (1062.0, 0.3, 7000)):
+            show(fraction)
+    logger.close()
+    assert lines == ["epoch 2/4: caching teacher outputs, 20 %: 8,000 views of this run to go"]
 
 
 def test_history_before_the_first_step_is_kept(tmp_path: Path) -> None:
