@@ -192,6 +192,7 @@ def random_data(experiment: Experiment) -> MemoryPipeline:
     images = np.random.default_rng(0).integers(0, 256, (num_images, height, width, channels), np.uint8)
     labels = np.arange(num_images) % len(source.class_names)
     arrays = Arrays(train_images=images, train_labels=labels, test_images=images, test_labels=labels)
-    options = SplitOptions(val_size=0, strong_view=experiment.split_options.strong_view)
+    shown = experiment.split_options
+    options = SplitOptions(val_size=0, strong_view=shown.strong_view, views_per_image=shown.views_per_image)
     device = experiment.runtime.device
     return MemoryPipeline(arrays, options, source.normalisation, Augmentation(), seed=0, device=device)

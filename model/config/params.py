@@ -117,7 +117,8 @@ class Params(Strict):
         seed: Seed of initial weights, the order of images, their augmentation, and dropout.
         precision: Precision of the networks' computations; auto: bfloat16 if the hardware supports it.
         compile: Whether the student's step is compiled with torch.compile; auto: on a GPU, if the run takes more than
-            five minutes, as compiling takes about one.
+            five minutes, as compiling takes about one. A large teacher is compiled, too, also on a CPU, unless this is
+            false.
         checkpoint_minutes: Minutes between two checkpoints within an epoch.
         plugins: Python files or modules that register losses, networks and data sets; files are relative to this
             folder, then to the repository's root. Those of a teacher's folder are not run: name them here, too.

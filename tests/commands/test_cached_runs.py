@@ -16,6 +16,7 @@ import train
 from model.build.experiment import Experiment
 from model.build.runtime import Runtime
 from model.build.weights import weights_digest
+from model.commands.dry_run import dry_run
 from model.config.folder import Folder
 from model.errors import UserError
 from model.losses.base import DistillLoss
@@ -385,6 +386,13 @@ def test_teacher_is_run_once_on_each_fixed_view_for_all_seeds(
     assert teacher_images(first) == {"asked": 4 * NUM_TRAIN, "run": 2 * NUM_TRAIN - BATCH_SIZE}
     other = student("other", dataset=fixed_views, num_epochs=4, seed=1)
     assert teacher_images(other) == {"asked": 4 * NUM_TRAIN, "run": 0}
+
+
+def test_dry_run_counts_fixed_views_once(
+    make_student: MakeStudent, fixed_views: dict[str, Any], runtime: Runtime
+) -> None:
+    experiment = Experiment(make_student("run", dataset=fixed_views, num_epochs=4).path, runtime)
+    assert f"the teacher is run once on each view, {2 * NUM_TRAIN} at most" in dry_run(experiment)
 
 
 def test_more_fixed_views_run_the_teacher_on_the_additional_ones(

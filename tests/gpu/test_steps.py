@@ -82,6 +82,18 @@ def with_cached_teacher(gpu: torch.device, untrained: UntrainedExperiments) -> t
     return experiment, teacher
 
 
+def test_compiled_teacher_agrees_and_its_outputs_are_not_overwritten(
+    gpu: torch.device, untrained: UntrainedExperiments
+) -> None:
+    experiment = untrained.make(gpu, loss={"kd": {}}, teacher=untrained.teacher(), precision="float32")
+    teacher = live_teacher(experiment, experiment.teachers[0])
+    batches = list(experiment.data.train_batches(0, 8))
+    expected = [teacher.run_uncompiled(batch).logits for batch in batches]
+    teacher.compile(8)
+    for logits, output in zip(expected, [teacher(batch) for batch in batches], strict=True):
+        torch.testing.assert_close(output.logits, logits, rtol=1e-3, atol=1e-3)
+
+
 def test_steps_keep_no_memory(gpu: torch.device, untrained: UntrainedExperiments) -> None:
     trainer = trainer_of(untrained.of_method("crd", gpu))
     allocated = []
