@@ -128,7 +128,9 @@ def _teacher_lines(experiment: Experiment) -> list[str]:
     lines = []
     for teacher in experiment.teachers_in_use:
         network = f"{teacher.params.student.name}, {teacher.cost}"
-        lines.append(f"teacher   {teacher.name}: {network}, {_state(teacher.folder)}{_seen(experiment, teacher)}")
+        lines.append(
+            f"teacher   {teacher.name}: {network}, {_weights_state(teacher.folder)}{_seen(experiment, teacher)}"
+        )
     if has_cache(experiment):
         num_views = num_views_shown(experiment)
         lines.append(f"cache     the teacher is run once on each view, {num_views:,} at most; its outputs are cached")
@@ -139,13 +141,19 @@ def _init_lines(experiment: Experiment) -> list[str]:
     init, options = experiment.init, experiment.params.init
     if init is None or options is None:
         return []
-    return [f"init      the {options.weights} weights of {init.name}, {_state(init.folder)}{_seen(experiment, init)}"]
+    state = _weights_state(init.folder)
+    return [f"init      the {options.weights} weights of {init.name}, {state}{_seen(experiment, init)}"]
 
 
 def _state(folder: Folder) -> str:
     if folder.has_results_to_lose():
         return f"no run to go on from, but results that only --restart replaces ({folder.shown_results()})"
     return folder.state()
+
+
+def _weights_state(folder: Folder) -> str:
+    """As `_state`, of a folder whose weights are used."""
+    return f"trained, {folder.accuracies()}" if folder.is_trained() else _state(folder)
 
 
 def _seen(experiment: Experiment, other: Experiment) -> str:

@@ -21,7 +21,7 @@ from ..config.folder import Folder
 from ..config.generations import prepare_generations
 from ..errors import Stopped, UserError
 from ..evaluation.latency import latency
-from ..files import read_json, write_json
+from ..files import write_json
 from ..home import TRAIN_COMMAND
 from ..logs import format_duration, log, logging_to
 from ..training.checkpoint import load_checkpoint, restore
@@ -115,7 +115,7 @@ def find_task(experiment: Experiment, *, restart: bool, replace_results: bool) -
     refuse_changed_params(experiment)
     folder = experiment.folder
     if folder.state() == "finished" and folder.is_trained():
-        log.info("%s is finished: %s", folder.name, summary(folder))
+        log.info("%s is finished: %s", folder.name, folder.accuracies())
         return "nothing"
     if not replace_results:
         for each in (experiment, *experiment.all_untrained_dependencies):
@@ -215,12 +215,12 @@ def train_dependencies(experiment: Experiment, *, replace_results: bool) -> None
     world = experiment.runtime.world
     missing = world.on_rank_zero(lambda: [needed.name for needed in experiment.untrained_dependencies])
     for needed in experiment.dependencies:
+        what = f"its {role(experiment, needed)} {needed.name}"
         if needed.name in missing:
-            what = f"its {role(experiment, needed)} {needed.name}"
             log.info("%s: %s is not trained: it is trained first", experiment.name, what)
             train(needed, replace_results=replace_results, wait=True)
             needed.close()
-            log.info("%s: %s is trained: %s", experiment.name, what, summary(needed.folder))
+        log.info("%s: %s is trained: %s", experiment.name, what, needed.folder.accuracies())
 
 
 def role(experiment: Experiment, needed: Experiment) -> str:
@@ -404,7 +404,7 @@ def finish(experiment: Experiment, trainer: Trainer) -> None:
         "latency_ms": round(latency(trainer.student, shape, dtype=experiment.dtype, device=device), 4),
     }
     trainer.write(lambda: folder.update_run(state="finished", **info))
-    log.info("%s is finished: %s", folder.name, summary(folder))
+    log.info("%s is finished: %s", folder.name, folder.accuracies())
 
 
 # Generations --------------------------------------------------------------------------------------------------------
@@ -423,7 +423,7 @@ def train_generations(experiment: Experiment, *, restart: bool, train_teachers: 
                 world.on_rank_zero(folder.update_run, generation=number, progress=progress)
                 log.info("%s: generation %d of %d", folder.name, number, len(children))
                 train(Experiment(child.path, experiment.runtime), train_teachers=train_teachers)
-                log.info("%s: %s", child.name, summary(child))
+                log.info("%s: %s", child.name, child.accuracies())
             world.on_rank_zero(folder.update_run, state="finished", progress=1.0)
 
 
@@ -457,14 +457,3 @@ def plan(experiment: Experiment, trainer: Trainer, seconds: float) -> str:
         f"{str(experiment.dtype).removeprefix('torch.')} on {experiment.runtime.device.type}{processes}: "
         f"about {format_duration(seconds)} left"
     )
-
-
-def summary(folder: Folder) -> str:
-    """One line: accuracies of the best weights."""
-    parts = []
-    for split in ("val", "test"):
-        path = folder.metrics(split, "best")
-        if path.exists():
-            metrics = read_json(path)
-            parts.append(f"{split} accuracy {100 * metrics['accuracy']:.2f} % (epoch {metrics.get('epoch', '-')})")
-    return ", ".join(parts) or "no metrics"

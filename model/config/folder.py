@@ -89,6 +89,15 @@ class Folder:
         """Whether there are weights to use: of a finished run, or copied here without any run."""
         return self.checkpoint("best").exists() and self.state() in ("finished", "new")
 
+    def accuracies(self) -> str:
+        """One line: the accuracies of the best weights."""
+        parts = []
+        for split in ("val", "test"):
+            metrics = read_intact(self.metrics(split, "best"))
+            if "accuracy" in metrics:
+                parts.append(f"{split} accuracy {100 * metrics['accuracy']:.2f} % (epoch {metrics.get('epoch', '-')})")
+        return ", ".join(parts) or "no metrics"
+
     def results(self) -> list[Path]:
         """What a run leaves behind that a new run would replace: metrics and weights."""
         metrics = [self.metrics(split, weights) for split in ("val", "test") for weights in get_args(Weights)]
