@@ -296,15 +296,32 @@ def results_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--pivot", nargs=2, metavar=("DOWN", "ACROSS"), help="also a table of test accuracies over two parameters"
     )
+    parser.add_argument(
+        "--baseline",
+        type=Path,
+        metavar="FOLDER",
+        help="compare each row with the runs of this folder on test: difference with its interval, verdict, and the "
+        "number of seeds that would show it; groups rows by seed",
+    )
+    parser.add_argument(
+        "--figures",
+        action="store_true",
+        help="also PNG and SVG files in figures/: accuracies, learning curves, a heat map of two parameters",
+    )
 
 
 def run_results(args: Namespace) -> int:
     # First: if it is refused, nothing is written.
     pivot = pivot_table(args.parent_dir, *args.pivot) if args.pivot else ""
-    print(write_results(args.parent_dir, group_by_seed=args.group_by_seed))
+    print(write_results(args.parent_dir, group_by_seed=args.group_by_seed, baseline=args.baseline))
     print(f"\nwritten to {args.parent_dir / 'results.md'} and {args.parent_dir / 'results.csv'}")
     if pivot:
         print(f"\n{pivot}")
+    if args.figures:
+        from .report.figures.style import write_figures  # matplotlib takes a second to import
+
+        names = ", ".join(path.name for path in write_figures(args.parent_dir)) or "nothing to draw"
+        print(f"\nfigures in {args.parent_dir / 'figures'}: {names}")
     return EXIT_DONE
 
 

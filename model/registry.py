@@ -197,3 +197,4 @@ SCHEDULES: Registry[ScheduleOptions] = Registry("schedule", common=ScheduleOptio
 SAMPLERS: Registry[None] = Registry("sampler")
 PRUNERS: Registry[None] = Registry("pruner")
 EXECUTORS: Registry[None] = Registry("executor")
+FIGURES: Registry[None] = Registry("figure")

@@ -81,7 +81,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "model.data": ("model.registry", *GROUND),
     # what looks at folders and JSON only
     "model.search": ("model.config", "model.registry", *GROUND),
-    "model.report": ("model.config", "model.search.space", *GROUND),
+    "model.report": ("model.config", "model.registry", "model.search.space", *GROUND),
     "model.config": ("model.errors", "model.files", "model.home", "model.logs"),
     # the ground
     "model.registry": ("model.errors", "model.types"),

@@ -42,12 +42,13 @@ class TeacherParams(Strict):
     """The folder of the teacher, or of several teachers.
 
     Args:
-        model_dir: A folder, or several (an ensemble); relative to the repository's root, then to this folder.
+        model_dir: A folder, or several (an ensemble); relative to the repository's root, then to this folder, and
+            `../base` to this folder.
         weights: Which weights of the teacher's run to load.
         combine: Whether an ensemble averages the probabilities or the logits of its networks.
         cache: Whether the teacher's outputs are cached in its folder, for this run and later ones. By default they are
-            if the data set has finitely many views (all but `folder`) and all loss terms need only logits or
-            embeddings.
+            if the data set has finitely many views (all but `folder`, and all with `views_per_image`), all loss terms
+            need only logits or embeddings, and what a run caches takes 16 GB at most.
         cache_top_k: Cache only this number of largest probabilities an image and spread the rest evenly over the other
             classes; by default all logits are cached, or 16 probabilities for `folder` data sets.
         class_map: The student's names of classes that the teacher calls otherwise, `{"tabby": "cat"}`; or `by_index`
@@ -78,7 +79,7 @@ class InitParams(Strict):
     """The folder with the initial weights of a run.
 
     Args:
-        model_dir: The folder; relative to the repository's root, then to this folder.
+        model_dir: The folder; relative to the repository's root, then to this folder, and `../base` to this folder.
         weights: Which weights of its run to load. The last ones include the learned weights of loss terms, which are
             loaded for every term that both folders have.
         class_map: This data set's names of classes that the folder calls otherwise, as for `teacher`.
@@ -103,7 +104,7 @@ class Params(Strict):
         dataset: The data set, by name, with its options.
         student: The network to train, by name, with its options.
         teacher: The folder of the teacher, a list of folders (an ensemble), or an object with `model_dir`; relative to
-            the repository's root, then to this folder.
+            the repository's root, then to this folder, and `../base` to this folder.
         init: A folder whose network's weights are the student's initial weights, or an object with `model_dir` and
             `weights`; random weights if left out.
         generations: Born-again networks: the number of generations to train, in the folders gen_0, gen_1, ... of this

@@ -13,10 +13,13 @@ from ..home import ROOT
 def find_folder(name: str, relative_to: Path, *, key: str = "teacher") -> Path:
     """Resolve a folder of params.json: relative to the repository's root, then to the experiment folder.
 
+    A name that begins with `..` or `.` is meant from the experiment folder, and is tried there first.
+
     Raises:
         OptionError: There is no such folder.
     """
-    if found := first_existing(name, (ROOT, relative_to), Path.is_dir):
+    folders = (relative_to, ROOT) if _is_explicit(name) else (ROOT, relative_to)
+    if found := first_existing(name, folders, Path.is_dir):
         return found.resolve()
     hint = did_you_mean_folder(ROOT / name, relative_to / name)
     raise OptionError(key, f"no folder {preview(name)} under {ROOT} or {relative_to}{hint}")
@@ -44,11 +47,15 @@ def rebase_paths(params: dict[str, Any], parent_dir: Path) -> dict[str, Any]:
 def _rebase(path: Any, parent_dir: Path) -> Any:
     if isinstance(path, list):
         return [_rebase(item, parent_dir) for item in path]
-    if not isinstance(path, str) or is_there(ROOT / path, Path.is_dir) or not is_there(parent_dir / path, Path.is_dir):
+    if not isinstance(path, str) or not is_there(parent_dir / path, Path.is_dir):
+        return path
+    if not _is_explicit(path) and is_there(ROOT / path, Path.is_dir):
         return path  # the repository's root is tried first, and needs no change
-    deeper = f"../{path}"
-    # The root is tried first: a relative path that exists there, too, would lead to another folder.
-    return str((parent_dir / path).resolve()) if is_there(ROOT / deeper, Path.is_dir) else deeper
+    return f"../{path}"
+
+
+def _is_explicit(path: str) -> bool:
+    return path.partition("/")[0] in ("..", ".")
 
 
 def _rebase_file(name: str, parent_dir: Path) -> str:

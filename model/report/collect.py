@@ -24,7 +24,7 @@ from ..search.space.search_file import SEARCH_FILE, read_space_if_valid
 
 SPLITS = ("val", "test")
 WEIGHTS: tuple[Weights, ...] = ("best", "last")
-SKIPPED_FOLDERS = ("tensorboard", "evaluation", "cache")
+SKIPPED_FOLDERS = ("tensorboard", "evaluation", "cache", "figures")
 
 LEGACY_NOTE = "val is the test set (legacy run)"
 

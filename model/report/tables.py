@@ -22,6 +22,7 @@ from ..errors import UserError
 from ..files import write_text
 from ..markdown import markdown_table
 from .collect import SPLITS, WEIGHTS, RunRecord, collect_runs, format_value, natural_order, schema_position
+from .statistics import compare, difference
 
 MISSING = "-"
 CSV_ONLY = ("loss", "top5_accuracy")  # every run has them, and the Markdown table would be too wide
@@ -54,16 +55,21 @@ def results_table(parent_dir: Path, *, group_by_seed: bool = False, only: Collec
     return _to_markdown(_columns(runs, group_by_seed))
 
 
-def write_results(parent_dir: Path, *, group_by_seed: bool = False) -> str:
+def write_results(parent_dir: Path, *, group_by_seed: bool = False, baseline: Path | None = None) -> str:
     """Write results.md and results.csv into the folder and return the Markdown table.
 
     The CSV file has unrounded values, accuracies in [0, 1], empty cells for missing values, standard deviations in
     columns of their own, and a few more columns than the Markdown table.
 
+    Args:
+        baseline: A folder with runs that differ in their seed only, with which each row is compared on test; rows are
+            then grouped by seed, too.
+
     Raises:
-        UserError: The folder does not exist or cannot be written to, or there is no run in it.
+        UserError: The folder does not exist or cannot be written to, there is no run in it, or none in the baseline's.
     """
-    columns = _columns(collect_runs(parent_dir), group_by_seed)
+    compared_with = None if baseline is None else read_baseline(baseline)
+    columns = _columns(collect_runs(parent_dir), group_by_seed or baseline is not None, compared_with)
     table = _to_markdown(columns)
     try:
         write_text(parent_dir / "results.md", table + "\n")
@@ -87,7 +93,7 @@ def _to_csv(columns: list[Column]) -> str:
     return text.getvalue()
 
 
-def _columns(runs: list[RunRecord], group_by_seed: bool) -> list[Column]:
+def _columns(runs: list[RunRecord], group_by_seed: bool, baseline: Group | None = None) -> list[Column]:
     groups = sorted(_group_by_seed(runs) if group_by_seed else [[run] for run in runs], key=_sort_key)
     hidden = (*NON_RESULT_KEYS, "seed") if group_by_seed else NON_RESULT_KEYS
     states = [group[0].state for group in groups]
@@ -101,6 +107,8 @@ def _columns(runs: list[RunRecord], group_by_seed: bool) -> list[Column]:
         counts = [len(group) for group in groups]
         columns.append(Column("n", [str(count) for count in counts], counts, "right"))
     columns += _metrics_columns(groups, with_deviation=group_by_seed)
+    if baseline is not None:
+        columns += _comparison_columns(groups, baseline)
     columns += _cost_columns("parameters", [[run.parameters for run in group] for group in groups], _with_commas)
     columns += _cost_columns("macs", [[run.macs for run in group] for group in groups], _millions)
     columns += _number_columns("epochs", [[run.epochs for run in group] for group in groups], _integer)
@@ -154,6 +162,62 @@ def _notes(group: Group) -> list[str]:
     if len({run.params.get("seed") for run in group}) < len(group):
         notes.append("several runs of one seed")
     return notes
+
+
+# The comparison with a baseline -------------------------------------------------------------------------------------
+
+
+def read_baseline(folder: Path) -> Group:
+    """The finished runs of a folder, which differ in their seed only.
+
+    Raises:
+        UserError: The folder does not exist, has no such runs, or several kinds of them.
+    """
+    groups = _group_by_seed([run for run in collect_runs(folder) if _test_accuracies([run])])
+    if not groups:
+        raise UserError(f"{folder}: no run in it has been evaluated on test")
+    if len(groups) > 1:
+        names = ", ".join(_common_path(group) for group in groups[:3])
+        raise UserError(f"{folder}: {len(groups)} kinds of runs ({names}, ...): a baseline is one, with any seeds")
+    return groups[0]
+
+
+def _test_accuracies(group: Group) -> dict[int, float]:
+    """Seed -> test accuracy of the best weights."""
+    accuracies = {run.params.get("seed", 0): run.metrics["test", "best"].get("accuracy") for run in group}
+    return {seed: accuracy for seed, accuracy in accuracies.items() if accuracy is not None}
+
+
+def _comparison_columns(groups: list[Group], baseline: Group) -> list[Column]:
+    """The difference of each group to the baseline on test, its interval, a verdict, and how many seeds it needs."""
+    values, own = _test_accuracies(baseline), {id(group): _is_same(group, baseline) for group in groups}
+    differences = [None if own[id(group)] else difference(_test_accuracies(group), values) for group in groups]
+    comparisons = compare(differences)
+    texts: list[list[str | None]] = [[], [], []]
+    for group, comparison in zip(groups, comparisons, strict=True):
+        found, interval = comparison.difference, comparison.interval
+        verdict = "baseline" if own[id(group)] else comparison.verdict
+        seeds = None if found is None or interval is None else found.seeds_needed()
+        shown = None if found is None or interval is None else _points(found.mean, *interval)
+        for column, text in zip(texts, (shown, verdict, None if seeds is None else str(seeds)), strict=True):
+            column.append(text)
+    means = [None if each is None else each.mean for each in differences]
+    headers = ("difference [95 %]", "verdict", "seeds needed")
+    columns = [_text_column(header, column) for header, column in zip(headers, texts, strict=True)]
+    return [columns[0]._replace(csv=means), *columns[1:]]
+
+
+def _is_same(group: Group, other: Group) -> bool:
+    return {_identity(run) for run in group} == {_identity(run) for run in other}
+
+
+def _identity(run: RunRecord) -> str:
+    return json.dumps({path: format_value(value) for path, value in run.params.items() if path not in NON_RESULT_KEYS})
+
+
+def _points(mean: float, low: float, high: float) -> str:
+    """Percentage points with their sign."""
+    return f"{100 * mean:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
 
 
 # Columns ------------------------------------------------------------------------------------------------------------

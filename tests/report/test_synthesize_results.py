@@ -37,6 +37,16 @@ def test_group_by_seed_makes_one_row_of_seeds(
     assert "60.00 ± 14.14" in done.stdout
 
 
+def test_figures_are_written_beside_the_table(
+    tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any], finished: dict[str, Any]
+) -> None:
+    make_run("cnn", params=cnn, run=finished, val=(0.5, 0.4), test=(0.5, 0.4))
+    done = synthesize("--parent_dir", str(tmp_path), "--figures")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith(f"figures in {tmp_path}/figures: accuracies\n")
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"accuracies.png", "accuracies.svg"}
+
+
 def test_an_empty_folder_is_the_users_mistake_in_one_line(tmp_path: Path) -> None:
     done = synthesize("--parent_dir", str(tmp_path))
     message = f"error: no runs under {tmp_path}: no folder in it holds a params.json or metrics\n"

@@ -1,0 +1,80 @@
+"""The look of all figures: size, fonts, colours, and the files they are written to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ...errors import UserError
+from ...registry import FIGURES
+from ..runs import Runs
+
+FIGURES_DIR = "figures"
+WIDTH = 6.3  # inches: the text of an A4 page, with 9-point fonts
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "#000000")
+"""Okabe and Ito's, which are told apart with any kind of colour vision. https://jfly.uni-koeln.de/color/"""
+
+MUTED = "#555555"
+STYLE: dict[str, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid.axis": "y",
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "figure.constrained_layout.use": True,
+    "savefig.dpi": 160,
+    "svg.hashsalt": "retort",  # equal figures are equal files
+    "svg.fonttype": "none",  # text stays text
+}
+
+
+def new_figure(height: float = 3.4, width: float = WIDTH) -> tuple[Figure, Axes]:
+    """An empty figure of a size in inches."""
+    figure = Figure(figsize=(width, height))
+    return figure, figure.subplots()
+
+
+def draw(name: str, runs: Runs, **options: Any) -> Figure | None:
+    """A figure by its name in the registry; None where the runs have nothing to draw.
+
+    Raises:
+        OptionError: There is no such figure, or an option is wrong.
+    """
+    with rc_context(STYLE):  # type: ignore[arg-type]
+        figure: Figure | None = FIGURES.build(name, runs, **options)
+    return figure
+
+
+def write_figures(parent_dir: Path) -> list[Path]:
+    """Draw all figures that the runs below a folder have something for, into its sub-folder `figures`.
+
+    Raises:
+        UserError: The folder does not exist or cannot be written to, or there is no run in it.
+    """
+    runs, folder = Runs.read(parent_dir), parent_dir / FIGURES_DIR
+    figures = {name: draw(name, runs) for name in FIGURES.names()}
+    paths = [folder / name for name, figure in figures.items() if figure is not None]
+    try:
+        folder.mkdir(exist_ok=True)
+        for path in paths:
+            figure = figures[path.name]
+            assert figure is not None
+            save(figure, path)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write figures here ({error.strerror})") from None
+    return paths
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write `path` with the endings .png and .svg."""
+    with rc_context(STYLE):  # type: ignore[arg-type]
+        figure.savefig(path.with_suffix(".png"))
+        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
