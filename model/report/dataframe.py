@@ -33,9 +33,13 @@ def results(parent_dir: str | Path) -> DataFrame:
     Raises:
         UserError: The folder does not exist, or there is no run in it.
     """
+    return to_dataframe(collect_runs(Path(parent_dir)))
+
+
+def to_dataframe(runs: list[RunRecord]) -> DataFrame:
+    """One row per run, as described for `results`."""
     import pandas as pd  # here, as the import takes longer than collecting runs
 
-    runs = collect_runs(Path(parent_dir))
     params = sorted(dict.fromkeys(path for run in runs for path in run.params), key=schema_position)
     columns = [*params, "state", *_metric_columns(runs), "epochs", "seconds", "parameters", "macs", "notes"]
     index = pd.Index([run.path for run in runs], name="path")

@@ -1,13 +1,15 @@
-"""All that tables, figures and pages are made from: the runs below a folder, and the histories of each."""
+"""The runs below a folder, from which all tables, figures and pages are made."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import parse_rows
-from .dataframe import results
+from .collect import collect_runs
+from .dataframe import to_dataframe
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -19,10 +21,12 @@ class Runs:
 
     Args:
         table: As `results` returns them.
+        written: Run -> the parameters that are in its params.json; the others are defaults.
     """
 
     parent_dir: Path
     table: DataFrame
+    written: dict[str, frozenset[str]]
 
     @classmethod
     def read(cls, parent_dir: Path) -> Runs:
@@ -31,7 +35,12 @@ class Runs:
         Raises:
             UserError: The folder does not exist, or there is no run in it.
         """
-        return cls(parent_dir, results(parent_dir))
+        records = collect_runs(parent_dir)
+        return cls(parent_dir, to_dataframe(records), {record.path: record.written for record in records})
+
+    def only(self, paths: Collection[str]) -> Runs:
+        """Some of the runs."""
+        return Runs(self.parent_dir, self.table[self.table.index.isin(list(paths))], self.written)
 
     @property
     def tested(self) -> DataFrame:

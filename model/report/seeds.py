@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..config.dotted import NON_RESULT_KEYS
-from .collect import schema_position
+from .collect import format_value, schema_position
+from .table import plain
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 GROUP = "group of seeds"
 SEED_IN_PATH = re.compile(r"(?<![^/_])(?<!split_)seed_\d+(?![^/_])_?")  # as a search names its folders
+NUM_NAMED = 3  # paths of a group that share none
 
 
 def param_columns(runs: DataFrame) -> list[str]:
@@ -28,34 +31,49 @@ def varied_params(runs: DataFrame) -> list[str]:
     """
     columns = [name for name in param_columns(runs) if name != "seed" and runs[name].notna().all()]
     varied = [name for name in columns if runs[name].nunique() > 1]
-    choices = [name for name in varied if schema_position(name) < 0]
+    choices = [name for name in varied if is_choice(name)]
     if not choices:
         return varied
     of_choice = runs.groupby(choices)
     return [name for name in varied if name in choices or (of_choice[name].nunique() > 1).any()]
 
 
+def is_choice(path: str) -> bool:
+    """Whether a column is a search's parameter with choices, and no key of params.json."""
+    return schema_position(path) < 0
+
+
 def group_by_seed(runs: DataFrame) -> DataFrameGroupBy[Any, Any]:
-    """The runs, grouped by `group_names`."""
-    groups: DataFrameGroupBy[Any, Any] = runs.assign(**{GROUP: group_names(runs)}).groupby(GROUP)
+    """The runs in groups that differ in their seed only, by name, in the order of their first runs.
+
+    Runs that are not finished, and those whose parameters are unknown, are groups of their own.
+    """
+    groups: DataFrameGroupBy[Any, Any] = runs.assign(**{GROUP: group_names(runs)}).groupby(GROUP, sort=False)
     return groups
 
 
-def group_names(runs: DataFrame) -> Series:
-    """For each run, the name of the group of runs that differ from it in their seed only.
-
-    A group is named by its path without the seed; where its runs do not share one, by the first run's path.
-    """
+def group_names(runs: DataFrame) -> Series[Any]:
+    """For each run, the name of its group: the path that its runs have without the seed, or some of their paths."""
     columns = [name for name in param_columns(runs) if name != "seed"]
-    keys = runs[columns].astype(str).agg("\n".join, axis=1)
     paths = runs.index.to_series()
-    common = paths.map(without_seed)
-    is_shared = common.groupby(keys).transform("nunique") == 1
-    is_unique = keys.groupby(common).transform("nunique") == 1
-    names: Series = common.where(is_shared & is_unique, paths.groupby(keys).transform("first"))
+    rows = runs[columns].itertuples(index=False)
+    keys = paths.copy()
+    keys[:] = ["\n".join("" if (value := plain(cell)) is None else format_value(value) for cell in row) for row in rows]
+    is_alone = ~runs["state"].fillna("finished").eq("finished") | runs[columns].isna().all(axis=1)
+    keys = keys.where(~is_alone, paths)
+    common = paths.map(without_seed).where(~is_alone, paths)
+    is_shared = common.groupby(keys.to_numpy()).transform("nunique") == 1
+    is_unique = keys.groupby(common.to_numpy()).transform("nunique") == 1
+    joined = paths.groupby(keys.to_numpy()).transform(lambda group: _joined(group.tolist()))
+    names: Series[Any] = common.where(is_shared & is_unique, joined)
     return names
 
 
 def without_seed(path: str) -> str:
     """A run's path without the part that a search added for its seed: `a/lr_0.1_seed_2` is `a/lr_0.1`."""
-    return SEED_IN_PATH.sub("", path).replace("_/", "/").strip("_/") or path
+    return SEED_IN_PATH.sub("", path).replace("_/", "/").strip("_/") or "."
+
+
+def _joined(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - NUM_NAMED} more" if len(paths) > NUM_NAMED else ""
+    return ", ".join(paths[:NUM_NAMED]) + more

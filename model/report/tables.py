@@ -6,38 +6,33 @@ got that far) come last, in the order of their paths: no row is ever ranked by a
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
-import statistics
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from ..config.dotted import NON_RESULT_KEYS
 from ..config.folder import Weights
 from ..errors import UserError
 from ..files import write_text
-from ..markdown import markdown_table
-from .collect import SPLITS, WEIGHTS, RunRecord, collect_runs, format_value, natural_order, schema_position
-from .statistics import compare, difference
+from ..registry import TABLE_FORMATS
+from . import formats  # registers them
+from .baseline import comparison_columns, read_baseline
+from .collect import SPLITS, WEIGHTS, format_value, natural_order
+from .runs import Runs
+from .seeds import group_by_seed, is_choice, param_columns
+from .table import Column, NumberFormat, Table, four_decimals, integer, millions, percent, plain, whole, with_commas
 
-MISSING = "-"
-CSV_ONLY = ("loss", "top5_accuracy")  # every run has them, and the Markdown table would be too wide
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from pandas.api.typing import DataFrameGroupBy
+
+NOT_PRINTED = ("loss", "top5_accuracy")  # metrics that every run has: the printed table would be too wide
 NO_COLUMN = ("accuracy", "epoch", "num_samples")  # keys of a metrics file without a column of that name
+WRITTEN = ("markdown", "csv")  # formats of the files
+ENDINGS = {"markdown": "md", "latex": "tex"}  # of files, where they are not the format's name
 
-Group = list[RunRecord]  # the runs of one row: one run, or runs that differ in their seed only
-
-
-class Column(NamedTuple):
-    """One column: its cells in the Markdown table (None: only in the CSV file), and in the CSV file."""
-
-    header: str
-    markdown: list[str] | None
-    csv: Sequence[str | float | None]
-    align: str = "left"
+assert formats
 
 
 def results_table(parent_dir: Path, *, group_by_seed: bool = False, only: Collection[str] | None = None) -> str:
@@ -51,8 +46,8 @@ def results_table(parent_dir: Path, *, group_by_seed: bool = False, only: Collec
     Raises:
         UserError: The folder does not exist, or there is no run in it.
     """
-    runs = [run for run in collect_runs(parent_dir) if only is None or run.path in only]
-    return _to_markdown(_columns(runs, group_by_seed))
+    runs = Runs.read(parent_dir)
+    return render(make_table(runs if only is None else runs.only(only), by_seed=group_by_seed), "markdown")
 
 
 def write_results(parent_dir: Path, *, group_by_seed: bool = False, baseline: Path | None = None) -> str:
@@ -69,222 +64,173 @@ def write_results(parent_dir: Path, *, group_by_seed: bool = False, baseline: Pa
         UserError: The folder does not exist or cannot be written to, there is no run in it, or none in the baseline's.
     """
     compared_with = None if baseline is None else read_baseline(baseline)
-    columns = _columns(collect_runs(parent_dir), group_by_seed or baseline is not None, compared_with)
-    table = _to_markdown(columns)
+    by_seed = group_by_seed or compared_with is not None
+    table = make_table(Runs.read(parent_dir), by_seed=by_seed, baseline=compared_with)
     try:
-        write_text(parent_dir / "results.md", table + "\n")
-        write_text(parent_dir / "results.csv", _to_csv(columns))
+        for name in WRITTEN:
+            text = render(table, name)
+            write_text(parent_dir / f"results.{ENDINGS.get(name, name)}", text if text.endswith("\n") else f"{text}\n")
     except OSError as error:
         raise UserError(f"{parent_dir}: cannot write the results here ({error.strerror})") from None
-    return table
+    return render(table, "markdown")
 
 
-def _to_markdown(columns: list[Column]) -> str:
-    shown = [(column.header, column.markdown, column.align) for column in columns if column.markdown is not None]
-    headers, cells, aligns = zip(*shown, strict=True)
-    return markdown_table(headers, zip(*cells, strict=True), align=aligns)
-
-
-def _to_csv(columns: list[Column]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(column.header for column in columns)
-    writer.writerows(zip(*(column.csv for column in columns), strict=True))
-    return text.getvalue()
-
-
-def _columns(runs: list[RunRecord], group_by_seed: bool, baseline: Group | None = None) -> list[Column]:
-    groups = sorted(_group_by_seed(runs) if group_by_seed else [[run] for run in runs], key=_sort_key)
-    hidden = (*NON_RESULT_KEYS, "seed") if group_by_seed else NON_RESULT_KEYS
-    states = [group[0].state for group in groups]
-    notes = ["; ".join(_notes(group)) or None for group in groups]
-
-    columns = [_text_column("path", [_common_path(group) for group in groups])]
-    columns += _params_columns(runs, groups, hidden)
-    if any(state not in ("finished", None) for state in states):
-        columns.append(_text_column("state", states))
-    if group_by_seed:
-        counts = [len(group) for group in groups]
-        columns.append(Column("n", [str(count) for count in counts], counts, "right"))
-    columns += _metrics_columns(groups, with_deviation=group_by_seed)
-    if baseline is not None:
-        columns += _comparison_columns(groups, baseline)
-    columns += _cost_columns("parameters", [[run.parameters for run in group] for group in groups], _with_commas)
-    columns += _cost_columns("macs", [[run.macs for run in group] for group in groups], _millions)
-    columns += _number_columns("epochs", [[run.epochs for run in group] for group in groups], _integer)
-    columns += _number_columns("seconds", [[run.seconds for run in group] for group in groups], _integer)
-    if any(notes):
-        columns.append(_text_column("note", notes))
-    return columns
-
-
-def _sort_key(group: Group) -> tuple[float, list[tuple[str, int]]]:
-    values = [run.metrics["val", "best"].get("accuracy") for run in group]
-    known = [value for value in values if value is not None]
-    return -statistics.mean(known) if known else math.inf, natural_order(group[0].path)
-
-
-# Seeds --------------------------------------------------------------------------------------------------------------
-
-
-def _group_by_seed(runs: list[RunRecord]) -> list[Group]:
-    """Group finished runs that differ in their seed only; every other run is a group of its own."""
-    groups: dict[str, Group] = {}
-    for run in runs:
-        same = {
-            path: format_value(value) for path, value in run.params.items() if path not in (*NON_RESULT_KEYS, "seed")
-        }
-        is_comparable = run.params and run.state in ("finished", None)
-        key = json.dumps([run.state, same], sort_keys=True) if is_comparable else run.path
-        groups.setdefault(key, []).append(run)
-    return list(groups.values())
-
-
-def _common_path(group: Group) -> str:
-    """The path of a group: the common start and end of all paths, with a star between them."""
-    paths = [run.path for run in group]
-    start = _common_start(paths)
-    end = _common_start([path[len(start) :][::-1] for path in paths])[::-1]
-    if len(paths) == 1 or not start + end:
-        return ", ".join(paths)
-    return f"{start}*{end}"
-
-
-def _common_start(texts: list[str]) -> str:
-    start = min(texts, key=len)
-    while not all(text.startswith(start) for text in texts):
-        start = start[:-1]
-    return start
-
-
-def _notes(group: Group) -> list[str]:
-    notes = list(dict.fromkeys(note for run in group for note in run.notes))
-    if len({run.params.get("seed") for run in group}) < len(group):
-        notes.append("several runs of one seed")
-    return notes
-
-
-# The comparison with a baseline -------------------------------------------------------------------------------------
-
-
-def read_baseline(folder: Path) -> Group:
-    """The finished runs of a folder, which differ in their seed only.
+def render(table: Table, format_name: str) -> str:
+    """A table in one of the registered formats.
 
     Raises:
-        UserError: The folder does not exist, has no such runs, or several kinds of them.
+        OptionError: There is no such format.
     """
-    groups = _group_by_seed([run for run in collect_runs(folder) if _test_accuracies([run])])
-    if not groups:
-        raise UserError(f"{folder}: no run in it has been evaluated on test")
-    if len(groups) > 1:
-        names = ", ".join(_common_path(group) for group in groups[:3])
-        raise UserError(f"{folder}: {len(groups)} kinds of runs ({names}, ...): a baseline is one, with any seeds")
-    return groups[0]
+    text: str = TABLE_FORMATS.build(format_name, table)
+    return text
 
 
-def _test_accuracies(group: Group) -> dict[int, float]:
-    """Seed -> test accuracy of the best weights."""
-    accuracies = {run.params.get("seed", 0): run.metrics["test", "best"].get("accuracy") for run in group}
-    return {seed: accuracy for seed, accuracy in accuracies.items() if accuracy is not None}
+def make_table(runs: Runs, *, by_seed: bool = False, baseline: DataFrame | None = None) -> Table:
+    """The results of runs, a row a run, or a row for runs that differ in their seed only.
+
+    Args:
+        baseline: The runs that each row is compared with; see `comparison_columns`.
+    """
+    rows = Rows(runs, by_seed=by_seed)
+    states = rows.first("state")
+    notes = rows.notes()
+    columns = [Column(header="path", values=rows.names), *_params_columns(rows)]
+    if any(state not in ("finished", None) for state in states):
+        columns.append(Column(header="state", values=states))
+    if by_seed:
+        columns.append(Column(header="n", values=rows.sizes, number_format=integer))
+    columns += _metrics_columns(rows)
+    if baseline is not None:
+        columns += comparison_columns([rows.runs_of(name) for name in rows.names], baseline)
+    columns += [_if_different(rows.numbers("parameters", "parameters", with_commas), rows)]
+    columns += [_if_different(rows.numbers("macs", "macs", millions), rows)]
+    columns += [rows.numbers("epochs", "epochs", integer), rows.numbers("seconds", "seconds", integer)]
+    if any(notes):
+        columns.append(Column(header="note", values=notes))
+    return Table(columns)
 
 
-def _comparison_columns(groups: list[Group], baseline: Group) -> list[Column]:
-    """The difference of each group to the baseline on test, its interval, a verdict, and how many seeds it needs."""
-    values, own = _test_accuracies(baseline), {id(group): _is_same(group, baseline) for group in groups}
-    differences = [None if own[id(group)] else difference(_test_accuracies(group), values) for group in groups]
-    comparisons = compare(differences)
-    texts: list[list[str | None]] = [[], [], []]
-    for group, comparison in zip(groups, comparisons, strict=True):
-        found, interval = comparison.difference, comparison.interval
-        verdict = "baseline" if own[id(group)] else comparison.verdict
-        seeds = None if found is None or interval is None else found.seeds_needed()
-        shown = None if found is None or interval is None else _points(found.mean, *interval)
-        for column, text in zip(texts, (shown, verdict, None if seeds is None else str(seeds)), strict=True):
-            column.append(text)
-    means = [None if each is None else each.mean for each in differences]
-    headers = ("difference [95 %]", "verdict", "seeds needed")
-    columns = [_text_column(header, column) for header, column in zip(headers, texts, strict=True)]
-    return [columns[0]._replace(csv=means), *columns[1:]]
+class Rows:
+    """The rows of a table in their order, each of one run or of several.
+
+    Args:
+        by_seed: Whether runs that differ in their seed only are one row.
+    """
+
+    def __init__(self, runs: Runs, *, by_seed: bool) -> None:
+        self.runs, self.by_seed = runs, by_seed
+        self._groups: DataFrameGroupBy[Any, Any] = (
+            group_by_seed(runs.table) if by_seed else runs.table.groupby("path", sort=False)
+        )
+        val = self._groups["val_best_accuracy"].mean().to_dict()
+        first = {str(name): min(group.index, key=natural_order) for name, group in self._groups}
+        self.names = sorted(first, key=lambda name: (*_descending(val[name]), natural_order(first[name])))
+
+    @property
+    def sizes(self) -> list[int]:
+        sizes = self._groups.size()
+        return [int(sizes[name]) for name in self.names]
+
+    def runs_of(self, name: str) -> DataFrame:
+        """The runs of a row."""
+        runs: DataFrame = self.runs.table.loc[self._groups.groups[name]]
+        return runs
+
+    def first(self, column: str) -> list[Any]:
+        """The value of each row's first run, None where it has none."""
+        values = self._groups[column].first()
+        return [plain(values[name]) for name in self.names]
+
+    def numbers(self, header: str, column: str, number_format: NumberFormat, *, spread: bool = False) -> Column:
+        """A column of means over the runs of each row.
+
+        Args:
+            spread: Whether it also has their standard deviations.
+        """
+        groups, to_plain = self._groups[column], plain if number_format in (percent, four_decimals) else whole
+        means, deviations, counts = groups.mean(), groups.std(), groups.count()
+        return Column(
+            header=header,
+            values=[to_plain(means[name]) for name in self.names],
+            number_format=number_format,
+            deviations=[plain(deviations[name]) for name in self.names] if spread else None,
+            counts=[
+                int(counts[name]) if 0 < counts[name] < size else None
+                for name, size in zip(self.names, self.sizes, strict=True)
+            ],
+        )
+
+    def notes(self) -> list[str | None]:
+        """What is unusual about the runs of each row."""
+        return [_notes(self.runs_of(name)) for name in self.names]
 
 
-def _is_same(group: Group, other: Group) -> bool:
-    return {_identity(run) for run in group} == {_identity(run) for run in other}
+def _descending(value: float) -> tuple[bool, float]:
+    """A sort key: missing values last."""
+    return math.isnan(value), -value
 
 
-def _identity(run: RunRecord) -> str:
-    return json.dumps({path: format_value(value) for path, value in run.params.items() if path not in NON_RESULT_KEYS})
-
-
-def _points(mean: float, low: float, high: float) -> str:
-    """Percentage points with their sign."""
-    return f"{100 * mean:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
+def _notes(runs: DataFrame) -> str | None:
+    notes = list(dict.fromkeys(note for note in runs["notes"] if note))
+    if len(runs) > 1 and "seed" in runs and runs["seed"].nunique(dropna=False) < len(runs):
+        notes.append("several runs of one seed")
+    return "; ".join(notes) or None
 
 
 # Columns ------------------------------------------------------------------------------------------------------------
 
 
-def _text_column(header: str, values: Sequence[str | None]) -> Column:
-    return Column(header, [MISSING if value is None else value for value in values], values)
-
-
-def _params_columns(runs: list[RunRecord], groups: list[Group], hidden: Sequence[str]) -> list[Column]:
+def _params_columns(rows: Rows) -> list[Column]:
     """The parameters that differ, each under its leaf name if that is unique, or else under its dotted path.
 
     A value that only some rows have counts as a difference if it is in a params.json; the default of an option that
-    other rows do not have does not. The choices of a search come first; parameters that follow from them are in the CSV
-    file only.
+    other rows do not have does not. The choices of a search come first; parameters that follow from them are not
+    printed.
     """
-    known = [run for run in runs if run.params]
-    paths = dict.fromkeys(path for run in known for path in run.params if path not in hidden)
+    table = rows.runs.table
+    paths = [path for path in param_columns(table) if not (rows.by_seed and path == "seed")]
+    known = table[table[paths].notna().any(axis=1)]
+    written = {path for run in known.index for path in rows.runs.written[run]}
     leaf_counts = Counter(_leaf(path) for path in paths)
     columns = []
-    for path in sorted(paths, key=schema_position):
-        texts = {format_value(run.params[path]) for run in known if path in run.params}
-        is_missing = any(path not in run.params for run in known)
-        is_written = any(path in run.written for run in known)
-        if len(texts) > 1 or (is_missing and is_written):
+    for path in paths:
+        texts = known[path].map(format_value, na_action="ignore")
+        if texts.nunique() > 1 or (texts.isna().any() and path in written):
             header = _leaf(path) if leaf_counts[_leaf(path)] == 1 else path
-            values = [format_value(group[0].params[path]) if path in group[0].params else None for group in groups]
-            column = _text_column(header, values)
-            columns.append(column._replace(markdown=None) if _follows_from_choices(path, known) else column)
+            values = [None if value is None else format_value(value) for value in rows.first(path)]
+            column = Column(header=header, values=values)
+            columns.append(column.hidden() if _follows_from_choices(path, known) else column)
     return columns
 
 
-def _follows_from_choices(path: str, runs: list[RunRecord]) -> bool:
+def _follows_from_choices(path: str, known: DataFrame) -> bool:
     """Whether there are choices, and runs with equal choices have equal values."""
-    values: dict[tuple[str, ...], str | None] = {}
-    for run in runs:
-        choices = tuple(str(value) for key, value in run.params.items() if _is_choice(key))
-        value = format_value(run.params[path]) if path in run.params else None
-        if not choices or values.setdefault(choices, value) != value:
-            return False
-    return not _is_choice(path)
-
-
-def _is_choice(path: str) -> bool:
-    return schema_position(path) < 0
+    choices = [name for name in param_columns(known) if is_choice(name)]
+    if not choices or path in choices or known[choices].isna().all(axis=1).any():
+        return False
+    values = known[path].map(format_value, na_action="ignore").fillna("")
+    return bool((values.groupby([known[name] for name in choices], dropna=False).nunique() <= 1).all())
 
 
 def _leaf(path: str) -> str:
     return path.rpartition(".")[2]
 
 
-def _metrics_columns(groups: list[Group], *, with_deviation: bool) -> list[Column]:
+def _metrics_columns(rows: Rows) -> list[Column]:
     """Accuracies of the best and the last weights, then all other metrics of the best weights."""
 
-    def column(header: str, split: str, weights: Weights, key: str) -> list[Column]:
-        values = [[run.metrics[split, weights].get(key) for run in group] for group in groups]
-        return _number_columns(header, values, _percent if key.endswith("accuracy") else _decimals, with_deviation)
+    def column(header: str, split: str, weights: Weights, key: str) -> Column:
+        number_format = percent if key.endswith("accuracy") else four_decimals
+        return rows.numbers(header, f"{split}_{weights}_{key}", number_format, spread=rows.by_seed)
 
-    columns = []
+    columns = [column(f"{split} {weights}", split, weights, "accuracy") for split in SPLITS for weights in WEIGHTS]
     for split in SPLITS:
-        for weights in WEIGHTS:
-            columns += column(f"{split} {weights}", split, weights, "accuracy")
-    for split in SPLITS:
-        keys = {key for group in groups for run in group for key in run.metrics[split, "best"]}
+        prefix = f"{split}_best_"
+        keys = {name.removeprefix(prefix) for name in rows.runs.table.columns if name.startswith(prefix)}
         for key in sorted(keys.difference(NO_COLUMN), key=_metric_order):
-            more = column(f"{split} {_heading(key)}", split, "best", key)
-            columns += [part._replace(markdown=None) for part in more] if key in CSV_ONLY else more
+            if rows.runs.table[f"{prefix}{key}"].notna().any():
+                more = column(f"{split} {_heading(key)}", split, "best", key)
+                columns.append(more.hidden() if key in NOT_PRINTED else more)
     return columns
 
 
@@ -298,52 +244,6 @@ def _heading(key: str) -> str:
     return key.removesuffix("_accuracy").replace("_", " ")
 
 
-def _cost_columns(header: str, values: list[list[float | None]], number_format: Callable[[float], str]) -> list[Column]:
-    """Size or cost of the student; in the CSV file only if it is the same for all runs."""
-    differ = len({value for group in values for value in group if value is not None}) > 1
-    columns = _number_columns(header, values, number_format)
-    return columns if differ else [column._replace(markdown=None) for column in columns]
-
-
-def _number_columns(
-    header: str,
-    values: list[list[float | None]],
-    number_format: Callable[[float], str],
-    with_deviation: bool = False,
-) -> list[Column]:
-    """A column of the means of groups; `with_deviation` adds a column of standard deviations to the CSV file."""
-    markdown, means, deviations = [], [], []
-    for group in values:
-        numbers = [value for value in group if value is not None]
-        mean = statistics.mean(numbers) if numbers else None
-        deviation = statistics.stdev(numbers) if with_deviation and len(numbers) > 1 else None
-        cell = MISSING if mean is None else number_format(mean)
-        if deviation is not None:
-            cell += f" ± {number_format(deviation)}"
-        if numbers and len(numbers) < len(group):
-            cell += f" (n={len(numbers)})"
-        markdown.append(cell)
-        means.append(mean)
-        deviations.append(deviation)
-    columns = [Column(header, markdown, means, "right")]
-    return [*columns, Column(f"{header} std", None, deviations)] if with_deviation else columns
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.2f}"
-
-
-def _decimals(value: float) -> str:
-    return f"{value:.4f}"
-
-
-def _integer(value: float) -> str:
-    return f"{value:.0f}"
-
-
-def _with_commas(value: float) -> str:
-    return f"{value:,.0f}"
-
-
-def _millions(value: float) -> str:
-    return f"{value / 1e6:,.1f} M"
+def _if_different(column: Column, rows: Rows) -> Column:
+    """A size or cost of the student: printed only if it is not the same for all runs."""
+    return column if rows.runs.table[column.header].nunique() > 1 else column.hidden()

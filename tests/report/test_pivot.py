@@ -53,7 +53,7 @@ def test_cells_are_mean_and_deviation_in_the_order_of_the_choices(benchmark: Pat
 def test_tables_of_a_search_over_two_parameters_end_with_the_pivot_table(benchmark: Path) -> None:
     tables = tables_of_search(benchmark)
     assert tables.endswith(pivot_table(benchmark, "method", "pair"))
-    assert "pair_small_method_plain_seed_*" in tables
+    assert "pair_small_method_plain " in tables
     assert "| pair " in tables.splitlines()[0]
 
 

@@ -19,7 +19,7 @@ from .conftest import MakeRun, write
         ("student/loss_kd_alpha_0.9_seed_2", "student/loss_kd_alpha_0.9"),
         ("views/student_cnn_seed_12_views_per_image_4", "views/student_cnn_views_per_image_4"),
         ("cnn/seed_0", "cnn"),
-        ("seed_0", "seed_0"),
+        ("seed_0", "."),
         ("seed_0_alpha_1", "alpha_1"),
         ("reseed_0/split_seed_1", "reseed_0/split_seed_1"),
         ("cnn", "cnn"),
@@ -47,12 +47,12 @@ def test_runs_that_differ_in_more_keep_their_paths(tmp_path: Path, make_run: Mak
     assert group_names(results(tmp_path)).tolist() == ["cnn/seed_0", "cnn/seed_1"]
 
 
-def test_group_without_a_common_path_is_named_by_its_first_run(
+def test_group_without_a_common_path_is_named_by_its_runs(
     tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any]
 ) -> None:
     for seed, name in enumerate(("again", "once")):
         make_run(name, params=cnn | {"seed": seed}, val=(0.5, 0.5))
-    assert group_names(results(tmp_path)).tolist() == ["again", "again"]
+    assert group_names(results(tmp_path)).tolist() == ["again, once", "again, once"]
 
 
 def test_descriptions_make_no_groups(tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any]) -> None:
