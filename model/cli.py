@@ -22,7 +22,7 @@ from .errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER, RunFailed, 
 from .home import CHECKOUT, ROOT
 from .report.pivot import pivot_table
 from .report.search_tables import tables_of_search
-from .report.tables import results_table, write_results
+from .report.tables import Selection, results_table, write_results
 from .search.driver import search
 from .search.estimate import format_estimate, num_remaining_runs
 from .search.executors import options as executors
@@ -296,6 +296,16 @@ def results_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--pivot", nargs=2, metavar=("DOWN", "ACROSS"), help="also a table of test accuracies over two parameters"
     )
+    parser.add_argument("--filter", metavar="EXPRESSION", help='only runs for which it is true: "temperature >= 4"')
+    parser.add_argument("--sort_by", metavar="COLUMN", help="default: val_best_accuracy; -COLUMN turns the order round")
+    parser.add_argument("--top", type=executors.positive_int, metavar="N", help="the first N rows")
+    parser.add_argument("--columns", metavar="NAMES", help="the columns to show, separated by commas")
+    parser.add_argument(
+        "--format",
+        default="markdown",
+        metavar="NAME",
+        help="markdown (default), csv, json or latex (booktabs)",
+    )
     parser.add_argument(
         "--baseline",
         type=Path,
@@ -313,14 +323,28 @@ def results_options(parser: ArgumentParser) -> None:
 def run_results(args: Namespace) -> int:
     # First: if it is refused, nothing is written.
     pivot = pivot_table(args.parent_dir, *args.pivot) if args.pivot else ""
-    print(write_results(args.parent_dir, group_by_seed=args.group_by_seed, baseline=args.baseline))
+    columns = tuple(name.strip() for name in args.columns.split(",")) if args.columns else ()
+    table = write_results(
+        args.parent_dir,
+        group_by_seed=args.group_by_seed,
+        baseline=args.baseline,
+        selection=Selection(filter=args.filter, sort_by=args.sort_by, top=args.top, columns=columns),
+        format_name=args.format,
+    )
+    figures: list[Path] = []
+    if args.figures:
+        from .report.figures.style import write_figures  # matplotlib takes a second to import
+
+        figures = write_figures(args.parent_dir)
+    if args.format != "markdown":  # for a program that reads it, or a paper
+        print(table, end="")
+        return EXIT_DONE
+    print(table)
     print(f"\nwritten to {args.parent_dir / 'results.md'} and {args.parent_dir / 'results.csv'}")
     if pivot:
         print(f"\n{pivot}")
     if args.figures:
-        from .report.figures.style import write_figures  # matplotlib takes a second to import
-
-        names = ", ".join(path.name for path in write_figures(args.parent_dir)) or "nothing to draw"
+        names = ", ".join(path.name for path in figures) or "nothing to draw"
         print(f"\nfigures in {args.parent_dir / 'figures'}: {names}")
     return EXIT_DONE
 

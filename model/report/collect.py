@@ -5,6 +5,7 @@ A file that cannot be read leaves its values empty and adds a note to its run; t
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -43,6 +44,9 @@ class RunRecord:
         metrics: (split, weights) -> the finite numbers of that metrics file.
         epochs: Completed epochs.
         parameters, macs: Size and cost of the student, from run.json.
+        data: What identifies the data set's content, from run.json.
+        teacher_weights: What identifies the weights of the teachers.
+        val_seen: Images of val that a teacher, or the folder that the run started from, has seen in training.
         notes: Warnings about the numbers, and errors.
     """
 
@@ -55,6 +59,9 @@ class RunRecord:
     seconds: float | None
     parameters: float | None
     macs: float | None
+    data: str | None
+    teacher_weights: str | None
+    val_seen: float | None
     notes: tuple[str, ...]
 
 
@@ -132,6 +139,9 @@ def _read_run(folder: Folder, parent_dir: Path) -> RunRecord:
         seconds=_numbers(run).get("seconds"),
         parameters=_numbers(run).get("parameters"),
         macs=_numbers(run).get("macs"),
+        data=_identity(run.get("fingerprint")),
+        teacher_weights=_identity(run.get("teacher")),
+        val_seen=_val_seen(run.get("seen")),
         notes=tuple(notes),
     )
 
@@ -185,6 +195,18 @@ def _by_path(params: dict[str, Any]) -> dict[str, Any]:
         for path, value in flatten(params).items()
         if value not in (None, {})
     }
+
+
+def _identity(value: Any) -> str | None:
+    """A short text that two equal JSON objects share; None for an empty one."""
+    if not isinstance(value, dict) or not value:
+        return None
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _val_seen(seen: Any) -> float | None:
+    counts = [each.get("val") for each in seen.values() if isinstance(each, dict)] if isinstance(seen, dict) else []
+    return max((float(count) for count in counts if count is not None and is_number(count)), default=None)
 
 
 def _is_legacy_result(folder: Folder, val_metrics: dict[str, float]) -> bool:

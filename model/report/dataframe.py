@@ -11,6 +11,9 @@ from .collect import SPLITS, WEIGHTS, RunRecord, collect_runs, format_value, nat
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+COSTS = ("epochs", "seconds", "parameters", "macs")
+BASIS = ("data", "teacher_weights", "val_seen")
+
 
 def results(parent_dir: str | Path) -> DataFrame:
     """All runs in and below a folder, one row per run in natural order of their paths.
@@ -26,6 +29,8 @@ def results(parent_dir: str | Path) -> DataFrame:
     - every metric as `{split}_{weights}_{name}`: `val_best_accuracy` (in [0, 1]), `test_last_loss`,
       `test_best_exit_1_accuracy`. The four accuracies are there even if no run has them.
     - `epochs` completed, `seconds`, `parameters` and `macs` of the student.
+    - `data` and `teacher_weights`: the same text for equal data, and for equal weights of the teachers.
+    - `val_seen`: how many images of val a teacher has seen in training.
     - `notes`: warnings and errors, separated by "; ".
 
     What a run does not have is NaN. torch is not imported.
@@ -41,7 +46,7 @@ def to_dataframe(runs: list[RunRecord]) -> DataFrame:
     import pandas as pd  # here, as the import takes longer than collecting runs
 
     params = sorted(dict.fromkeys(path for run in runs for path in run.params), key=schema_position)
-    columns = [*params, "state", *_metric_columns(runs), "epochs", "seconds", "parameters", "macs", "notes"]
+    columns = [*params, "state", *_metric_columns(runs), *COSTS, *BASIS, "notes"]
     index = pd.Index([run.path for run in runs], name="path")
     rows = [_row(run) for run in runs]
     table: DataFrame = pd.DataFrame(rows, index=index, columns=list(dict.fromkeys(columns)))
@@ -55,9 +60,9 @@ def _row(run: RunRecord) -> dict[str, Any]:
         for (split, weights), values in run.metrics.items()
         for key, value in ({"accuracy": math.nan} | values).items()
     }
-    costs = {"epochs": run.epochs, "seconds": run.seconds, "parameters": run.parameters, "macs": run.macs}
-    numbers = {key: math.nan if value is None else value for key, value in costs.items()}
-    return params | {"state": run.state} | metrics | numbers | {"notes": "; ".join(run.notes)}
+    numbers = {key: math.nan if (value := getattr(run, key)) is None else value for key in (*COSTS, "val_seen")}
+    basis = {"data": run.data, "teacher_weights": run.teacher_weights}
+    return params | {"state": run.state} | metrics | numbers | basis | {"notes": "; ".join(run.notes)}
 
 
 def _metric_columns(runs: list[RunRecord]) -> list[str]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import UserError, did_you_mean
 from ..files import parse_rows
 from .collect import collect_runs
 from .dataframe import to_dataframe
+from .seeds import param_columns
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -41,6 +43,30 @@ class Runs:
     def only(self, paths: Collection[str]) -> Runs:
         """Some of the runs."""
         return Runs(self.parent_dir, self.table[self.table.index.isin(list(paths))], self.written)
+
+    def column(self, name: str) -> str:
+        """The column that a user names: by its dotted path or, where that is unique, by its last part.
+
+        Raises:
+            UserError: There is no such column, or there are several.
+        """
+        return self._find(name, list(self.table.columns), "column")
+
+    def param(self, name: str) -> str:
+        """The same of the columns that are parameters."""
+        return self._find(name, param_columns(self.table), "parameter")
+
+    def _find(self, name: str, known: Sequence[str], kind: str) -> str:
+        if name in known:
+            return name
+        matches = [path for path in known if path.endswith(f".{name}")]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            raise UserError(f"{self.parent_dir}: {name} is ambiguous, write one of: {', '.join(matches)}")
+        leaves = {path.rpartition(".")[2] for path in known}
+        hint = did_you_mean(name, {*leaves, *known})
+        raise UserError(f"{self.parent_dir}: no run has a {kind} named {name}{hint}")
 
     @property
     def tested(self) -> DataFrame:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from pandas import Series
 
 MISSING = "-"
 NumberFormat = Callable[[float], str]
@@ -91,6 +94,11 @@ def with_commas(value: float) -> str:
 
 def millions(value: float) -> str:
     return f"{value / 1e6:,.1f} M"
+
+
+def is_numeric(values: Series[Any]) -> bool:
+    """Whether a column of a DataFrame holds numbers."""
+    return values.dtype.kind in "iuf"
 
 
 def plain(value: Any) -> Any:

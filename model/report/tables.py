@@ -6,29 +6,35 @@ got that far) come last, in the order of their paths: no row is ever ranked by a
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..config.folder import Weights
-from ..errors import UserError
+from ..errors import OptionError, UserError
 from ..files import write_text
 from ..registry import TABLE_FORMATS
 from . import formats  # registers them
 from .baseline import comparison_columns, read_baseline
 from .collect import SPLITS, WEIGHTS, format_value, natural_order
+from .comparability import incomparable
+from .filter import matching
+from .rows import Rows
 from .runs import Runs
-from .seeds import group_by_seed, is_choice, param_columns
-from .table import Column, NumberFormat, Table, four_decimals, integer, millions, percent, plain, whole, with_commas
+from .seeds import is_choice, param_columns
+from .table import Column, Table, four_decimals, integer, is_numeric, millions, percent, with_commas
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-    from pandas.api.typing import DataFrameGroupBy
 
 NOT_PRINTED = ("loss", "top5_accuracy")  # metrics that every run has: the printed table would be too wide
 NO_COLUMN = ("accuracy", "epoch", "num_samples")  # keys of a metrics file without a column of that name
+HOW_JUDGED = (
+    'All intervals together have 95 % (Holm); "not shown": the interval contains 0. Seeds needed: to show a true '
+    "difference of this size in 80 % of all cases."
+)
 WRITTEN = ("markdown", "csv")  # formats of the files
 ENDINGS = {"markdown": "md", "latex": "tex"}  # of files, where they are not the format's name
 
@@ -50,8 +56,33 @@ def results_table(parent_dir: Path, *, group_by_seed: bool = False, only: Collec
     return render(make_table(runs if only is None else runs.only(only), by_seed=group_by_seed), "markdown")
 
 
-def write_results(parent_dir: Path, *, group_by_seed: bool = False, baseline: Path | None = None) -> str:
-    """Write results.md and results.csv into the folder and return the Markdown table.
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which rows and columns of a table are shown.
+
+    Args:
+        filter: An expression over columns; see filter.py.
+        sort_by: A column of `results`; accuracies and speeds begin with the highest value, all else with the lowest. A
+            minus before the name turns the order round.
+        top: Number of rows.
+        columns: Headers of the table, or columns of `results`.
+    """
+
+    filter: str | None = None
+    sort_by: str | None = None
+    top: int | None = None
+    columns: tuple[str, ...] = ()
+
+
+def write_results(
+    parent_dir: Path,
+    *,
+    group_by_seed: bool = False,
+    baseline: Path | None = None,
+    selection: Selection | None = None,
+    format_name: str = "markdown",
+) -> str:
+    """Write results.md and results.csv into the folder and return the table.
 
     The CSV file has unrounded values, accuracies in [0, 1], empty cells for missing values, standard deviations in
     columns of their own, and a few more columns than the Markdown table.
@@ -59,39 +90,57 @@ def write_results(parent_dir: Path, *, group_by_seed: bool = False, baseline: Pa
     Args:
         baseline: A folder with runs that differ in their seed only, with which each row is compared on test; rows are
             then grouped by seed, too.
+        selection: The rows and columns of the table.
+        format_name: A registered format, in which the table is returned and, if it is another one, written, too.
 
     Raises:
-        UserError: The folder does not exist or cannot be written to, there is no run in it, or none in the baseline's.
+        UserError: The folder does not exist or cannot be written to, there is no run in it, or none in the baseline's;
+            there is no such format, column or row.
     """
     compared_with = None if baseline is None else read_baseline(baseline)
     by_seed = group_by_seed or compared_with is not None
-    table = make_table(Runs.read(parent_dir), by_seed=by_seed, baseline=compared_with)
+    table = make_table(Runs.read(parent_dir), by_seed=by_seed, baseline=compared_with, selection=selection)
+    shown = render(table, format_name)
     try:
-        for name in WRITTEN:
+        for name in dict.fromkeys((*WRITTEN, format_name)):
             text = render(table, name)
             write_text(parent_dir / f"results.{ENDINGS.get(name, name)}", text if text.endswith("\n") else f"{text}\n")
     except OSError as error:
         raise UserError(f"{parent_dir}: cannot write the results here ({error.strerror})") from None
-    return render(table, "markdown")
+    return shown
 
 
 def render(table: Table, format_name: str) -> str:
     """A table in one of the registered formats.
 
     Raises:
-        OptionError: There is no such format.
+        UserError: There is no such format.
     """
-    text: str = TABLE_FORMATS.build(format_name, table)
+    try:
+        text: str = TABLE_FORMATS.build(format_name, table)
+    except OptionError as error:
+        raise UserError(f"--format: {error}") from None
     return text
 
 
-def make_table(runs: Runs, *, by_seed: bool = False, baseline: DataFrame | None = None) -> Table:
+def make_table(
+    runs: Runs, *, by_seed: bool = False, baseline: DataFrame | None = None, selection: Selection | None = None
+) -> Table:
     """The results of runs, a row a run, or a row for runs that differ in their seed only.
 
     Args:
         baseline: The runs that each row is compared with; see `comparison_columns`.
+
+    Raises:
+        UserError: The selection names a column that does not exist, or no run is left.
     """
-    rows = Rows(runs, by_seed=by_seed)
+    selection = selection or Selection()
+    if selection.filter is not None:
+        paths = matching(runs.table, selection.filter, runs.column)
+        if not paths:
+            raise UserError(f"--filter: no run under {runs.parent_dir} matches {selection.filter!r}")
+        runs = runs.only(paths)
+    rows = Rows(runs, by_seed=by_seed, sort_by=selection.sort_by, top=selection.top)
     states = rows.first("state")
     notes = rows.notes()
     columns = [Column(header="path", values=rows.names), *_params_columns(rows)]
@@ -107,74 +156,40 @@ def make_table(runs: Runs, *, by_seed: bool = False, baseline: DataFrame | None 
     columns += [rows.numbers("epochs", "epochs", integer), rows.numbers("seconds", "seconds", integer)]
     if any(notes):
         columns.append(Column(header="note", values=notes))
-    return Table(columns)
+    if selection.columns:
+        columns = [columns[0], *(_named_column(name, columns, rows) for name in selection.columns)]
+    below = [*_described(selection, rows), *incomparable(rows.with_results)]
+    if baseline is not None:
+        below.append(f"Differences are on test, in percentage points, to {len(baseline)} runs. {HOW_JUDGED}")
+    return Table(columns, below)
 
 
-class Rows:
-    """The rows of a table in their order, each of one run or of several.
+def _described(selection: Selection, rows: Rows) -> list[str]:
+    """Lines on the order of rows, and on those left out."""
+    lines = []
+    if selection.sort_by is not None and selection.sort_by.lstrip("-").startswith("test"):
+        lines.append("Rows are in the order of a result on test: the first is not the best, but the luckiest.")
+    if len(rows.names) < rows.num_all:
+        lines.append(f"{len(rows.names)} of {rows.num_all} rows are shown.")
+    return lines
 
-    Args:
-        by_seed: Whether runs that differ in their seed only are one row.
+
+def _named_column(name: str, columns: list[Column], rows: Rows) -> Column:
+    """A column by its header, or by its name in `results`.
+
+    Raises:
+        UserError: There is no such column.
     """
-
-    def __init__(self, runs: Runs, *, by_seed: bool) -> None:
-        self.runs, self.by_seed = runs, by_seed
-        self._groups: DataFrameGroupBy[Any, Any] = (
-            group_by_seed(runs.table) if by_seed else runs.table.groupby("path", sort=False)
-        )
-        val = self._groups["val_best_accuracy"].mean().to_dict()
-        first = {str(name): min(group.index, key=natural_order) for name, group in self._groups}
-        self.names = sorted(first, key=lambda name: (*_descending(val[name]), natural_order(first[name])))
-
-    @property
-    def sizes(self) -> list[int]:
-        sizes = self._groups.size()
-        return [int(sizes[name]) for name in self.names]
-
-    def runs_of(self, name: str) -> DataFrame:
-        """The runs of a row."""
-        runs: DataFrame = self.runs.table.loc[self._groups.groups[name]]
-        return runs
-
-    def first(self, column: str) -> list[Any]:
-        """The value of each row's first run, None where it has none."""
-        values = self._groups[column].first()
-        return [plain(values[name]) for name in self.names]
-
-    def numbers(self, header: str, column: str, number_format: NumberFormat, *, spread: bool = False) -> Column:
-        """A column of means over the runs of each row.
-
-        Args:
-            spread: Whether it also has their standard deviations.
-        """
-        groups, to_plain = self._groups[column], plain if number_format in (percent, four_decimals) else whole
-        means, deviations, counts = groups.mean(), groups.std(), groups.count()
+    for column in columns:
+        if column.header in (name, name.replace("_", " ")):
+            return replace(column, is_printed=True)
+    path = rows.runs.column(name)
+    if path in param_columns(rows.runs.table) or not is_numeric(rows.runs.table[path]):
         return Column(
-            header=header,
-            values=[to_plain(means[name]) for name in self.names],
-            number_format=number_format,
-            deviations=[plain(deviations[name]) for name in self.names] if spread else None,
-            counts=[
-                int(counts[name]) if 0 < counts[name] < size else None
-                for name, size in zip(self.names, self.sizes, strict=True)
-            ],
+            header=name, values=[None if value is None else format_value(value) for value in rows.first(path)]
         )
-
-    def notes(self) -> list[str | None]:
-        """What is unusual about the runs of each row."""
-        return [_notes(self.runs_of(name)) for name in self.names]
-
-
-def _descending(value: float) -> tuple[bool, float]:
-    """A sort key: missing values last."""
-    return math.isnan(value), -value
-
-
-def _notes(runs: DataFrame) -> str | None:
-    notes = list(dict.fromkeys(note for note in runs["notes"] if note))
-    if len(runs) > 1 and "seed" in runs and runs["seed"].nunique(dropna=False) < len(runs):
-        notes.append("several runs of one seed")
-    return "; ".join(notes) or None
+    number_format = percent if path.endswith("accuracy") else four_decimals
+    return rows.numbers(name, path, number_format, spread=rows.by_seed)
 
 
 # Columns ------------------------------------------------------------------------------------------------------------

@@ -90,7 +90,10 @@ def test_columns_are_parameters_in_the_order_of_the_schema_then_results(two_runs
         "val_best_loss",
         "val_best_num_samples",
     ]
-    assert columns[end:] == ["epochs", "seconds", "parameters", "macs", "notes"]
+    assert columns[end:] == [
+        *("epochs", "seconds", "parameters", "macs"),
+        *("data", "teacher_weights", "val_seen", "notes"),
+    ]
 
 
 def test_what_a_run_does_not_have_is_nan(two_runs: Path) -> None:

@@ -47,6 +47,18 @@ def test_figures_are_written_beside_the_table(
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"accuracies.png", "accuracies.svg"}
 
 
+def test_other_formats_are_printed_alone_and_written_too(
+    tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any], finished: dict[str, Any]
+) -> None:
+    make_run("cnn", params=cnn, run=finished, val=(0.5, 0.4), test=(0.5, 0.4))
+    done = synthesize(
+        "--parent_dir", str(tmp_path), "--format", "latex", "--columns", "test_best", "--sort_by=-seconds"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("\\begin{tabular}{lr}")
+    assert done.stdout == (tmp_path / "results.tex").read_text(encoding="utf-8")
+
+
 def test_an_empty_folder_is_the_users_mistake_in_one_line(tmp_path: Path) -> None:
     done = synthesize("--parent_dir", str(tmp_path))
     message = f"error: no runs under {tmp_path}: no folder in it holds a params.json or metrics\n"
