@@ -20,9 +20,10 @@ from .config.params import Params
 from .cpus import prepare_threads
 from .errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER, RunFailed, Stopped, UserError
 from .home import CHECKOUT, ROOT
+from .report.diff import diff
 from .report.pivot import pivot_table
 from .report.search_tables import tables_of_search
-from .report.tables import Selection, results_table, write_results
+from .report.tables import Selection, render, results_table, write_results
 from .search.driver import search
 from .search.estimate import format_estimate, num_remaining_runs
 from .search.executors import options as executors
@@ -314,6 +315,9 @@ def results_options(parser: ArgumentParser) -> None:
         "number of seeds that would show it; groups rows by seed",
     )
     parser.add_argument(
+        "--diff", nargs=2, type=Path, metavar=("A", "B"), help="only what differs between the runs of two folders"
+    )
+    parser.add_argument(
         "--figures",
         action="store_true",
         help="also PNG and SVG files in figures/: accuracies, learning curves, a heat map of two parameters",
@@ -321,6 +325,9 @@ def results_options(parser: ArgumentParser) -> None:
 
 
 def run_results(args: Namespace) -> int:
+    if args.diff:
+        print(render(diff(*args.diff), args.format))
+        return EXIT_DONE
     # First: if it is refused, nothing is written.
     pivot = pivot_table(args.parent_dir, *args.pivot) if args.pivot else ""
     columns = tuple(name.strip() for name in args.columns.split(",")) if args.columns else ()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
-from .runs import Runs
+from .runs import Runs, accuracies
 from .seeds import group_by_seed, param_columns
 from .statistics import Comparison, compare, difference
 from .table import Column
@@ -39,9 +39,9 @@ def comparison_columns(rows: Sequence[DataFrame], baseline: DataFrame) -> list[C
     Several differences are judged together: see statistics.py.
     """
     is_own = [_same_params(runs, baseline) for runs in rows]
-    values = accuracies(baseline)
+    values = accuracies(baseline, "test")
     compared = compare(
-        [None if own else difference(accuracies(runs), values) for runs, own in zip(rows, is_own, strict=True)]
+        [None if own else difference(accuracies(runs, "test"), values) for runs, own in zip(rows, is_own, strict=True)]
     )
     verdicts = ["baseline" if own else each.verdict for own, each in zip(is_own, compared, strict=True)]
     needed = [None if each.difference is None else each.difference.seeds_needed() for each in compared]
@@ -50,13 +50,6 @@ def comparison_columns(rows: Sequence[DataFrame], baseline: DataFrame) -> list[C
         Column(header="verdict", values=verdicts),
         Column(header="seeds needed", values=[None if number is None else str(number) for number in needed]),
     ]
-
-
-def accuracies(runs: DataFrame) -> dict[int, float]:
-    """Seed -> test accuracy of the best weights; a run that does not say its seed has seed 0."""
-    tested = runs[runs["test_best_accuracy"].notna()]
-    seeds = tested["seed"].fillna(0) if "seed" in tested else [0] * len(tested)
-    return {int(seed): float(value) for seed, value in zip(seeds, tested["test_best_accuracy"], strict=True)}
 
 
 def _same_params(runs: DataFrame, other: DataFrame) -> bool:

@@ -74,6 +74,17 @@ class Runs:
         tested: DataFrame = self.table[self.table["test_best_accuracy"].notna()]
         return tested
 
+    def accuracies(self, split: str) -> dict[int, float]:
+        """Seed -> accuracy of the best weights; a run that does not say its seed has seed 0."""
+        return accuracies(self.table, split)
+
     def history(self, path: str) -> list[dict[str, Any]]:
         """One object per epoch of a run; those before a damaged line of its file."""
         return parse_rows(self.parent_dir / path / "metrics.jsonl")[0]
+
+
+def accuracies(runs: DataFrame, split: str) -> dict[int, float]:
+    """Seed -> accuracy of the best weights, of the runs that have one."""
+    known = runs[runs[f"{split}_best_accuracy"].notna()]
+    seeds = known["seed"].fillna(0) if "seed" in known else [0] * len(known)
+    return {int(seed): float(value) for seed, value in zip(seeds, known[f"{split}_best_accuracy"], strict=True)}
