@@ -56,7 +56,7 @@ def shrunk(path: Path, tiny_data: Path) -> dict[str, Any]:
             number = 2 if name == names[-1] else 1
             if "choices" in parameter:
                 content["parameters"][name] = {"choices": dict(list(parameter["choices"].items())[:number])}
-            else:
+            elif not (isinstance(parameter, dict) and "min" in parameter):
                 values = parameter["values"] if isinstance(parameter, dict) else parameter
                 content["parameters"][name] = values[:number]
         return content
