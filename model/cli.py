@@ -320,7 +320,7 @@ def results_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--figures",
         action="store_true",
-        help="also PNG and SVG files in figures/: accuracies, learning curves, a heat map of two parameters",
+        help="also draw what there is to draw into figures/, as PNG and SVG",
     )
 
 
@@ -342,7 +342,7 @@ def run_results(args: Namespace) -> int:
     if args.figures:
         from .report.figures.style import write_figures  # matplotlib takes a second to import
 
-        figures = write_figures(args.parent_dir)
+        figures = write_figures(args.parent_dir, args.baseline)
     if args.format != "markdown":  # for a program that reads it, or a paper
         print(table, end="")
         return EXIT_DONE

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UserError
-from .runs import Runs, accuracies
-from .seeds import group_by_seed, param_columns
+from .runs import accuracies
+from .seeds import param_columns
 from .statistics import Comparison, compare, difference
 from .table import Column
 
@@ -16,38 +14,23 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
-def read_baseline(folder: Path) -> DataFrame:
-    """The runs of a folder that have been evaluated on test; they differ in their seed only.
-
-    Raises:
-        UserError: The folder does not exist, has no such runs, or several kinds of them.
-    """
-    runs = Runs.read(folder).tested
-    if runs.empty:
-        raise UserError(f"{folder}: no run in it has been evaluated on test")
-    names = [str(name) for name, _ in group_by_seed(runs)]
-    if len(names) > 1:
-        raise UserError(
-            f"{folder}: {len(names)} kinds of runs ({', '.join(names[:3])}, ...): a baseline is one, with any seeds"
-        )
-    return runs
+def comparisons(rows: Sequence[DataFrame], baseline: DataFrame) -> list[Comparison | None]:
+    """Each row's runs compared with the baseline on test, judged together; None for the baseline itself."""
+    values = accuracies(baseline, "test")
+    is_own = [_same_params(runs, baseline) for runs in rows]
+    others = [runs for runs, own in zip(rows, is_own, strict=True) if not own]
+    compared = iter(compare([difference(accuracies(runs, "test"), values) for runs in others]))
+    return [None if own else next(compared) for own in is_own]
 
 
 def comparison_columns(rows: Sequence[DataFrame], baseline: DataFrame) -> list[Column]:
-    """The difference of each row's runs to the baseline, its interval, a verdict, and how many seeds would show it.
-
-    Several differences are judged together: see statistics.py.
-    """
-    is_own = [_same_params(runs, baseline) for runs in rows]
-    values = accuracies(baseline, "test")
-    compared = compare(
-        [None if own else difference(accuracies(runs, "test"), values) for runs, own in zip(rows, is_own, strict=True)]
-    )
-    verdicts = ["baseline" if own else each.verdict for own, each in zip(is_own, compared, strict=True)]
-    needed = [None if each.difference is None else each.difference.seeds_needed() for each in compared]
+    """The difference of each row's runs to the baseline, its interval, a verdict, and how many seeds would show it."""
+    compared = comparisons(rows, baseline)
+    differences = [None if each is None else each.difference for each in compared]
+    needed = [None if each is None else each.seeds_needed() for each in differences]
     return [
-        Column(header="difference [95 %]", values=[_points(each) for each in compared]),
-        Column(header="verdict", values=verdicts),
+        Column(header="difference [95 %]", values=[None if each is None else _points(each) for each in compared]),
+        Column(header="verdict", values=["baseline" if each is None else each.verdict for each in compared]),
         Column(header="seeds needed", values=[None if number is None else str(number) for number in needed]),
     ]
 

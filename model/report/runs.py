@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from ..errors import UserError, did_you_mean
 from ..files import parse_rows
 from .collect import collect_runs
 from .dataframe import to_dataframe
-from .seeds import param_columns
+from .seeds import group_by_seed, param_columns
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -24,11 +24,13 @@ class Runs:
     Args:
         table: As `results` returns them.
         written: Run -> the parameters that are in its params.json; the others are defaults.
+        baseline: The runs that others are compared with, which differ in their seed only.
     """
 
     parent_dir: Path
     table: DataFrame
     written: dict[str, frozenset[str]]
+    baseline: DataFrame | None = None
 
     @classmethod
     def read(cls, parent_dir: Path) -> Runs:
@@ -42,7 +44,22 @@ class Runs:
 
     def only(self, paths: Collection[str]) -> Runs:
         """Some of the runs."""
-        return Runs(self.parent_dir, self.table[self.table.index.isin(list(paths))], self.written)
+        return replace(self, table=self.table[self.table.index.isin(list(paths))])
+
+    def compared_with(self, folder: Path) -> Runs:
+        """The same runs, with the runs of a folder as their baseline.
+
+        Raises:
+            UserError: The folder does not exist, or has no runs that have been evaluated on test, or several kinds.
+        """
+        other = Runs.read(folder).tested
+        if other.empty:
+            raise UserError(f"{folder}: no run in it has been evaluated on test")
+        names = [str(name) for name, _ in group_by_seed(other)]
+        if len(names) > 1:
+            kinds = f"{len(names)} kinds of runs ({', '.join(names[:3])}, ...)"
+            raise UserError(f"{folder}: {kinds}: a baseline is one, with any seeds")
+        return replace(self, baseline=other)
 
     def column(self, name: str) -> str:
         """The column that a user names: by its dotted path or, where that is unique, by its last part.

@@ -17,7 +17,7 @@ from ..errors import OptionError, UserError
 from ..files import write_text
 from ..registry import TABLE_FORMATS
 from . import formats  # registers them
-from .baseline import comparison_columns, read_baseline
+from .baseline import comparison_columns
 from .collect import SPLITS, WEIGHTS, format_value, natural_order
 from .comparability import incomparable
 from .filter import matching
@@ -97,9 +97,10 @@ def write_results(
         UserError: The folder does not exist or cannot be written to, there is no run in it, or none in the baseline's;
             there is no such format, column or row.
     """
-    compared_with = None if baseline is None else read_baseline(baseline)
-    by_seed = group_by_seed or compared_with is not None
-    table = make_table(Runs.read(parent_dir), by_seed=by_seed, baseline=compared_with, selection=selection)
+    runs = Runs.read(parent_dir)
+    if baseline is not None:
+        runs = runs.compared_with(baseline)
+    table = make_table(runs, by_seed=group_by_seed or baseline is not None, selection=selection)
     shown = render(table, format_name)
     try:
         for name in dict.fromkeys((*WRITTEN, format_name)):
@@ -123,13 +124,8 @@ def render(table: Table, format_name: str) -> str:
     return text
 
 
-def make_table(
-    runs: Runs, *, by_seed: bool = False, baseline: DataFrame | None = None, selection: Selection | None = None
-) -> Table:
+def make_table(runs: Runs, *, by_seed: bool = False, selection: Selection | None = None) -> Table:
     """The results of runs, a row a run, or a row for runs that differ in their seed only.
-
-    Args:
-        baseline: The runs that each row is compared with; see `comparison_columns`.
 
     Raises:
         UserError: The selection names a column that does not exist, or no run is left.
@@ -149,8 +145,8 @@ def make_table(
     if by_seed:
         columns.append(Column(header="n", values=rows.sizes, number_format=integer))
     columns += _metrics_columns(rows)
-    if baseline is not None:
-        columns += comparison_columns([rows.runs_of(name) for name in rows.names], baseline)
+    if runs.baseline is not None:
+        columns += comparison_columns([rows.runs_of(name) for name in rows.names], runs.baseline)
     columns += [_if_different(rows.numbers("parameters", "parameters", with_commas), rows)]
     columns += [_if_different(rows.numbers("macs", "macs", millions), rows)]
     columns += [rows.numbers("epochs", "epochs", integer), rows.numbers("seconds", "seconds", integer)]
@@ -159,8 +155,8 @@ def make_table(
     if selection.columns:
         columns = [columns[0], *(_named_column(name, columns, rows) for name in selection.columns)]
     below = [*_described(selection, rows), *incomparable(rows.with_results)]
-    if baseline is not None:
-        below.append(f"Differences are on test, in percentage points, to {len(baseline)} runs. {HOW_JUDGED}")
+    if runs.baseline is not None:
+        below.append(f"Differences are on test, in percentage points, to {len(runs.baseline)} runs. {HOW_JUDGED}")
     return Table(columns, below)
 
 

@@ -1,3 +1,3 @@
 """Figures of the runs below a folder, one file each. Importing this package registers them."""
 
-from . import accuracies, heat_map, learning_curves
+from . import accuracies, costs, differences, heat_map, learning_curves

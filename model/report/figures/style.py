@@ -53,13 +53,18 @@ def draw(name: str, runs: Runs, **options: Any) -> Figure | None:
     return figure
 
 
-def write_figures(parent_dir: Path) -> list[Path]:
+def write_figures(parent_dir: Path, baseline: Path | None = None) -> list[Path]:
     """Draw all figures that the runs below a folder have something for, into its sub-folder `figures`.
 
+    Args:
+        baseline: A folder with runs that others are compared with.
+
     Raises:
-        UserError: The folder does not exist or cannot be written to, or there is no run in it.
+        UserError: A folder does not exist or cannot be written to, or there is no run in it.
     """
     runs, folder = Runs.read(parent_dir), parent_dir / FIGURES_DIR
+    if baseline is not None:
+        runs = runs.compared_with(baseline)
     figures = {name: draw(name, runs) for name in FIGURES.names()}
     paths = [folder / name for name, figure in figures.items() if figure is not None]
     try:
