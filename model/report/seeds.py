@@ -56,9 +56,11 @@ def group_names(runs: DataFrame) -> Series[Any]:
     """For each run, the name of its group: the path that its runs have without the seed, or some of their paths."""
     columns = [name for name in param_columns(runs) if name != "seed"]
     paths = runs.index.to_series()
-    rows = runs[columns].itertuples(index=False)
+    rows = runs[columns].itertuples()  # each begins with the path
     keys = paths.copy()
-    keys[:] = ["\n".join("" if (value := plain(cell)) is None else format_value(value) for cell in row) for row in rows]
+    keys[:] = [
+        "\n".join("" if (value := plain(cell)) is None else format_value(value) for cell in row[1:]) for row in rows
+    ]
     is_alone = ~runs["state"].fillna("finished").eq("finished") | runs[columns].isna().all(axis=1)
     keys = keys.where(~is_alone, paths)
     common = paths.map(without_seed).where(~is_alone, paths)

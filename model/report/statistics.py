@@ -63,6 +63,7 @@ class Difference:
 
         "Mostly" is a power of 80 % at 5 %, from the noncentral t distribution. None beyond 1,000 seeds.
         """
+        import numpy as np
         from scipy import stats
 
         if self.mean == 0:
@@ -73,7 +74,9 @@ class Difference:
         for count in range(2, MAX_SEEDS + 1):
             freedom = count - 1 if self.is_paired else 2 * (count - 1)
             critical = stats.t.isf(LEVEL / 2, freedom)
-            if stats.nct.sf(critical, freedom, effect * math.sqrt(count)) >= POWER:
+            with np.errstate(divide="ignore"):  # a needless warning of scipy 1.12
+                power = stats.nct.sf(critical, freedom, effect * math.sqrt(count))
+            if power >= POWER:
                 return count
         return None
 
