@@ -19,7 +19,10 @@ from model.training.checkpoint import load_checkpoint
 from tests.commands.test_train import send_signals_at, weights
 from tests.conftest import MakeFolder
 
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler here")
+pytestmark = [
+    pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler here"),
+    pytest.mark.filterwarnings("default"),  # compilers warn of much that is no fault of ours
+]
 AT: dict[str, Any] = {"at": {}}  # reads feature maps, which are not cached
 
 

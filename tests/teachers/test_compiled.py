@@ -15,6 +15,7 @@ from model.teachers.live import LiveTeacher
 from model.types import Batch, Output
 from tests.training.toy import SmallNet, live_teacher, open_data, seeded
 
+pytestmark = pytest.mark.filterwarnings("default")  # compilers warn of much that is no fault of ours
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler here")
 BATCH = next(open_data().train_batches(0, 16))
 
@@ -26,8 +27,13 @@ class EveryPart(SmallNet):
         output = super().forward(images_NCHW)
         (map_NCHW,) = output.maps
         exit_output = Output(output.logits - 1, output.embedding - 1, (map_NCHW - 1,))
-        return output._replace(
-            maps=(map_NCHW, map_NCHW + 1), preacts=(map_NCHW - 2,), exits=(exit_output,), stem=2 * images_NCHW
+        return Output(
+            logits=output.logits,
+            embedding=output.embedding,
+            maps=(map_NCHW, map_NCHW + 1),
+            preacts=(map_NCHW - 2,),
+            exits=(exit_output,),
+            stem=2 * images_NCHW,
         )
 
 
