@@ -17,6 +17,7 @@ from ..build.weights import WeightsFile
 from ..config.folder import Folder
 from ..config.generations import generation_folders
 from ..errors import UserError
+from ..evaluation.details import details_of
 from ..evaluation.metrics import Predictions, accuracy, confusion_matrix, metrics_of, predict
 from ..evaluation.summary import markdown, per_class
 from ..files import atomic_write, write_json, write_text
@@ -103,7 +104,8 @@ def _evaluate_run(experiment: Experiment, split: Split, restore_file: str, tempe
     path = folder.checkpoint(restore_file) if is_own else Path(restore_file)  # type: ignore[arg-type]
     weights = WeightsFile.read(path)
     result = predict_split(experiment, weights, split)
-    metrics, confusion_KK = metrics_of(result), confusion_matrix(result.logits, result.labels)
+    metrics = metrics_of(result) | details_of(result)
+    confusion_KK = confusion_matrix(result.logits, result.labels)
     classes = per_class(confusion_KK, class_names)
     page = markdown(f"{folder.name}, {split} split, {path.name}", metrics, experiment.cost, classes)
     suffix = restore_file if is_own else f"{path.parent.name}_{path.name.partition('.')[0]}"

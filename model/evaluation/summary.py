@@ -38,7 +38,8 @@ def per_class(confusion_KK: Tensor, class_names: Sequence[str]) -> list[dict[str
 
 def markdown(title: str, metrics: dict[str, float], cost: Cost, rows: list[dict[str, Any]]) -> str:
     """The summary as Markdown: metrics, early exits, the network's cost, and a table of classes."""
-    overall = [f"accuracy {100 * metrics['accuracy']:.2f} %"]
+    interval = f"95 %: {100 * metrics['accuracy_low']:.2f} to {100 * metrics['accuracy_high']:.2f}"
+    overall = [f"accuracy {100 * metrics['accuracy']:.2f} % ({interval})"]
     if "top5_accuracy" in metrics:
         overall.append(f"top-5 {100 * metrics['top5_accuracy']:.2f} %")
     overall += [f"loss {metrics['loss']:.4f}", f"{metrics['num_samples']:,} images"]
@@ -61,7 +62,13 @@ def markdown(title: str, metrics: dict[str, float], cost: Cost, rows: list[dict[
         for name, value in metrics.items()
         if name.startswith(("exit_", "ensemble_"))
     ]
-    parts = [f"# {title}", ", ".join(overall), ", ".join(exits), str(cost), table]
+    further = [
+        f"accuracy over classes {100 * metrics['macro_accuracy']:.2f} %",
+        f"macro F1 {100 * metrics['macro_f1']:.2f} %",
+        f"calibration error {100 * metrics['calibration_error']:.2f} %",
+        f"Brier score {metrics['brier_score']:.4f}",
+    ]
+    parts = [f"# {title}", ", ".join(overall), ", ".join(further), ", ".join(exits), str(cost), table]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -134,23 +134,38 @@ def test_class_without_a_sample_has_no_accuracy_and_one_never_predicted_no_preci
     assert rows[1] == {"class": "dog", "images": 3, "accuracy": 0.0, "precision": None, "taken_for": "cat", "times": 3}
 
 
+DETAILS = {
+    "accuracy_low": 0.6912,
+    "accuracy_high": 0.8,
+    "macro_accuracy": 0.75,
+    "macro_f1": 0.74,
+    "calibration_error": 0.031,
+    "brier_score": 0.25,
+}
+
+
 def test_summary_has_the_accuracy_of_every_exit_and_their_ensemble() -> None:
     exits = {"exit_1_accuracy": 0.6657, "exit_2_accuracy": 0.7469, "ensemble_accuracy": 0.79}
-    metrics = {"accuracy": 0.78, "loss": 0.5, "num_samples": 100} | exits
+    metrics = {"accuracy": 0.78, "loss": 0.5, "num_samples": 100} | exits | DETAILS
     page = markdown("title", metrics, Cost(1234, 5_600_000), per_class(torch.eye(2), ["cat", "dog"]))
     assert "\n\nexit 1 66.57 %, exit 2 74.69 %, ensemble 79.00 %\n\n" in page
 
 
 def test_summary_of_a_network_without_early_exits_has_no_line_for_them() -> None:
-    metrics = {"accuracy": 0.78, "loss": 0.5, "num_samples": 100}
+    metrics = {"accuracy": 0.78, "loss": 0.5, "num_samples": 100} | DETAILS
     page = markdown("title", metrics, Cost(1234, 5_600_000), per_class(torch.eye(2), ["cat", "dog"]))
-    assert "accuracy 78.00 %, loss 0.5000, 100 images\n\n1,234 parameters" in page
+    assert (
+        "accuracy 78.00 % (95 %: 69.12 to 80.00), loss 0.5000, 100 images\n\n"
+        "accuracy over classes 75.00 %, macro F1 74.00 %, calibration error 3.10 %, Brier score 0.2500\n\n"
+        "1,234 parameters"
+    ) in page
 
 
 def test_summary_has_dashes_for_missing_values() -> None:
     rows = per_class(torch.tensor([[0, 0], [1, 2]]), ["cat", "dog"])
-    page = markdown("title", {"accuracy": 2 / 3, "loss": 0.5, "num_samples": 12345}, Cost(1234, 5_600_000), rows)
-    assert "accuracy 66.67 %, loss 0.5000, 12,345 images" in page
+    metrics = {"accuracy": 2 / 3, "loss": 0.5, "num_samples": 12345} | DETAILS
+    page = markdown("title", metrics, Cost(1234, 5_600_000), rows)
+    assert "loss 0.5000, 12,345 images" in page
     assert "1,234 parameters, 5,600,000 multiply-accumulates an image" in page
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("|")]
     assert cells[2:] == [["cat", "0", "-", "0.00", "-"], ["dog", "3", "66.67", "100.00", "cat (1)"]]
