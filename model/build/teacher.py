@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from ..config.folder import Folder
@@ -27,9 +29,10 @@ if TYPE_CHECKING:
 
 TOP_K = 16  # probabilities that are cached where views are unbounded, as a file of all logits would be too large
 MAX_CACHE_BYTES = 16 * 10**9  # that are written where params.json does not say whether outputs are cached
-MIN_MACS_TO_COMPILE = (
-    1e13  # of the teacher on all training images once: with less, compiling takes longer than it saves
-)
+# Of a teacher that is compiled, on all training images once: with less, compiling takes longer than it saves.
+MIN_MACS_TO_COMPILE = 1e13
+
+AsTeacher = Callable[[nn.Module, "Sequence[int] | None"], Teacher]  # network, the order that its classes were put in
 
 
 def read_teacher_weights(experiment: Experiment) -> list[WeightsFile]:
@@ -55,7 +58,23 @@ def build_teacher(experiment: Experiment, weights: Sequence[WeightsFile]) -> Tea
     """
     members: list[Teacher] = []
     for teacher, file in zip(experiment.teachers_in_use, weights, strict=True):
-        members.append(_build_member(experiment, teacher, file))
+        members.append(_build_member(experiment, teacher, file, partial(_live_or_cached, experiment, teacher, file)))
+    return _combine(experiment, members)
+
+
+def build_live_teacher(experiment: Experiment, weights: Sequence[WeightsFile]) -> Teacher | None:
+    """The same in float32 and without a cache: for images of any split.
+
+    Raises:
+        UserError: Weights are another network's.
+    """
+
+    def live(teacher: Experiment, file: WeightsFile, net: nn.Module, _: Sequence[int] | None) -> Teacher:
+        return _live(experiment, net, file.normalisation(teacher.source.normalisation), torch.float32)
+
+    members: list[Teacher] = []
+    for teacher, file in zip(experiment.teachers_in_use, weights, strict=True):
+        members.append(_build_member(experiment, teacher, file, partial(live, teacher, file)))
     return _combine(experiment, members)
 
 
@@ -127,35 +146,37 @@ def _combine(experiment: Experiment, members: Sequence[Teacher]) -> Teacher | No
     return members[0] if members else None
 
 
-def _live(experiment: Experiment, net: nn.Module, trained_on: Normalisation) -> LiveTeacher:
+def _live(
+    experiment: Experiment, net: nn.Module, trained_on: Normalisation, dtype: torch.dtype | None = None
+) -> LiveTeacher:
     return LiveTeacher(
         net,
         normalisation=trained_on,
         data_normalisation=experiment.source.normalisation,
-        dtype=experiment.dtype,
+        dtype=dtype or experiment.dtype,
         device=experiment.runtime.device,
     )
 
 
-def _build_member(experiment: Experiment, teacher: Experiment, weights: WeightsFile) -> Teacher:
+def _build_member(experiment: Experiment, teacher: Experiment, weights: WeightsFile, as_teacher: AsTeacher) -> Teacher:
+    """A trained network as a teacher, its classes in the student's order."""
     net = teacher.network()
     weights.load_into(net)
     columns = experiment.columns_of_teacher(teacher)
     if columns is None:
-        return _live_or_cached(experiment, teacher, net, weights)
+        return as_teacher(net, None)
     log.info("teacher %s: its classes are put in the student's order", teacher.name)
     if reorder_classes(net, columns, teacher.source.image_shape):
-        return _live_or_cached(experiment, teacher, net, weights, columns)
-    member = _live_or_cached(experiment, teacher, net, weights)
-    return ReorderedTeacher(member, columns, experiment.runtime.device)
+        return as_teacher(net, columns)
+    return ReorderedTeacher(as_teacher(net, None), columns, experiment.runtime.device)
 
 
 def _live_or_cached(
     experiment: Experiment,
     teacher: Experiment,
-    net: nn.Module,
     weights: WeightsFile,
-    columns: Sequence[int] | None = None,
+    net: nn.Module,
+    columns: Sequence[int] | None,
 ) -> Teacher:
     """The trained network as a teacher.
 

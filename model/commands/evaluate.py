@@ -13,11 +13,13 @@ import torch
 
 from ..build.experiment import Experiment
 from ..build.seen import describe_seen, held_out_seen
+from ..build.teacher import build_live_teacher, read_teacher_weights
 from ..build.weights import WeightsFile
 from ..config.folder import Folder
 from ..config.generations import generation_folders
 from ..errors import UserError
 from ..evaluation.details import details_of
+from ..evaluation.fidelity import fidelity_of
 from ..evaluation.metrics import Predictions, accuracy, confusion_matrix, metrics_of, predict
 from ..evaluation.summary import markdown, per_class
 from ..files import atomic_write, write_json, write_text
@@ -85,6 +87,21 @@ def predict_split(experiment: Experiment, weights: WeightsFile, split: Split) ->
     return result._replace(logits=result.logits[:, columns], exits=exits)
 
 
+@torch.no_grad()
+def compare_with_teacher(experiment: Experiment, result: Predictions, split: Split) -> dict[str, float]:
+    """How closely a student follows its teacher on a split; empty where it has no trained one.
+
+    Args:
+        result: The student's predictions for the split.
+    """
+    if not experiment.teachers_in_use or experiment.untrained_dependencies:
+        return {}
+    teacher = build_live_teacher(experiment, read_teacher_weights(experiment))
+    assert teacher is not None
+    batches = experiment.data.eval_batches(split, experiment.eval_batch_size)
+    return fidelity_of(result.logits, torch.cat([teacher(batch).logits for batch in batches]), result.labels)
+
+
 def _log_differences(experiment: Experiment, weights: WeightsFile) -> None:
     """Tell where the data is not that of the weights' own run: the accuracy may not be what it seems."""
     data, source = experiment.data, experiment.source
@@ -104,7 +121,7 @@ def _evaluate_run(experiment: Experiment, split: Split, restore_file: str, tempe
     path = folder.checkpoint(restore_file) if is_own else Path(restore_file)  # type: ignore[arg-type]
     weights = WeightsFile.read(path)
     result = predict_split(experiment, weights, split)
-    metrics = metrics_of(result) | details_of(result)
+    metrics = metrics_of(result) | details_of(result) | compare_with_teacher(experiment, result, split)
     confusion_KK = confusion_matrix(result.logits, result.labels)
     classes = per_class(confusion_KK, class_names)
     page = markdown(f"{folder.name}, {split} split, {path.name}", metrics, experiment.cost, classes)

@@ -9,6 +9,18 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from .metrics import accuracy
+
+TEMPERATURES = (1, 4)  # of the divergences that are reported
+
+
+def fidelity_of(student_NK: Tensor, teacher_NK: Tensor, labels_N: Tensor) -> dict[str, float]:
+    """The teacher's accuracy, and how closely the student follows it."""
+    metrics = {"teacher_accuracy": accuracy(teacher_NK, labels_N), "agreement": agreement(student_NK, teacher_NK)}
+    metrics |= {f"divergence_at_{t}": divergence(student_NK, teacher_NK, t) for t in TEMPERATURES}
+    alike = wrong_alike(student_NK, teacher_NK, labels_N)
+    return metrics if alike is None else metrics | {"wrong_alike": alike}
+
 
 def agreement(student_NK: Tensor, teacher_NK: Tensor) -> float:
     """The fraction of samples for which both predict the same class."""

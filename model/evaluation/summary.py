@@ -68,8 +68,30 @@ def markdown(title: str, metrics: dict[str, float], cost: Cost, rows: list[dict[
         f"calibration error {100 * metrics['calibration_error']:.2f} %",
         f"Brier score {metrics['brier_score']:.4f}",
     ]
-    parts = [f"# {title}", ", ".join(overall), ", ".join(further), ", ".join(exits), str(cost), table]
+    parts = [
+        f"# {title}",
+        ", ".join(overall),
+        ", ".join(further),
+        _fidelity(metrics),
+        ", ".join(exits),
+        str(cost),
+        table,
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _fidelity(metrics: dict[str, float]) -> str:
+    """One line on the teacher; empty without one."""
+    if "teacher_accuracy" not in metrics:
+        return ""
+    parts = [
+        f"teacher {100 * metrics['teacher_accuracy']:.2f} %",
+        f"the student agrees with it on {100 * metrics['agreement']:.2f} %",
+        f"KL divergence {metrics['divergence_at_1']:.4f} at temperature 1 and {metrics['divergence_at_4']:.4f} at 4",
+    ]
+    if "wrong_alike" in metrics:
+        parts.append(f"of what both get wrong, {100 * metrics['wrong_alike']:.2f} % alike")
+    return ", ".join(parts)
 
 
 def _percent(value: float | None) -> str:

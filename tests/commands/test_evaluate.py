@@ -243,3 +243,34 @@ def test_evaluation_takes_fewer_images_at_once_the_larger_they_are(
     vars(experiment)["params"] = SimpleNamespace(batch_size=batch_size)
     vars(experiment)["source"] = SimpleNamespace(image_shape=image_shape)
     assert experiment.eval_batch_size == expected
+
+
+# The teacher --------------------------------------------------------------------------------------------------------
+
+
+def test_distilled_run_is_compared_with_its_teacher(
+    folder: Folder, make_folder: MakeFolder, runtime: Runtime, tiny_data: Path, tmp_path: Path, call: Call
+) -> None:
+    student = make_folder(tmp_path / "student", teacher=str(folder.path), loss={"kd": {}})
+    Experiment(student.path, runtime).train()
+    assert call(evaluate.main, "--model_dir", student.path).status == 0
+    with np.load(tiny_data) as data:
+        own, teacher = (
+            compute_logits(each.checkpoint("best"), data["test_images"], tiny_data).argmax(axis=1)
+            for each in (student, folder)
+        )
+        labels = data["test_labels"]
+    metrics = read_json(student.evaluation / "test_best.json")
+    assert metrics["teacher_accuracy"] == pytest.approx((teacher == labels).mean())
+    assert metrics["agreement"] == pytest.approx((own == teacher).mean())
+    assert "the student agrees with it on" in (student.evaluation / "test_best.md").read_text()
+
+
+def test_run_whose_teacher_is_gone_is_evaluated_alone(
+    folder: Folder, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path, call: Call
+) -> None:
+    student = make_folder(tmp_path / "student", teacher=str(folder.path), loss={"kd": {}})
+    Experiment(student.path, runtime).train()
+    folder.checkpoint("best").unlink()
+    assert call(evaluate.main, "--model_dir", student.path).status == 0
+    assert "teacher_accuracy" not in read_json(student.evaluation / "test_best.json")
