@@ -68,22 +68,14 @@ def markdown(title: str, metrics: dict[str, float], cost: Cost, rows: list[dict[
         f"calibration error {100 * metrics['calibration_error']:.2f} %",
         f"Brier score {metrics['brier_score']:.4f}",
     ]
-    parts = [
-        f"# {title}",
-        ", ".join(overall),
-        ", ".join(further),
-        _fidelity(metrics),
-        ", ".join(exits),
-        str(cost),
-        table,
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    lines = [overall, further, _fidelity(metrics), exits, [str(cost)], [table]]
+    return "\n\n".join([f"# {title}", *(", ".join(parts) for parts in lines if parts)]) + "\n"
 
 
-def _fidelity(metrics: dict[str, float]) -> str:
-    """One line on the teacher; empty without one."""
+def _fidelity(metrics: dict[str, float]) -> list[str]:
+    """What is said of the teacher; nothing without one."""
     if "teacher_accuracy" not in metrics:
-        return ""
+        return []
     parts = [
         f"teacher {100 * metrics['teacher_accuracy']:.2f} %",
         f"the student agrees with it on {100 * metrics['agreement']:.2f} %",
@@ -91,7 +83,7 @@ def _fidelity(metrics: dict[str, float]) -> str:
     ]
     if "wrong_alike" in metrics:
         parts.append(f"of what both get wrong, {100 * metrics['wrong_alike']:.2f} % alike")
-    return ", ".join(parts)
+    return parts
 
 
 def _percent(value: float | None) -> str:
