@@ -24,7 +24,18 @@ if TYPE_CHECKING:
     from .errors import RunFailed, Stopped, UserError
     from .losses.base import DistillLoss
     from .losses.maps import paired
-    from .registry import DATASETS, EXECUTORS, LOSSES, NETS, OPTIMIZERS, PRUNERS, SAMPLERS, SCHEDULES
+    from .registry import (
+        DATASETS,
+        EXECUTORS,
+        FIGURES,
+        LOSSES,
+        NETS,
+        OPTIMIZERS,
+        PRUNERS,
+        SAMPLERS,
+        SCHEDULES,
+        TABLE_FORMATS,
+    )
     from .report.dataframe import results
     from .types import (
         Batch,
@@ -43,12 +54,14 @@ if TYPE_CHECKING:
 __all__ = [
     "DATASETS",
     "EXECUTORS",
+    "FIGURES",
     "LOSSES",
     "NETS",
     "OPTIMIZERS",
     "PRUNERS",
     "SAMPLERS",
     "SCHEDULES",
+    "TABLE_FORMATS",
     "Arrays",
     "Augmentation",
     "Batch",
@@ -81,7 +94,10 @@ _NAMES = {  # by the module that they are defined in
     "errors": ("RunFailed", "Stopped", "UserError"),
     "losses.base": ("DistillLoss",),
     "losses.maps": ("paired",),
-    "registry": ("DATASETS", "EXECUTORS", "LOSSES", "NETS", "OPTIMIZERS", "PRUNERS", "SAMPLERS", "SCHEDULES"),
+    "registry": (
+        *("DATASETS", "EXECUTORS", "FIGURES", "LOSSES", "NETS", "OPTIMIZERS"),
+        *("PRUNERS", "SAMPLERS", "SCHEDULES", "TABLE_FORMATS"),
+    ),
     "report.dataframe": ("results",),
     "types": (
         *("Batch", "DataSource", "LossContext", "Normalisation", "Output", "Pipeline"),
@@ -93,6 +109,8 @@ _ENTRIES = {  # registry -> the package that registers its entries when it is im
     **dict.fromkeys(("DATASETS", "LOSSES", "NETS", "OPTIMIZERS", "SCHEDULES"), "build"),
     **dict.fromkeys(("PRUNERS", "SAMPLERS"), "search.sampling"),
     "EXECUTORS": "search.executors",
+    "FIGURES": "report.figures",
+    "TABLE_FORMATS": "report.formats",
 }
 
 
