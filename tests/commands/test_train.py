@@ -175,8 +175,34 @@ def test_test_split_is_read_only_after_training(
         return eval_batches(data, split, *arguments)
 
     monkeypatch.setattr(MemoryPipeline, "eval_batches", spy)
-    Experiment(make_folder(tmp_path / "run", num_epochs=3).path, runtime).train()
-    assert splits_read == ["val", "val", "val", "test", "test"]  # the last weights, then the best
+    folder = make_folder(tmp_path / "run", num_epochs=3)
+    Experiment(folder.path, runtime).train()
+    is_last_best = read_json(folder.metrics("val", "best"))["epoch"] == 3
+    # The last weights, then the best, if these are others.
+    assert splits_read == ["val", "val", "val", "test", *([] if is_last_best else ["test"])]
+
+
+@pytest.mark.parametrize("best_epoch", [1, 2])
+def test_both_weights_have_their_own_test_metrics(
+    best_epoch: int, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_folder(tmp_path / "run", num_epochs=2)
+    rates = {1: 0.5, 2: 0.0} if best_epoch == 1 else {1: 0.0, 2: 0.5}
+    validate = Trainer._validate
+
+    def validate_as_planned(trainer: Trainer, epoch: int) -> dict[str, float]:
+        evaluate = trainer.evaluate
+        trainer.evaluate = lambda net, split: evaluate(net, split) | {"accuracy": rates[epoch]}
+        try:
+            return validate(trainer, epoch)
+        finally:
+            trainer.evaluate = evaluate
+
+    monkeypatch.setattr(Trainer, "_validate", validate_as_planned)
+    Experiment(folder.path, runtime).train()
+    best, last = (read_json(folder.metrics("test", which)) for which in ("best", "last"))
+    assert (best["epoch"], last["epoch"]) == (best_epoch, 2)
+    assert (best["loss"] == last["loss"]) == (best_epoch == 2)
 
 
 def test_without_a_val_split_the_last_weights_are_the_best(
