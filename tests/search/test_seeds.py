@@ -144,7 +144,7 @@ def test_the_final_table_is_of_the_new_seeds_alone(
     # Seeds 1 and 2: 0.31 and 0.32 on val, the half of it on test.
     assert "31.50 ± 0.71" in row
     assert "15.75 ± 0.35" in row
-    assert [cell.strip() for cell in row.split("|")][1:3] == ["alpha_0.3_seed_*", "2"]
+    assert [cell.strip() for cell in row.split("|")][1:3] == ["alpha_0.3", "2"]
 
 
 def test_a_search_with_several_metrics_ends_with_its_front(
