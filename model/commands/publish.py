@@ -10,6 +10,7 @@ rounding may change them.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from torch import Tensor
@@ -27,7 +28,11 @@ from .evaluate import predict_split
 def main() -> None:
     parser = argparse.ArgumentParser(description="Round the best weights of a finished run to float16.")
     parser.add_argument("model_dir", type=Path)
-    print(publish(Experiment(parser.parse_args().model_dir)))
+    try:
+        print(publish(Experiment(parser.parse_args().model_dir)))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def publish(experiment: Experiment) -> str:
