@@ -6,6 +6,7 @@ computes other last bits for some of them, and after eight sizes it is no longer
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -34,6 +35,7 @@ class CompiledNetwork:
         self._net = cast(
             Callable[[Tensor], Output], torch.compile(net, fullgraph=True, dynamic=False, mode=MODES[device_type])
         )
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # nvcc without a GPU is worth no line
         self._copies = device_type == "cuda"  # a CUDA graph overwrites its outputs in its next call
 
     def __call__(self, images_NCHW: Tensor) -> Output:
