@@ -106,8 +106,13 @@ def has_cache(experiment: Experiment) -> bool:
 
 def num_views_shown(experiment: Experiment) -> int:
     """At most how many different views of training images a run shows."""
-    data, num_epochs = experiment.data, experiment.params.num_epochs
-    return min(num_epochs, data.views_per_image or num_epochs) * data.size("train") * data.views_shown
+    return _num_epochs_of_new_views(experiment) * experiment.data.size("train") * experiment.data.views_shown
+
+
+def _num_epochs_of_new_views(experiment: Experiment) -> int:
+    """After how many epochs a run has shown all its views."""
+    num_epochs = experiment.params.num_epochs
+    return min(num_epochs, experiment.data.views_per_image or num_epochs)
 
 
 def _cache_bytes(experiment: Experiment) -> int:
@@ -232,15 +237,15 @@ def _compile(
 
 
 def _with_cache(experiment: Experiment, live: LiveTeacher, folder: Folder, key: dict[str, Any]) -> CachedTeacher:
-    data, num_epochs, needs = experiment.data, experiment.params.num_epochs, experiment.objective.needs
-    views = data.views(num_epochs)
+    data, needs = experiment.data, experiment.objective.needs
+    views = data.views(experiment.params.num_epochs)
     key |= {
         "images": data.fingerprint.train.content,
         "views": views.config,
         "precision": str(live.dtype).removeprefix("torch."),
         "device": experiment.runtime.device.type,
     }
-    drawn = [data.epoch_views(epoch) for epoch in range(min(num_epochs, data.views_per_image or num_epochs))]
+    drawn = [data.epoch_views(epoch) for epoch in range(_num_epochs_of_new_views(experiment))]
     index, view = drawn[0]
     output = live.run_uncompiled(data.augmented_batch(index[:NUM_VERIFIED], view[:NUM_VERIFIED]))
     encodings: dict[Part, Encoding] = {}

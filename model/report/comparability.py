@@ -29,14 +29,9 @@ SUBJECTS = {
 MAX_VALUES = 4
 
 
-def incomparable(runs: DataFrame, hidden: Sequence[str] = ()) -> list[str]:
-    """A line for each reason; none where all runs can be compared.
-
-    Args:
-        runs: Those with results.
-        hidden: Parameters whose values a reader sees anyway.
-    """
-    lines = [*_differences(runs, hidden), *_changed_basis(runs)]
+def incomparable(runs: DataFrame) -> list[str]:
+    """A line for each reason why runs with results cannot be compared; none where they can."""
+    lines = [*_differences(runs), *_changed_basis(runs)]
     seen = runs[runs["val_seen"].fillna(0).gt(0)]
     if len(seen):
         lines.append(f"Accuracy on val flatters {_rows(seen, runs)}: a teacher has seen images of val in training.")
@@ -46,10 +41,10 @@ def incomparable(runs: DataFrame, hidden: Sequence[str] = ()) -> list[str]:
     return lines
 
 
-def _differences(runs: DataFrame, hidden: Sequence[str]) -> list[str]:
+def _differences(runs: DataFrame) -> list[str]:
     parts = []
     for subject, paths in SUBJECTS.items():
-        for path in {*paths, *_paths_below(runs, paths)} & {*param_columns(runs)} - {*hidden}:
+        for path in [path for path in param_columns(runs) if path in paths or path in _paths_below(runs, paths)]:
             texts = dict.fromkeys(format_value(plain(value)) for value in runs[path])
             if len(texts) > 1:
                 shown = ", ".join([*texts][:MAX_VALUES]) + (", ..." if len(texts) > MAX_VALUES else "")

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
 from .collect import SPLITS, WEIGHTS, format_value, schema_position
 from .dataframe import BASIS, COSTS
-from .runs import Runs
-from .seeds import group_by_seed, param_columns
+from .runs import Runs, refuse_several_kinds
+from .seeds import param_columns
 from .statistics import compare, difference
 from .table import Column, NumberFormat, Table, integer, percent, plain, with_commas
 
@@ -53,9 +52,7 @@ def _order(path: str) -> tuple[int, str]:
 
 def _only_kind(folder: Path) -> Runs:
     runs = Runs.read(folder)
-    names = [str(name) for name, _ in group_by_seed(runs.table)]
-    if len(names) > 1:
-        raise UserError(f"{folder}: holds {len(names)} kinds of runs ({', '.join(names[:3])}, ...): name one of them")
+    refuse_several_kinds(runs.table, folder)
     return runs
 
 

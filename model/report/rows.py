@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .collect import format_value, natural_order
 from .runs import Runs
 from .seeds import group_by_seed
-from .table import Column, NumberFormat, four_decimals, is_numeric, percent, plain, whole
+from .table import Column, NumberFormat, as_integer, four_decimals, is_numeric, percent, plain
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -79,7 +79,7 @@ class Rows:
         Args:
             spread: Whether it also has their standard deviations.
         """
-        groups, to_plain = self._groups[column], plain if number_format in (percent, four_decimals) else whole
+        groups, to_plain = self._groups[column], plain if number_format in (percent, four_decimals) else as_integer
         means, deviations, counts = groups.mean(), groups.std(), groups.count()
         return Column(
             header=header,

@@ -55,10 +55,7 @@ class Runs:
         other = Runs.read(folder).tested
         if other.empty:
             raise UserError(f"{folder}: no run in it has been evaluated on test")
-        names = [str(name) for name, _ in group_by_seed(other)]
-        if len(names) > 1:
-            kinds = f"{len(names)} kinds of runs ({', '.join(names[:3])}, ...)"
-            raise UserError(f"{folder}: {kinds}: a baseline is one, with any seeds")
+        refuse_several_kinds(other, folder)
         return replace(self, baseline=other)
 
     def column(self, name: str) -> str:
@@ -98,6 +95,17 @@ class Runs:
     def history(self, path: str) -> list[dict[str, Any]]:
         """One object per epoch of a run; those before a damaged line of its file."""
         return parse_rows(self.parent_dir / path / "metrics.jsonl")[0]
+
+
+def refuse_several_kinds(runs: DataFrame, folder: Path) -> None:
+    """Runs that stand for one thing differ in their seed only.
+
+    Raises:
+        UserError: They differ in more.
+    """
+    names = [str(name) for name, _ in group_by_seed(runs)]
+    if len(names) > 1:
+        raise UserError(f"{folder}: holds {len(names)} kinds of runs ({', '.join(names[:3])}, ...): name one of them")
 
 
 def accuracies(runs: DataFrame, split: str) -> dict[int, float]:

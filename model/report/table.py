@@ -107,7 +107,7 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def whole(value: Any) -> Any:
+def as_integer(value: Any) -> Any:
     """The same, a number without a fraction as an integer."""
     number = plain(value)
     return int(number) if isinstance(number, float) and number.is_integer() else number

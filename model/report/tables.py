@@ -101,14 +101,13 @@ def write_results(
     if baseline is not None:
         runs = runs.compared_with(baseline)
     table = make_table(runs, by_seed=group_by_seed or baseline is not None, selection=selection)
-    shown = render(table, format_name)
+    texts = {name: render(table, name) for name in (*WRITTEN, format_name)}
     try:
-        for name in dict.fromkeys((*WRITTEN, format_name)):
-            text = render(table, name)
+        for name, text in texts.items():
             write_text(parent_dir / f"results.{ENDINGS.get(name, name)}", text if text.endswith("\n") else f"{text}\n")
     except OSError as error:
         raise UserError(f"{parent_dir}: cannot write the results here ({error.strerror})") from None
-    return shown
+    return texts[format_name]
 
 
 def render(table: Table, format_name: str) -> str:
@@ -232,7 +231,8 @@ def _metrics_columns(rows: Rows) -> list[Column]:
 
     def column(header: str, split: str, weights: Weights, key: str) -> Column:
         number_format = percent if key.endswith("accuracy") else four_decimals
-        return rows.numbers(header, f"{split}_{weights}_{key}", number_format, spread=rows.by_seed)
+        numbers = rows.numbers(header, f"{split}_{weights}_{key}", number_format, spread=rows.by_seed)
+        return replace(numbers, best="highest") if number_format is percent else numbers
 
     columns = [column(f"{split} {weights}", split, weights, "accuracy") for split in SPLITS for weights in WEIGHTS]
     for split in SPLITS:

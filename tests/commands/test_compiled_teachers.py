@@ -73,15 +73,15 @@ def test_cold_warm_and_resumed_runs_have_the_same_weights(student: Any, runtime:
 def test_stopped_run_goes_on_to_the_same_weights(
     student: Any, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, parts = student("whole", loss=AT), student("parts", loss=AT)
-    Experiment(whole.path, runtime).train()
+    uninterrupted, parts = student("uninterrupted", loss=AT), student("parts", loss=AT)
+    Experiment(uninterrupted.path, runtime).train()
     with monkeypatch.context() as patch:
         send_signals_at(9, [signal.SIGTERM], patch)
         with pytest.raises(Stopped):
             Experiment(parts.path, runtime).train()
     assert load_checkpoint(parts.checkpoint("last"))["step"] == 9
     Experiment(parts.path, runtime).train()
-    assert all((weights(whole)[name] == tensor).all() for name, tensor in weights(parts).items())
+    assert all((weights(uninterrupted)[name] == tensor).all() for name, tensor in weights(parts).items())
 
 
 def test_teacher_that_is_run_on_every_batch_is_compiled(student: Any, runtime: Runtime) -> None:

@@ -51,6 +51,13 @@ def test_several_differences_are_one_line(make_pair: Any) -> None:
     assert line == "Rows differ in augmentation (cutout null, 8); the number of epochs (num_epochs 3, 9)."
 
 
+def test_differences_are_in_the_order_of_the_parameters(make_pair: Any) -> None:
+    base = {"dataset": {"name": "cifar10", "val_size": 9, "split_seed": 1, "augment": True, "cutout": 2}}
+    (line,) = make_pair({"dataset": {"name": "cifar10", "val_size": 8, "split_seed": 2, "augment": False}}, base=base)
+    held_out = "what is held out for val (val_size 9, 8); what is held out for val (split_seed 1, 2)"
+    assert line == f"Rows differ in {held_out}; augmentation (augment true, false); augmentation (cutout 2, null)."
+
+
 @pytest.mark.parametrize(
     ("run", "line"),
     [

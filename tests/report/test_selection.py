@@ -116,3 +116,9 @@ def test_columns_are_the_named_ones_also_those_that_are_else_not_printed(runs: P
 def test_column_that_does_not_exist_is_refused(runs: Path) -> None:
     with pytest.raises(UserError, match="no run has a column named test_bst, did you mean"):
         write_results(runs, selection=Selection(columns=("test_bst",)))
+
+
+def test_best_accuracies_are_bold_in_latex(runs: Path) -> None:
+    table = write_results(runs, selection=Selection(columns=("val best", "test best")), format_name="latex")
+    assert "kd\\_4 & \\textbf{80.00} & 50.00" in table
+    assert "kd\\_2 & 60.00 & \\textbf{90.00}" in table
