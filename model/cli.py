@@ -14,14 +14,16 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from .config.params import Params
 from .cpus import prepare_threads
 from .errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER, RunFailed, Stopped, UserError
 from .home import CHECKOUT, ROOT
 from .report.diff import diff
+from .report.findings import findings_of_runs
 from .report.pivot import pivot_table
+from .report.runs import Runs
 from .report.search_tables import tables_of_search
 from .report.tables import Selection, render, results_table, write_results
 from .search.driver import search
@@ -32,6 +34,9 @@ from .search.pareto import pareto_table
 from .search.plan import CheckParams, format_runs, format_summary, make_plan
 from .search.run_queue import FailurePolicy
 from .search.seeds import FinalSeeds, final_runs
+
+if TYPE_CHECKING:  # torch is imported once the options have been parsed
+    from .build.experiment import Experiment
 
 
 class Command(NamedTuple):
@@ -148,7 +153,14 @@ def _runtime_options(parser: ArgumentParser) -> None:
 
 
 def evaluate_options(parser: ArgumentParser) -> None:
-    parser.add_argument("--model_dir", type=Path, required=True, help="folder with a trained run")
+    parser.add_argument(
+        "--model_dir",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="FOLDER",
+        help="folder with a trained run; several are compared on the same images",
+    )
     parser.add_argument("--split", choices=("test", "val", "train"), default="test", help="default: test")
     parser.add_argument("--restore_file", default="best", help="best (default), last, or the path of a weights file")
     parser.add_argument(
@@ -160,6 +172,15 @@ def evaluate_options(parser: ArgumentParser) -> None:
         default="probabilities",
         help="what an ensemble of generations averages (default: probabilities)",
     )
+    parser.add_argument(
+        "--why", action="store_true", help="instead, why a distilled student is as good as it is: likely causes on val"
+    )
+    parser.add_argument(
+        "--baseline",
+        type=Path,
+        metavar="FOLDER",
+        help="with --why: the student alone (default: baseline in params.json)",
+    )
     _runtime_options(parser)
 
 
@@ -169,9 +190,20 @@ def run_evaluate(args: Namespace) -> int:
     from .build.runtime import Runtime, find_device
     from .commands.evaluate import evaluate
 
-    experiment = Experiment(args.model_dir, Runtime(device=find_device(args.device), data_dir=args.data_dir))
+    runtime = Runtime(device=find_device(args.device), data_dir=args.data_dir)
+    experiments = [Experiment(folder, runtime) for folder in args.model_dir]
+    if args.why:
+        if len(experiments) > 1:
+            raise UserError("--why is about one folder")
+        print(explain(experiments[0], args.baseline))
+        return EXIT_DONE
+    if len(experiments) > 1:
+        from .commands.compare import compare
+
+        print(compare(experiments, split=args.split, restore_file=args.restore_file))
+        return EXIT_DONE
     page = evaluate(
-        experiment,
+        experiments[0],
         split=args.split,
         restore_file=args.restore_file,
         temperature=args.temperature,
@@ -179,6 +211,16 @@ def run_evaluate(args: Namespace) -> int:
     )
     print(page)
     return EXIT_DONE
+
+
+def explain(experiment: Experiment, baseline_dir: Path | None) -> str:
+    """A diagnosis of a distilled run: of its networks, and of the runs beside it."""
+    from .build.experiment import Experiment
+    from .commands.why import why
+
+    baseline_dir = baseline_dir or experiment.baseline
+    baseline = None if baseline_dir is None else Experiment(baseline_dir, experiment.runtime)
+    return why(experiment, baseline=baseline, more=findings_of_runs(experiment.folder.path, baseline_dir))
 
 
 # search ---------------------------------------------------------------------------------------------------------------
@@ -322,27 +364,40 @@ def results_options(parser: ArgumentParser) -> None:
         action="store_true",
         help="also draw what there is to draw into figures/, as PNG and SVG",
     )
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="also write report.html: one page with a sortable table, curves, heat map and figures",
+    )
 
 
 def run_results(args: Namespace) -> int:
     if args.diff:
         print(render(diff(*args.diff), args.format))
         return EXIT_DONE
+    runs = Runs.read(args.parent_dir)
+    if args.filter:
+        runs = runs.where(args.filter)
+    if args.baseline:
+        runs = runs.compared_with(args.baseline)
     # First: if it is refused, nothing is written.
-    pivot = pivot_table(args.parent_dir, *args.pivot) if args.pivot else ""
+    pivot = pivot_table(runs, *args.pivot) if args.pivot else ""
     columns = tuple(name.strip() for name in args.columns.split(",")) if args.columns else ()
     table = write_results(
-        args.parent_dir,
+        runs,
         group_by_seed=args.group_by_seed,
-        baseline=args.baseline,
-        selection=Selection(filter=args.filter, sort_by=args.sort_by, top=args.top, columns=columns),
+        selection=Selection(sort_by=args.sort_by, top=args.top, columns=columns),
         format_name=args.format,
     )
     figures: list[Path] = []
     if args.figures:
         from .report.figures.style import write_figures  # matplotlib takes a second to import
 
-        figures = write_figures(args.parent_dir, args.baseline)
+        figures = write_figures(runs)
+    if args.report:
+        from .report.page.page import write_page
+
+        page = write_page(runs, shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
     if args.format != "markdown":  # for a program that reads it, or a paper
         print(table, end="")
         return EXIT_DONE
@@ -353,6 +408,8 @@ def run_results(args: Namespace) -> int:
     if args.figures:
         names = ", ".join(path.name for path in figures) or "nothing to draw"
         print(f"\nfigures in {args.parent_dir / 'figures'}: {names}")
+    if args.report:
+        print(f"\nthe page: {page}")
     return EXIT_DONE
 
 

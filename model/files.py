@@ -188,6 +188,18 @@ def parse_rows(path: Path) -> tuple[list[dict[str, Any]], str]:
 # Paths ----------------------------------------------------------------------------------------------------------------
 
 
+def read_tail(path: Path, max_bytes: int) -> str:
+    """The last lines of a text file, in as many bytes at most; empty where there is no file that can be read."""
+    try:
+        with path.open("rb") as file:
+            start = max(0, file.seek(0, os.SEEK_END) - max_bytes)
+            file.seek(start)
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return text.partition("\n")[2] if start else text
+
+
 def is_there(path: Path, kind: Callable[[Path], bool] = Path.exists) -> bool:
     """Whether a path exists, or exists as a kind: `Path.is_dir`. One that is too long for the system does not."""
     try:

@@ -52,6 +52,14 @@ class Batch(NamedTuple):
     view: Tensor  # (N,) int64, which augmentation of the sample this is
 
 
+class Finding(NamedTuple):
+    """A line of a diagnosis."""
+
+    name: str  # its subject
+    text: str  # what was measured
+    advice: str | None  # what to try, where it names a likely cause of a poor result
+
+
 class Shard(NamedTuple):
     """The part of every batch that one of several processes takes: the samples `rank`, `rank + size`, ..."""
 

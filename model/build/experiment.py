@@ -141,6 +141,13 @@ class Experiment:
         with self.naming_params():
             return None if init is None else self._other(init.model_dir, "init")
 
+    @cached_property
+    def baseline(self) -> Path | None:
+        """The folder that this run is compared with; None where params.json names none."""
+        name = self.written_params.baseline
+        with self.naming_params():
+            return None if name is None else find_folder(name, self.folder.path, key="baseline")
+
     def _other(self, name: str, key: str) -> Experiment:
         path = find_folder(name, self.folder.path, key=key)
         return Experiment(path, self.runtime, run_plugins=False, is_dependency=True)

@@ -12,25 +12,29 @@ import numpy as np
 import torch
 
 from ..build.experiment import Experiment
-from ..build.seen import describe_seen, held_out_seen
+from ..build.restore import RestoredNetwork, restored_network
 from ..build.teacher import build_live_teacher, read_teacher_weights
 from ..build.weights import WeightsFile
 from ..config.folder import Folder
 from ..config.generations import generation_folders
 from ..errors import UserError
-from ..evaluation.details import details_of
+from ..evaluation.calibration import reliability
+from ..evaluation.details import all_metrics_of, metrics_of_exits
 from ..evaluation.fidelity import fidelity_of
+from ..evaluation.latency import BATCH_SIZES, Latency, latency
 from ..evaluation.metrics import Predictions, accuracy, confusion_matrix, metrics_of, predict
 from ..evaluation.summary import markdown, per_class
 from ..files import atomic_write, write_json, write_text
-from ..logs import log, logging_to
+from ..logs import format_bytes, logging_to
 from ..markdown import markdown_table
 from ..teachers.ensemble import COMBINE, CombineName
 from ..training.malloc import keep_freed_memory
-from ..training.precision import to_device, widest_float
+from ..training.precision import widest_float
 from ..training.threads import limit_threads
-from ..types import Split
+from ..types import Output, Split
 from .signals import one_line_errors
+
+SECONDS_OF_LATENCY = 0.5  # of each batch size
 
 
 def evaluate(
@@ -67,82 +71,103 @@ def predict_split(experiment: Experiment, weights: WeightsFile, split: Split) ->
     Raises:
         UserError: The weights are another network's, or the split is empty.
     """
-    device, data = experiment.runtime.device, experiment.data
-    columns = experiment.columns_of(weights)
-    _log_differences(experiment, weights)
-    net = to_device(experiment.network(), device)
-    weights.load_into(net)
+    return predict_with(experiment, restored_network(experiment, weights), split)
+
+
+def predict_with(experiment: Experiment, net: RestoredNetwork, split: Split) -> Predictions:
+    """The same of a network that has been restored already."""
+    data = experiment.data
     if not data.size(split):
         raise UserError(f"{experiment.folder.params}: the split {split} is empty (val_size 0)")
-    renormalise = weights.renormalisation(experiment.source, device)
-    batches = (
-        batch._replace(images=renormalise(batch.images))
-        for batch in data.eval_batches(split, experiment.eval_batch_size)
-    )
-    result = predict(net, batches, dtype=torch.float32, device=device)
-    if columns is None:
-        return result
-    log.info("%s: the classes of %s are put in the order of the data's", experiment.name, weights.path)
-    exits = tuple(logits_NK[:, columns] for logits_NK in result.exits)
-    return result._replace(logits=result.logits[:, columns], exits=exits)
+    batches = data.eval_batches(split, experiment.eval_batch_size)
+    return predict(net, batches, dtype=torch.float32, device=experiment.runtime.device)
 
 
 @torch.no_grad()
-def compare_with_teacher(experiment: Experiment, result: Predictions, split: Split) -> dict[str, float]:
-    """How closely a student follows its teacher on a split; empty where it has no trained one.
-
-    Args:
-        result: The student's predictions for the split.
-    """
+def compare_with_teacher(experiment: Experiment, student: RestoredNetwork, split: Split) -> dict[str, float]:
+    """How closely a student follows its teacher on a split; empty where it has no trained one."""
     if not experiment.teachers_in_use or experiment.untrained_dependencies:
         return {}
     teacher = build_live_teacher(experiment, read_teacher_weights(experiment))
     assert teacher is not None
-    batches = experiment.data.eval_batches(split, experiment.eval_batch_size)
-    return fidelity_of(result.logits, torch.cat([teacher(batch).logits for batch in batches]), result.labels)
+    outputs: tuple[list[Output], list[Output]] = ([], [])
+    labels = []
+    for batch in experiment.data.eval_batches(split, experiment.eval_batch_size):
+        for parts, output in zip(outputs, (student(batch.images), teacher(batch)), strict=True):
+            parts.append(Output(logits=output.logits.float(), embedding=output.embedding.float()))
+        labels.append(batch.labels)
+    return fidelity_of(_concatenated(outputs[0]), _concatenated(outputs[1]), torch.cat(labels))
 
 
-def _log_differences(experiment: Experiment, weights: WeightsFile) -> None:
-    """Tell where the data is not that of the weights' own run: the accuracy may not be what it seems."""
-    data, source = experiment.data, experiment.source
-    if changes := data.fingerprint.changes_since(weights.content.get("fingerprint", {})):
-        log.warning("%s: the data is not that which the weights were trained with: %s", weights.path, changes)
-    if weights.source is not None and weights.source.image_shape != source.image_shape:
-        shapes = weights.source.image_shape, source.image_shape
-        log.warning("%s: was trained on images of shape %s, these are %s", weights.path, *shapes)
-    counts = held_out_seen(experiment, weights.seen)
-    if counts is not None and (text := describe_seen(experiment, counts)):
-        log.warning("%s: %s", weights.path, text)
+def _concatenated(outputs: Sequence[Output]) -> Output:
+    logits, embeddings = zip(*((output.logits, output.embedding) for output in outputs), strict=True)
+    return Output(logits=torch.cat(logits), embedding=torch.cat(embeddings))
+
+
+def weights_named(experiment: Experiment, restore_file: str) -> WeightsFile:
+    """The weights file that --restore_file names: best, last, or the path of a file.
+
+    Raises:
+        UserError: It is missing, cut short, or holds more than tensors and plain values.
+    """
+    if restore_file in ("best", "last"):
+        return WeightsFile.read(experiment.folder.checkpoint(restore_file))  # type: ignore[arg-type]
+    return WeightsFile.read(Path(restore_file))
+
+
+def latencies_of(experiment: Experiment, net: RestoredNetwork) -> list[Latency]:
+    """The network's latency on single images and on a batch, in the precision that it was trained in."""
+    shape, runtime = experiment.source.image_shape, experiment.runtime
+    return [
+        latency(net, shape, batch_size=size, dtype=experiment.dtype, device=runtime.device, seconds=SECONDS_OF_LATENCY)
+        for size in BATCH_SIZES
+    ]
 
 
 def _evaluate_run(experiment: Experiment, split: Split, restore_file: str, temperature: float) -> str:
     folder, class_names = experiment.folder, experiment.class_names
-    is_own = restore_file in ("best", "last")
-    path = folder.checkpoint(restore_file) if is_own else Path(restore_file)  # type: ignore[arg-type]
-    weights = WeightsFile.read(path)
-    result = predict_split(experiment, weights, split)
-    metrics = metrics_of(result) | details_of(result) | compare_with_teacher(experiment, result, split)
+    weights = weights_named(experiment, restore_file)
+    net = restored_network(experiment, weights)
+    result = predict_with(experiment, net, split)
+    metrics = all_metrics_of(result) | compare_with_teacher(experiment, net, split)
+    exits = metrics_of_exits(result)
     confusion_KK = confusion_matrix(result.logits, result.labels)
     classes = per_class(confusion_KK, class_names)
-    page = markdown(f"{folder.name}, {split} split, {path.name}", metrics, experiment.cost, classes)
-    suffix = restore_file if is_own else f"{path.parent.name}_{path.name.partition('.')[0]}"
-    path = folder.evaluation / f"{split}_{suffix}"
-    with _writing(folder):
-        content = (
-            metrics
-            | experiment.cost._asdict()
-            | {
-                "epoch": weights.epoch,
-                "fingerprint": experiment.data.fingerprint.as_json(),
-                "classes": classes,
-            }
-        )
+    size, latencies = weights.path.stat().st_size, latencies_of(experiment, net)
+    title = f"{folder.name}, {split} split, {weights.path.name}"
+    page = markdown(title, metrics, exits, describe_cost(experiment, size, latencies), classes)
+    content = {
+        **metrics,
+        **experiment.cost._asdict(),
+        "file_bytes": size,
+        "latency": [each._asdict() for each in latencies],
+        "precision": str(experiment.dtype).removeprefix("torch."),
+        "epoch": weights.epoch,
+        "fingerprint": experiment.data.fingerprint.as_json(),
+        "exits": exits,
+        "classes": classes,
+        "confusion": confusion_KK.tolist(),
+        "reliability": {
+            name: values.tolist() for name, values in reliability(result.logits, result.labels)._asdict().items()
+        },
+    }
+    suffix = restore_file if restore_file in ("best", "last") else f"{weights.path.parent.name}_{weights.path.stem}"
+    path = folder.evaluation / f"{split}_{suffix.partition('.')[0]}"
+    with writing_evaluation(folder):
         write_json(path.with_suffix(".json"), content)
         write_text(path.with_suffix(".md"), page)
         write_text(folder.evaluation / f"{path.name}_confusion.csv", _csv(class_names, confusion_KK.tolist()))
         with atomic_write(path.with_suffix(".npz")) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays(result, temperature))  # type: ignore[arg-type]
     return f"{page}\nWritten to {path}.md, .json, .npz and _confusion.csv"
+
+
+def describe_cost(experiment: Experiment, file_bytes: int, latencies: Sequence[Latency]) -> str:
+    """Size and speed of a network in a line."""
+    precision, device = str(experiment.dtype).removeprefix("torch."), experiment.runtime.device.type
+    threads = f", {latencies[0].threads} threads" if device == "cpu" else ""
+    times = ", ".join(map(str, latencies))
+    return f"{experiment.cost}, file of {format_bytes(file_bytes)}; {times}, {precision} on {device}{threads}"
 
 
 def _csv(class_names: Sequence[str], confusion: list[list[int]]) -> str:
@@ -198,14 +223,14 @@ def _evaluate_generations(experiment: Experiment, split: Split, restore_file: st
     )
     page = f"# {folder.name}, {split} split, {restore_file} weights of {len(children)} generations\n\n{table}\n"
     path = folder.evaluation / f"{split}_{restore_file}_{ensemble}"
-    with _writing(folder):
+    with writing_evaluation(folder):
         write_json(path.with_suffix(".json"), {"generations": metrics, "ensemble_accuracy": ensemble_accuracies})
         write_text(path.with_suffix(".md"), page)
     return f"{page}\nWritten to {path}.md and .json"
 
 
 @contextmanager
-def _writing(folder: Folder) -> Iterator[None]:
+def writing_evaluation(folder: Folder) -> Iterator[None]:
     """A block that writes into evaluation/."""
     try:
         folder.evaluation.mkdir(exist_ok=True)

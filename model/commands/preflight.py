@@ -57,7 +57,7 @@ def check_experiment(experiment: Experiment) -> None:
 
 def _try_parts(experiment: Experiment) -> Output:
     """Build what needs neither data nor teachers; returns the student's output for a few images, shapes only."""
-    params, _ = experiment.params, experiment.split_options
+    params, _, _ = experiment.params, experiment.split_options, experiment.baseline
     output = _try_student(experiment)
     with experiment.naming_params():
         build_optimizer(params.optimizer, [nn.Parameter(torch.zeros(1))])

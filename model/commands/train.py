@@ -16,22 +16,22 @@ from ..build.network import reorder_classes
 from ..build.seen import describe_seen, held_out_seen, seen_by
 from ..build.teacher import build_teacher, read_teacher_weights
 from ..build.trainer import build_trainer
-from ..build.weights import WeightsFile, weights_digest
+from ..build.weights import WeightsFile
 from ..config.folder import Folder
 from ..config.generations import prepare_generations
 from ..errors import Stopped, UserError
-from ..evaluation.latency import latency
 from ..files import write_json
 from ..home import TRAIN_COMMAND
 from ..logs import format_duration, log, logging_to
-from ..training.checkpoint import load_checkpoint, restore
+from ..training.checkpoint import restore
 from ..training.malloc import keep_freed_memory
 from ..training.probe import compile_student, estimate_time, speed_up_of_one_thread
 from ..training.threads import limit_threads, others_are_busy
 from ..training.trainer import Trainer
 from ..types import Batch
+from .finish import finish
 from .preflight import preflight
-from .provenance import peak_memory, provenance
+from .provenance import provenance
 from .resume import read_last_checkpoint, refuse_changed_params, remove_run, remove_temporary_files
 from .signals import StopSignals, one_line_errors, recording_end
 
@@ -328,9 +328,10 @@ def run(experiment: Experiment, trainer: Trainer, signals: StopSignals) -> None:
         log.info("%s: compiling the student", experiment.name)
         compile_student(trainer.train_step, batch)
     trainer.train_step.start(batch)
-    with signals.deferred(), counting_teacher_images(experiment, trainer):
-        trainer.fit()
-        finish(experiment, trainer)
+    with signals.deferred():
+        with counting_teacher_images(experiment, trainer):
+            trainer.fit()
+        finish(experiment, trainer, batch)
 
 
 def advise_one_thread(experiment: Experiment, trainer: Trainer, batch: Batch) -> None:
@@ -383,28 +384,6 @@ def add_teacher_images(folder: Folder, num_queries: int, num_forwards: int, *, r
     images = {"asked": before.get("asked", 0) + num_queries, "run": before.get("run", 0) + num_forwards}
     log.info("%s: the teacher was run on {run:,} images for {asked:,} outputs".format(**images), folder.name)
     folder.update_run(teacher_images=images)
-
-
-def finish(experiment: Experiment, trainer: Trainer) -> None:
-    """Evaluate the last and the best weights on the test split, once."""
-    folder, world = experiment.folder, experiment.runtime.world
-    last = trainer.evaluate(trainer.student, "test") | {"epoch": trainer.num_epochs}
-    trainer.check_finite({"test_loss": last["loss"]})
-    trainer.write_metrics(folder.metrics("test", "last"), last)
-    best = world.on_rank_zero(load_checkpoint, folder.checkpoint("best"))
-    metrics = last
-    if best["epoch"] != trainer.num_epochs:
-        trainer.student.load_state_dict(best["state_dict"])
-        metrics = trainer.evaluate(trainer.student, "test") | {"epoch": best["epoch"]}
-    trainer.write_metrics(folder.metrics("test", "best"), metrics)
-    device, shape = experiment.runtime.device, experiment.source.image_shape
-    info = {
-        "weights_digest": weights_digest(best["state_dict"]),
-        "peak_memory_bytes": peak_memory(device),
-        "latency_ms": round(latency(trainer.student, shape, dtype=experiment.dtype, device=device), 4),
-    }
-    trainer.write(lambda: folder.update_run(state="finished", **info))
-    log.info("%s is finished: %s", folder.name, folder.accuracies())
 
 
 # Generations --------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from ..errors import OptionError, did_you_mean
 from .params import PARAMS_FILE, Params
 
 # Keys that do not influence the result: they may change between an interruption and the resume.
-NON_RESULT_KEYS = ("description", "checkpoint_minutes")
+NON_RESULT_KEYS = ("description", "baseline", "checkpoint_minutes")
 
 
 def flatten(params: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -107,6 +107,7 @@ class Params(Strict):
             the repository's root, then to this folder, and `../base` to this folder.
         init: A folder whose network's weights are the student's initial weights, or an object with `model_dir` and
             `weights`; random weights if left out.
+        baseline: The folder that this run is compared with, such as the same student alone; has no effect on the run.
         generations: Born-again networks: the number of generations to train, in the folders gen_0, gen_1, ... of this
             one; the first learns from labels (or from the teacher, if there is one), each other from the one before.
         loss: The terms of the objective, which are added up: the name of each, and its options.
@@ -130,6 +131,7 @@ class Params(Strict):
     student: Component
     teacher: Annotated[TeacherParams | None, BeforeValidator(_teacher)] = None
     init: Annotated[InitParams | None, BeforeValidator(_init)] = None
+    baseline: Annotated[str, Field(min_length=1)] | None = None
     generations: Annotated[int, Field(ge=2)] | None = None
     loss: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] = {"ce": {}}
     optimizer: Component = Component(name="sgd")

@@ -33,7 +33,7 @@ def did_you_mean_folder(*paths: Path) -> str:
 def rebase_paths(params: dict[str, Any], parent_dir: Path) -> dict[str, Any]:
     """The params of a folder inside `parent_dir`: paths relative to `parent_dir` are made relative to that folder."""
     rebased: dict[str, Any] = {}
-    for key in ("teacher", "init"):
+    for key in ("teacher", "init", "baseline"):
         reference = params.get(key)
         if isinstance(reference, dict) and "model_dir" in reference:
             rebased[key] = reference | {"model_dir": _rebase(reference["model_dir"], parent_dir)}

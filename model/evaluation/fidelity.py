@@ -9,17 +9,22 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..types import Output
 from .metrics import accuracy
 
 TEMPERATURES = (1, 4)  # of the divergences that are reported
 
 
-def fidelity_of(student_NK: Tensor, teacher_NK: Tensor, labels_N: Tensor) -> dict[str, float]:
-    """The teacher's accuracy, and how closely the student follows it."""
+def fidelity_of(student: Output, teacher: Output, labels_N: Tensor) -> dict[str, float]:
+    """The teacher's accuracy, and how closely the student follows it: predictions, probabilities and embeddings."""
+    student_NK, teacher_NK = student.logits, teacher.logits
     metrics = {"teacher_accuracy": accuracy(teacher_NK, labels_N), "agreement": agreement(student_NK, teacher_NK)}
     metrics |= {f"divergence_at_{t}": divergence(student_NK, teacher_NK, t) for t in TEMPERATURES}
-    alike = wrong_alike(student_NK, teacher_NK, labels_N)
-    return metrics if alike is None else metrics | {"wrong_alike": alike}
+    optional = {
+        "wrong_alike": wrong_alike(student_NK, teacher_NK, labels_N),
+        "cka": linear_cka(student.embedding, teacher.embedding),
+    }
+    return metrics | {name: value for name, value in optional.items() if value is not None}
 
 
 def agreement(student_NK: Tensor, teacher_NK: Tensor) -> float:
@@ -44,12 +49,14 @@ def wrong_alike(student_NK: Tensor, teacher_NK: Tensor, labels_N: Tensor) -> flo
     return float((student_N == teacher_N)[both_wrong_N].double().mean())
 
 
-def linear_cka(student_ND: Tensor, teacher_NE: Tensor) -> float:
+def linear_cka(student_ND: Tensor, teacher_NE: Tensor) -> float | None:
     """Centred kernel alignment of two embeddings with linear kernels, in [0, 1]: 1 if they are equal up to rotation.
+
+    None where one of them is constant.
 
     Eq. 3 of Kornblith et al., in the form whose matrices are as large as the embeddings.
     """
     x_ND, y_NE = (values.double() - values.double().mean(dim=0) for values in (student_ND, teacher_NE))
     cross = (x_ND.T @ y_NE).square().sum()
     own = (x_ND.T @ x_ND).norm() * (y_NE.T @ y_NE).norm()
-    return float(cross / own)
+    return float(cross / own) if own else None

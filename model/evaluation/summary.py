@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from ..markdown import markdown_table
-from .cost import Cost
 
 
 def per_class(confusion_KK: Tensor, class_names: Sequence[str]) -> list[dict[str, Any]]:
@@ -36,8 +35,19 @@ def per_class(confusion_KK: Tensor, class_names: Sequence[str]) -> list[dict[str
     return rows
 
 
-def markdown(title: str, metrics: dict[str, float], cost: Cost, rows: list[dict[str, Any]]) -> str:
-    """The summary as Markdown: metrics, early exits, the network's cost, and a table of classes."""
+def markdown(
+    title: str,
+    metrics: dict[str, float],
+    exits: dict[str, dict[str, float]],
+    cost: str,
+    rows: list[dict[str, Any]],
+) -> str:
+    """The summary as Markdown: metrics, the network's cost, a table of early exits, and one of classes.
+
+    Args:
+        exits: Name of an exit -> its metrics.
+        rows: As `per_class` returns them.
+    """
     interval = f"95 %: {100 * metrics['accuracy_low']:.2f} to {100 * metrics['accuracy_high']:.2f}"
     overall = [f"accuracy {100 * metrics['accuracy']:.2f} % ({interval})"]
     if "top5_accuracy" in metrics:
@@ -57,19 +67,36 @@ def markdown(title: str, metrics: dict[str, float], cost: Cost, rows: list[dict[
         ],
         align=("left", "right", "right", "right", "left"),
     )
-    exits = [
-        f"{name.removesuffix('_accuracy').replace('_', ' ')} {100 * value:.2f} %"
-        for name, value in metrics.items()
-        if name.startswith(("exit_", "ensemble_"))
-    ]
     further = [
         f"accuracy over classes {100 * metrics['macro_accuracy']:.2f} %",
         f"macro F1 {100 * metrics['macro_f1']:.2f} %",
         f"calibration error {100 * metrics['calibration_error']:.2f} %",
         f"Brier score {metrics['brier_score']:.4f}",
     ]
-    lines = [overall, further, _fidelity(metrics), exits, [str(cost)], [table]]
+    lines = [overall, further, _fidelity(metrics), [cost], [metrics_table("exit", exits)] if exits else [], [table]]
     return "\n\n".join([f"# {title}", *(", ".join(parts) for parts in lines if parts)]) + "\n"
+
+
+def metrics_table(header: str, rows: Mapping[str, dict[str, float]], more: Mapping[str, Sequence[str]] = {}) -> str:
+    """A row a network with its metrics.
+
+    Args:
+        header: Of the column of names.
+        rows: Name -> metrics.
+        more: Header -> a text for each row, for further columns.
+    """
+    columns = {
+        "accuracy %": [f"{100 * each['accuracy']:.2f}" for each in rows.values()],
+        "95 %": [f"{100 * each['accuracy_low']:.2f} to {100 * each['accuracy_high']:.2f}" for each in rows.values()],
+        "top-5 %": [_percent(each.get("top5_accuracy")) for each in rows.values()],
+        "macro F1 %": [f"{100 * each['macro_f1']:.2f}" for each in rows.values()],
+        "loss": [f"{each['loss']:.4f}" for each in rows.values()],
+        "calibration error %": [f"{100 * each['calibration_error']:.2f}" for each in rows.values()],
+        "Brier score": [f"{each['brier_score']:.4f}" for each in rows.values()],
+        **more,
+    }
+    body = [[name, *cells] for name, cells in zip(rows, zip(*columns.values(), strict=True), strict=True)]
+    return markdown_table((header, *columns), body, align=("left", *["right"] * len(columns)))
 
 
 def _fidelity(metrics: dict[str, float]) -> list[str]:
@@ -81,6 +108,8 @@ def _fidelity(metrics: dict[str, float]) -> list[str]:
         f"the student agrees with it on {100 * metrics['agreement']:.2f} %",
         f"KL divergence {metrics['divergence_at_1']:.4f} at temperature 1 and {metrics['divergence_at_4']:.4f} at 4",
     ]
+    if "cka" in metrics:
+        parts.append(f"CKA of the embeddings {metrics['cka']:.3f}")
     if "wrong_alike" in metrics:
         parts.append(f"of what both get wrong, {100 * metrics['wrong_alike']:.2f} % alike")
     return parts

@@ -23,11 +23,15 @@ class DistillLoss(nn.Module, ABC):
             because it compares them with one another. In a run of several processes it gets these parts, the labels
             and the indices of the global batch; a loss that names none gets its rank's shard of everything.
         epoch: Epochs done, fractions included; set before each call.
+        part_names: Names of the summands of the value that are logged apart, where it has several.
+        parts: These summands, of the last call.
     """
 
     needs: frozenset[Need] = frozenset({"logits"})
     global_batch: frozenset[Part] = frozenset()
     epoch: float = 0.0
+    part_names: tuple[str, ...] = ()
+    parts: dict[str, Tensor]
 
     def prepare(self, context: LossContext) -> None:
         """Create what depends on the networks and the data; called once, before the first step.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -66,14 +67,15 @@ class KnowledgeDistillation(DistillLoss):
         self.reduction, self.divergence, self.standardize = reduction, divergence, standardize
         # Mean and deviation are of all logits: they cannot be computed from the largest probabilities alone.
         self.needs = frozenset({"logits" if standardize else "probabilities"}) if self.soft_weight else frozenset()
+        self.part_names = ("hard", "soft") if self.hard_weight and self.soft_weight else ()
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        loss = student.logits.new_zeros(())
+        self.parts = {}
         if self.hard_weight:
-            loss = loss + self.hard_weight * F.cross_entropy(student.logits, batch.labels)
+            self.parts["hard"] = self.hard_weight * F.cross_entropy(student.logits, batch.labels)
         if self.soft_weight:
-            loss = loss + self.soft_weight * self.soft(student.logits, teacher.logits)
-        return loss
+            self.parts["soft"] = self.soft_weight * self.soft(student.logits, teacher.logits)
+        return torch.stack([*self.parts.values()]).sum()
 
     def soft(self, student_NK: Tensor, teacher_NK: Tensor) -> Tensor:
         """Divergence of the softened distributions: (N, K) twice to a scalar."""

@@ -37,6 +37,11 @@ class Objective(nn.Module):
         return list(self.terms)
 
     @property
+    def value_names(self) -> list[str]:
+        """Of the values that a forward pass returns: the terms, and the parts of those that have several."""
+        return [*self.terms, *(f"{name}_{part}" for name, (loss, _) in self.terms.items() for part in loss.part_names)]
+
+    @property
     def needs_of(self) -> dict[str, frozenset[Need]]:
         """What each term reads of the teacher."""
         return {name: loss.needs for name, (loss, _) in self.terms.items()}
@@ -99,7 +104,7 @@ class Objective(nn.Module):
         epoch: float,
         global_batch: tuple[Output, Output | None, Batch] | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The total to minimise, and every term before its weight.
+        """The total to minimise, and every term, and every part of one, before its weight.
 
         Args:
             epoch: Epochs done, fractions included, from 0.
@@ -113,10 +118,20 @@ class Objective(nn.Module):
             for name, (loss, _) in self.terms.items():
                 loss.epoch = epoch
                 values[name] = loss(*(all_inputs if loss.global_batch else shard_inputs))
-            factors = {name: self._factor(name, epoch) for name in values}
             zero = torch.zeros((), device=batch.labels.device)
-            total = sum((factors[name] * value for name, value in values.items()), zero)
-        return total, values
+            total = sum((self._factor(name, epoch) * value for name, value in values.items()), zero)
+        parts = {
+            f"{name}_{part}": loss.parts[part] for name, (loss, _) in self.terms.items() for part in loss.part_names
+        }
+        return total, values | parts
+
+    def factors(self, epoch: float) -> dict[str, float]:
+        """The factor of every value of a forward pass in the total; that of a part is its term's."""
+        return {
+            value: self._factor(name, epoch)
+            for name, (loss, _) in self.terms.items()
+            for value in (name, *(f"{name}_{part}" for part in loss.part_names))
+        }
 
     def _factor(self, name: str, epoch: float) -> float:
         """The term's weight, after its warm-up so far."""

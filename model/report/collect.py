@@ -25,6 +25,7 @@ from ..search.space.search_file import SEARCH_FILE, read_space_if_valid
 
 SPLITS = ("val", "test")
 WEIGHTS: tuple[Weights, ...] = ("best", "last")
+COSTS = ("seconds", "parameters", "macs", "latency_ms", "images_per_second", "peak_memory_bytes")  # of run.json
 SKIPPED_FOLDERS = ("tensorboard", "evaluation", "cache", "figures")
 
 LEGACY_NOTE = "val is the test set (legacy run)"
@@ -43,7 +44,7 @@ class RunRecord:
         state: As `Folder.state`; None if there are results, but no run.json.
         metrics: (split, weights) -> the finite numbers of that metrics file.
         epochs: Completed epochs.
-        parameters, macs: Size and cost of the student, from run.json.
+        costs: The numbers of run.json that are in `COSTS`.
         data: What identifies the data set's content, from run.json.
         teacher_weights: What identifies the weights of the teachers.
         val_seen: Images of val that a teacher, or the folder that the run started from, has seen in training.
@@ -56,9 +57,7 @@ class RunRecord:
     state: str | None
     metrics: dict[tuple[str, Weights], dict[str, float]]
     epochs: float | None
-    seconds: float | None
-    parameters: float | None
-    macs: float | None
+    costs: dict[str, float]
     data: str | None
     teacher_weights: str | None
     val_seen: float | None
@@ -136,9 +135,7 @@ def _read_run(folder: Folder, parent_dir: Path) -> RunRecord:
         state=_state(folder, run),
         metrics=metrics,
         epochs=_epochs(folder, run, notes),
-        seconds=_numbers(run).get("seconds"),
-        parameters=_numbers(run).get("parameters"),
-        macs=_numbers(run).get("macs"),
+        costs={name: value for name, value in _numbers(run).items() if name in COSTS},
         data=_identity(run.get("fingerprint")),
         teacher_weights=_identity(run.get("teacher")),
         val_seen=_val_seen(run.get("seen")),

@@ -6,12 +6,11 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .collect import SPLITS, WEIGHTS, RunRecord, collect_runs, format_value, natural_order, schema_position
+from .collect import COSTS, SPLITS, WEIGHTS, RunRecord, collect_runs, format_value, natural_order, schema_position
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-COSTS = ("epochs", "seconds", "parameters", "macs")
 BASIS = ("data", "teacher_weights", "val_seen")
 
 
@@ -28,7 +27,8 @@ def results(parent_dir: str | Path) -> DataFrame:
     - `state`: `finished`, `stopped`, ...; missing if the run has no run.json.
     - every metric as `{split}_{weights}_{name}`: `val_best_accuracy` (in [0, 1]), `test_last_loss`,
       `test_best_exit_1_accuracy`. The four accuracies are there even if no run has them.
-    - `epochs` completed, `seconds`, `parameters` and `macs` of the student.
+    - `epochs` completed, `seconds`; `parameters`, `macs` and `latency_ms` (of one image) of the student;
+      `images_per_second` and `peak_memory_bytes` of its training.
     - `data` and `teacher_weights`: the same text for equal data, and for equal weights of the teachers.
     - `val_seen`: how many images of val a teacher has seen in training.
     - `notes`: warnings and errors, separated by "; ".
@@ -46,7 +46,7 @@ def to_dataframe(runs: list[RunRecord]) -> DataFrame:
     import pandas as pd  # here, as the import takes longer than collecting runs
 
     params = sorted(dict.fromkeys(path for run in runs for path in run.params), key=schema_position)
-    columns = [*params, "state", *_metric_columns(runs), *COSTS, *BASIS, "notes"]
+    columns = [*params, "state", *_metric_columns(runs), "epochs", *COSTS, *BASIS, "notes"]
     index = pd.Index([run.path for run in runs], name="path")
     rows = [_row(run) for run in runs]
     table: DataFrame = pd.DataFrame(rows, index=index, columns=list(dict.fromkeys(columns)))
@@ -60,7 +60,11 @@ def _row(run: RunRecord) -> dict[str, Any]:
         for (split, weights), values in run.metrics.items()
         for key, value in ({"accuracy": math.nan} | values).items()
     }
-    numbers = {key: math.nan if (value := getattr(run, key)) is None else value for key in (*COSTS, "val_seen")}
+    numbers = {
+        "epochs": math.nan if run.epochs is None else run.epochs,
+        "val_seen": math.nan if run.val_seen is None else run.val_seen,
+        **{name: run.costs.get(name, math.nan) for name in COSTS},
+    }
     basis = {"data": run.data, "teacher_weights": run.teacher_weights}
     return params | {"state": run.state} | metrics | numbers | basis | {"notes": "; ".join(run.notes)}
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .collect import SPLITS, WEIGHTS, format_value, schema_position
-from .dataframe import BASIS, COSTS
+from .collect import COSTS, SPLITS, WEIGHTS, format_value, schema_position
+from .dataframe import BASIS
 from .runs import Runs, refuse_several_kinds
 from .seeds import param_columns
 from .statistics import compare, difference
-from .table import Column, NumberFormat, Table, integer, percent, plain, with_commas
+from .table import Column, NumberFormat, Table, four_decimals, integer, percent, plain, with_commas
 
 RESULTS: dict[str, NumberFormat] = {
     **{f"{split}_{weights}_accuracy": percent for split in SPLITS for weights in WEIGHTS},
-    **dict.fromkeys(COSTS, with_commas),
     "epochs": integer,
+    **dict.fromkeys(COSTS, with_commas),
+    "latency_ms": four_decimals,
 }
 
 

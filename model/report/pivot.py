@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
-def pivot_table(parent_dir: Path, down: str, across: str) -> str:
+def pivot_table(runs: Runs, down: str, across: str) -> str:
     """Test accuracies of the best weights in percent as a Markdown table: mean ± sample standard deviation.
 
     Args:
-        parent_dir: The folder of the runs; only finished ones are counted.
+        runs: Only finished ones are counted.
         down: The parameter of the rows: a dotted path, a unique leaf name, or a search's parameter with choices.
         across: The parameter of the columns.
 
     Raises:
-        UserError: There is no run or no such parameter, or runs of one cell differ in a third parameter.
+        UserError: There is no such parameter, or runs of one cell differ in a third parameter.
     """
-    runs = Runs.read(parent_dir)
+    parent_dir = runs.parent_dir
     paths = [runs.param(name) for name in (down, across)]
     table = runs.table[runs.table["state"].fillna("finished").eq("finished")].dropna(subset=paths)
     keys = [table[path].map(lambda value: format_value(plain(value))) for path in paths]

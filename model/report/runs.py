@@ -7,10 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError, did_you_mean
+from ..config.references import find_folder
+from ..errors import OptionError, UserError, did_you_mean
 from ..files import parse_rows
 from .collect import collect_runs
 from .dataframe import to_dataframe
+from .evaluations import read_evaluation
+from .filter import matching
 from .seeds import group_by_seed, param_columns
 
 if TYPE_CHECKING:
@@ -25,12 +28,14 @@ class Runs:
         table: As `results` returns them.
         written: Run -> the parameters that are in its params.json; the others are defaults.
         baseline: The runs that others are compared with, which differ in their seed only.
+        baseline_dir: The folder of these.
     """
 
     parent_dir: Path
     table: DataFrame
     written: dict[str, frozenset[str]]
     baseline: DataFrame | None = None
+    baseline_dir: Path | None = None
 
     @classmethod
     def read(cls, parent_dir: Path) -> Runs:
@@ -46,6 +51,17 @@ class Runs:
         """Some of the runs."""
         return replace(self, table=self.table[self.table.index.isin(list(paths))])
 
+    def where(self, expression: str) -> Runs:
+        """The runs for which an expression over columns is true; see filter.py.
+
+        Raises:
+            UserError: The expression cannot be read or names a column that does not exist, or no run is left.
+        """
+        paths = matching(self.table, expression, self.column)
+        if not paths:
+            raise UserError(f"--filter: no run under {self.parent_dir} matches {expression!r}")
+        return self.only(paths)
+
     def compared_with(self, folder: Path) -> Runs:
         """The same runs, with the runs of a folder as their baseline.
 
@@ -56,7 +72,7 @@ class Runs:
         if other.empty:
             raise UserError(f"{folder}: no run in it has been evaluated on test")
         refuse_several_kinds(other, folder)
-        return replace(self, baseline=other)
+        return replace(self, baseline=other, baseline_dir=folder)
 
     def column(self, name: str) -> str:
         """The column that a user names: by its dotted path or, where that is unique, by its last part.
@@ -95,6 +111,29 @@ class Runs:
     def history(self, path: str) -> list[dict[str, Any]]:
         """One object per epoch of a run; those before a damaged line of its file."""
         return parse_rows(self.parent_dir / path / "metrics.jsonl")[0]
+
+    def evaluated(self) -> list[tuple[str, dict[str, Any]]]:
+        """The runs on which evaluate.py has been run, with what it wrote, the best on val first."""
+        table = self.table.sort_values("val_best_accuracy", ascending=False, na_position="last", kind="stable")
+        found = ((str(path), read_evaluation(self.parent_dir / path)) for path in table.index)
+        return [(path, evaluation) for path, evaluation in found if evaluation is not None]
+
+    def evaluation_of_baseline(self) -> dict[str, Any] | None:
+        """That of the baseline's first run that has one."""
+        if self.baseline is None or self.baseline_dir is None:
+            return None
+        found = (read_evaluation(self.baseline_dir / path) for path in self.baseline.index)
+        return next((evaluation for evaluation in found if evaluation is not None), None)
+
+    def evaluation_of_teacher(self, path: str) -> dict[str, Any] | None:
+        """That of the folder that teaches a run, where it is one."""
+        name = self.table.at[path, "teacher"] if "teacher" in self.table else None
+        if not isinstance(name, str):
+            return None
+        try:
+            return read_evaluation(find_folder(name, self.parent_dir / path))
+        except OptionError:  # several, or it is gone
+            return None
 
 
 def refuse_several_kinds(runs: DataFrame, folder: Path) -> None:

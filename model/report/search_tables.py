@@ -6,7 +6,8 @@ from pathlib import Path
 
 from ..search.space.search_file import read_space
 from .pivot import pivot_table
-from .tables import results_table
+from .runs import Runs
+from .tables import make_table, render
 
 
 def tables_of_search(parent_dir: Path) -> str:
@@ -16,9 +17,10 @@ def tables_of_search(parent_dir: Path) -> str:
         UserError: There is no run in the folder, or search.json cannot be read.
     """
     space = read_space(parent_dir)
-    table = results_table(parent_dir, group_by_seed="seed" in space.varied or space.seeds is not None)
+    runs = Runs.read(parent_dir)
+    table = render(make_table(runs, by_seed="seed" in space.varied or space.seeds is not None), "markdown")
     parameters = {name: parameter for name, parameter in space.varied.items() if name != "seed"}
     if len(parameters) != 2 or not all(parameter.is_tabular for parameter in parameters.values()):
         return table
     across, down = parameters
-    return f"{table}\n\n{pivot_table(parent_dir, down, across)}"
+    return f"{table}\n\n{pivot_table(runs, down, across)}"

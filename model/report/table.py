@@ -35,6 +35,11 @@ class Column:
     is_printed: bool = True
     best: Literal["highest", "lowest"] | None = None
 
+    @property
+    def is_percent(self) -> bool:
+        """Whether its values in [0, 1] are shown in percent."""
+        return self.number_format is percent
+
     def hidden(self) -> Column:
         return replace(self, is_printed=False)
 

@@ -20,7 +20,6 @@ from . import formats  # registers them
 from .baseline import comparison_columns
 from .collect import SPLITS, WEIGHTS, format_value, natural_order
 from .comparability import incomparable
-from .filter import matching
 from .rows import Rows
 from .runs import Runs
 from .seeds import is_choice, param_columns
@@ -61,46 +60,39 @@ class Selection:
     """Which rows and columns of a table are shown.
 
     Args:
-        filter: An expression over columns; see filter.py.
         sort_by: A column of `results`; accuracies and speeds begin with the highest value, all else with the lowest. A
             minus before the name turns the order round.
         top: Number of rows.
         columns: Headers of the table, or columns of `results`.
     """
 
-    filter: str | None = None
     sort_by: str | None = None
     top: int | None = None
     columns: tuple[str, ...] = ()
 
 
 def write_results(
-    parent_dir: Path,
+    runs: Runs,
     *,
     group_by_seed: bool = False,
-    baseline: Path | None = None,
     selection: Selection | None = None,
     format_name: str = "markdown",
 ) -> str:
-    """Write results.md and results.csv into the folder and return the table.
+    """Write results.md and results.csv into the folder of the runs and return the table.
 
     The CSV file has unrounded values, accuracies in [0, 1], empty cells for missing values, standard deviations in
     columns of their own, and a few more columns than the Markdown table.
 
     Args:
-        baseline: A folder with runs that differ in their seed only, with which each row is compared on test; rows are
-            then grouped by seed, too.
+        runs: If they have a baseline, each row is compared with it on test, and rows are grouped by seed.
         selection: The rows and columns of the table.
         format_name: A registered format, in which the table is returned and, if it is another one, written, too.
 
     Raises:
-        UserError: The folder does not exist or cannot be written to, there is no run in it, or none in the baseline's;
-            there is no such format, column or row.
+        UserError: The folder cannot be written to; there is no such format or column.
     """
-    runs = Runs.read(parent_dir)
-    if baseline is not None:
-        runs = runs.compared_with(baseline)
-    table = make_table(runs, by_seed=group_by_seed or baseline is not None, selection=selection)
+    parent_dir = runs.parent_dir
+    table = make_table(runs, by_seed=group_by_seed or runs.baseline is not None, selection=selection)
     texts = {name: render(table, name) for name in (*WRITTEN, format_name)}
     try:
         for name, text in texts.items():
@@ -127,14 +119,9 @@ def make_table(runs: Runs, *, by_seed: bool = False, selection: Selection | None
     """The results of runs, a row a run, or a row for runs that differ in their seed only.
 
     Raises:
-        UserError: The selection names a column that does not exist, or no run is left.
+        UserError: The selection names a column that does not exist.
     """
     selection = selection or Selection()
-    if selection.filter is not None:
-        paths = matching(runs.table, selection.filter, runs.column)
-        if not paths:
-            raise UserError(f"--filter: no run under {runs.parent_dir} matches {selection.filter!r}")
-        runs = runs.only(paths)
     rows = Rows(runs, by_seed=by_seed, sort_by=selection.sort_by, top=selection.top)
     states = rows.first("state")
     notes = rows.notes()

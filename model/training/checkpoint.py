@@ -71,9 +71,18 @@ def training_state(trainer: Trainer) -> dict[str, Any]:
 
 
 def restore(trainer: Trainer, content: dict[str, Any]) -> None:
-    """Put a trainer where the content of a last.pth.tar stood."""
+    """Put a trainer where the content of a last.pth.tar stood.
+
+    Raises:
+        UserError: Another version of this project has written it within an epoch, whose sums it kept otherwise.
+    """
+    is_other = content["totals"].shape != trainer.meters.sums.shape
+    if is_other and content["totals"].any():
+        path = trainer.folder.checkpoint("last")
+        raise UserError(f"{path}: was written by another version, within an epoch: end the run with that, or --restart")
     trainer.student.load_state_dict(content["state_dict"])
     trainer.objective.load_state_dict(content["objective"])
     trainer.optimizer.load_state_dict(content["optimizer"])
     trainer.step, trainer.seconds, trainer.best = content["step"], content["seconds"], content["best"]
-    trainer.load_meters(content["totals"])
+    if not is_other:
+        trainer.load_meters(content["totals"])

@@ -16,8 +16,10 @@ from .step import StepResult
 class Meters:
     """Sums over the samples of an epoch, kept on the device: loss, every term, correct predictions, samples.
 
+    Where the teacher predicts classes, too: how often both networks predict the same one, and the teacher the label.
+
     Args:
-        terms: Names of the loss terms.
+        terms: Names of the loss terms, and of their parts.
         reduce: Makes the sums over all processes of those of this one.
     """
 
@@ -25,14 +27,21 @@ class Meters:
         self, terms: Sequence[str], device: torch.device, *, reduce: Callable[[Tensor], Tensor] = lambda sums: sums
     ) -> None:
         self.names = ["loss", *(f"loss_{name}" for name in terms), "accuracy"]
-        self.sums = torch.zeros(len(self.names) + 1, dtype=widest_float(device), device=device)
+        # After these: agreement with the teacher, its correct predictions, samples that it predicted, all samples.
+        self.sums = torch.zeros(len(self.names) + 4, dtype=widest_float(device), device=device)
         self._reduce = reduce
 
     @torch.no_grad()
     def add(self, result: StepResult, batch: Batch) -> None:
         size = len(batch.labels)
-        self.sums[:-2].add_(torch.stack([result.loss, *result.terms.values()]), alpha=size)
-        self.sums[-2] += (result.output.logits.argmax(dim=1) == batch.labels).sum()
+        self.sums[:-5].add_(torch.stack([result.loss, *result.terms.values()]), alpha=size)
+        predicted_N = result.output.logits.argmax(dim=1)
+        self.sums[-5] += (predicted_N == batch.labels).sum()
+        if result.teacher is not None and result.teacher.logits.shape == result.output.logits.shape:
+            teacher_N = result.teacher.logits.argmax(dim=1)
+            self.sums[-4] += (predicted_N == teacher_N).sum()
+            self.sums[-3] += (teacher_N == batch.labels).sum()
+            self.sums[-2] += size
         self.sums[-1] += size
 
     def reduced(self) -> Tensor:
@@ -41,8 +50,11 @@ class Meters:
 
     def means(self) -> dict[str, float]:
         """Means over the samples of all processes; waits for the device."""
-        *sums, samples = self.reduced().tolist()
-        return {name: value / max(samples, 1) for name, value in zip(self.names, sums, strict=True)}
+        *sums, agreement, teacher_correct, num_taught, samples = self.reduced().tolist()
+        means = {name: value / max(samples, 1) for name, value in zip(self.names, sums, strict=True)}
+        if num_taught:
+            means |= {"agreement": agreement / num_taught, "teacher_accuracy": teacher_correct / num_taught}
+        return means
 
     def reset(self) -> None:
         self.sums.zero_()

@@ -59,9 +59,9 @@ class DistributedTrainStep(TrainStep):
 
     def _detached_forward(self, batch: Batch, step: int) -> StepResult:
         """The forward pass, with a graph of the loss alone: DDP would take any other for one more loss."""
-        loss, terms, output = self.forward(self.forward_student, batch, step)
+        loss, terms, output, teacher, _ = self.forward(self.forward_student, batch, step)
         terms = {name: value.detach() for name, value in terms.items()}
-        return StepResult(loss, terms, Output(output.logits.detach(), output.embedding.detach()))
+        return StepResult(loss, terms, Output(output.logits.detach(), output.embedding.detach()), teacher)
 
     def gather(self, output: Output, teacher_output: Output | None, batch: Batch, step: int) -> GlobalBatch | None:
         """What terms that compare images are given: outputs and labels of all processes."""
@@ -86,7 +86,7 @@ class DistributedTrainer(Trainer):
     world: World
 
     def make_meters(self) -> Meters:
-        return Meters(self.objective.names, self.train_step.device, reduce=self.world.all_reduce_sum)
+        return Meters(self.objective.value_names, self.train_step.device, reduce=self.world.all_reduce_sum)
 
     def load_meters(self, sums: Tensor) -> None:
         """The sums are those of all processes: rank zero continues from them, and the others start at 0."""

@@ -17,6 +17,8 @@ from ..randomness import step_seed
 from ..types import Batch, Output, Part, Teacher
 from .precision import autocast
 
+EPOCHS_BETWEEN_GRADIENT_NORMS = 5  # each costs a backward pass a term
+
 GlobalBatch = tuple[Output, "Output | None", Batch]  # student output, teacher output, batch
 
 
@@ -24,8 +26,10 @@ class StepResult(NamedTuple):
     """What the forward pass of a step gives."""
 
     loss: Tensor  # the objective, a scalar
-    terms: dict[str, Tensor]  # every loss term before its weight
+    terms: dict[str, Tensor]  # every loss term, and every part of one, before its weight
     output: Output  # the student's
+    teacher: Output | None = None  # the teacher's
+    gradient_norms: dict[str, Tensor] | None = None  # of every term after its weight; of some steps
 
 
 class TrainingObjective(Protocol):
@@ -35,8 +39,15 @@ class TrainingObjective(Protocol):
     def names(self) -> list[str]: ...
 
     @property
+    def value_names(self) -> list[str]:
+        """Names of the terms and of their parts."""
+
+    @property
     def global_batch(self) -> frozenset[Part]:
         """The parts of outputs that terms need of all images of a batch, as they compare images with one another."""
+
+    def factors(self, epoch: float) -> dict[str, float]:
+        """The factor of every term, and of every part of one, in the objective."""
 
     def __call__(
         self, student: Output, teacher: Output | None, batch: Batch, epoch: float, global_batch: GlobalBatch | None
@@ -79,8 +90,30 @@ class TrainStep:
         """Run the forward and the backward pass; gradients are added to the parameters'."""
         self.seed_step(step)
         result = self.forward(self.forward_student, batch, step)
+        if self._measures_gradients(step):
+            result = result._replace(gradient_norms=self.gradient_norms(result.terms, step))
         result.loss.backward()  # type: ignore[no-untyped-call]
         return result
+
+    def _measures_gradients(self, step: int) -> bool:
+        """Whether the terms' gradients are compared in this step: the last one of some epochs, so that it is always
+        the process that ends the epoch; not for a compiled student, whose graph is gone after one backward pass.
+        """
+        epoch, in_epoch = divmod(step, self.steps_per_epoch)
+        is_due = in_epoch == self.steps_per_epoch - 1 and epoch % EPOCHS_BETWEEN_GRADIENT_NORMS == 0
+        return is_due and len(self.objective.value_names) > 1 and self.forward_student is self.student
+
+    def gradient_norms(self, terms: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
+        """Of every term after its weight, the norm of its gradient by the student's parameters; keeps the graph."""
+        parameters = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
+        factors = self.objective.factors(step / self.steps_per_epoch)
+        norms = {}
+        for name, value in terms.items():
+            if not value.requires_grad:  # such as a term of the teacher alone
+                continue
+            gradients = torch.autograd.grad(factors[name] * value, parameters, retain_graph=True, allow_unused=True)
+            norms[name] = torch.stack([each.norm() for each in gradients if each is not None]).norm()
+        return norms
 
     def forward(self, student: nn.Module, batch: Batch, step: int) -> StepResult:
         with autocast(self.dtype, self.device):
@@ -88,7 +121,7 @@ class TrainStep:
         teacher_output = None if self.teacher is None else self.teacher(batch)
         global_batch = self.gather(output, teacher_output, batch, step)
         loss, terms = self.objective(output, teacher_output, batch, step / self.steps_per_epoch, global_batch)
-        return StepResult(loss, terms, output)
+        return StepResult(loss, terms, output, teacher_output)
 
     def gather(self, output: Output, teacher_output: Output | None, batch: Batch, step: int) -> GlobalBatch | None:
         """What terms that compare images are given, where the batch is but a shard of the step's images."""

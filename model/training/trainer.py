@@ -65,6 +65,7 @@ class Trainer:
         self.estimate: Estimate | None = None  # of the time from here on
         self.steps_per_epoch = self.data.steps_per_epoch(self.batch_size)
         self.meters = self.make_meters()
+        self.gradient_norms: dict[str, float] = {}  # of the epoch's last step, where it measured them
         self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self._parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
 
@@ -135,6 +136,8 @@ class Trainer:
         self.optimizer.step()
         self.step += 1
         self.meters.add(result, batch)
+        if result.gradient_norms:
+            self.gradient_norms = {name: norm.item() for name, norm in result.gradient_norms.items()}
 
     def _prepare_teacher(self, epoch: int, logger: RunLogger | SilentRunLogger) -> None:
         if self.teacher is None:
@@ -168,6 +171,8 @@ class Trainer:
         self.check_finite(means)
         row: dict[str, Any] = {"epoch": epoch, "train_loss": means.pop("loss"), "train_accuracy": means.pop("accuracy")}
         row |= means
+        row |= {f"gradient_norm_{name}": norm for name, norm in self.gradient_norms.items()}
+        self.gradient_norms = {}
         if self.data.size("val"):
             row |= self._validate(epoch)
         elif epoch == self.num_epochs:
@@ -223,7 +228,7 @@ class Trainer:
     # What several processes do otherwise: training/parallel.py -------------------------------------------------------
 
     def make_meters(self) -> Meters:
-        return Meters(self.objective.names, self.train_step.device)
+        return Meters(self.objective.value_names, self.train_step.device)
 
     def load_meters(self, sums: Tensor) -> None:
         self.meters.sums.copy_(sums)

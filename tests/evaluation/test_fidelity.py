@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from model.evaluation.fidelity import agreement, divergence, fidelity_of, linear_cka, wrong_alike
+from model.types import Output
 
 STUDENT = torch.tensor([[2.0, 0.0, 1.0], [0.0, 3.0, 1.0], [1.0, 2.0, 3.0], [5.0, 0.0, 0.0]])  # predicts 0, 1, 2, 0
 TEACHER = torch.tensor([[9.0, 0.0, 0.0], [0.0, 0.0, 9.0], [0.0, 0.0, 9.0], [0.0, 9.0, 0.0]])  # predicts 0, 2, 2, 1
@@ -52,15 +53,23 @@ def test_cka_agrees_with_the_kernel_form() -> None:
 def test_cka_of_unrelated_features_is_small() -> None:
     generator = torch.Generator().manual_seed(0)
     one, other = (torch.randn(5000, 3, generator=generator) for _ in range(2))
-    assert linear_cka(one, other) < 0.01
+    cka = linear_cka(one, other)
+    assert cka is not None
+    assert cka < 0.01
+
+
+def test_constant_embedding_has_no_cka() -> None:
+    assert linear_cka(torch.ones(4, 3), torch.eye(4)) is None
 
 
 def test_fidelity_has_the_teacher_s_accuracy_beside_all_of_these() -> None:
     labels = torch.tensor([0, 2, 0, 1])
-    assert fidelity_of(STUDENT, TEACHER, labels) == {
+    student, teacher = (Output(logits=logits, embedding=torch.eye(4)) for logits in (STUDENT, TEACHER))
+    assert fidelity_of(student, teacher, labels) == {
         "teacher_accuracy": 0.75,
         "agreement": 0.5,
         "divergence_at_1": divergence(STUDENT, TEACHER, 1.0),
         "divergence_at_4": divergence(STUDENT, TEACHER, 4.0),
+        "cka": pytest.approx(1.0),
         "wrong_alike": 1.0,  # on the third image alone, both predict 2
     }

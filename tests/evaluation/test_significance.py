@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
-from model.evaluation.significance import accuracy_interval, mcnemar
+from model.evaluation.significance import accuracy_interval, compare_on_same_images, holm_adjusted, mcnemar
 
 
 def test_interval_is_that_of_the_normal_distribution_for_many_samples() -> None:
@@ -36,3 +37,15 @@ def test_mcnemar_of_a_worked_case() -> None:
 def test_mcnemar_of_equal_networks_says_nothing() -> None:
     assert mcnemar(0, 0) == (0, 0, 1.0)
     assert mcnemar(5, 5).p_value == 1.0
+
+
+def test_only_images_on_which_two_networks_differ_count() -> None:
+    first, second = torch.tensor([True, True, False, False]), torch.tensor([True, False, True, True])
+    assert compare_on_same_images(first, second)[:2] == (1, 2)
+
+
+def test_holm_s_p_values_are_multiplied_by_the_number_of_tests_left_and_never_fall() -> None:
+    # The example of R's p.adjust: 3 * 0.01, 2 * 0.02 and at least that for 0.03.
+    assert holm_adjusted([0.01, 0.02, 0.03]) == pytest.approx([0.03, 0.04, 0.04])
+    assert holm_adjusted([0.9, 0.001]) == pytest.approx([0.9, 0.002])
+    assert holm_adjusted([]) == []

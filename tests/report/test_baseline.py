@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from model.errors import UserError
+from model.report.runs import Runs
 from model.report.tables import write_results
 from tests.report.markdown_tables import column, headers
 
@@ -36,7 +37,7 @@ def rows(table: str, header: str) -> dict[str, str]:
 
 
 def test_rows_have_difference_interval_and_verdict(compared: Path) -> None:
-    table = write_results(compared, baseline=compared / "alone")
+    table = write_results(Runs.read(compared).compared_with(compared / "alone"))
     assert rows(table, "verdict") == {
         "alone": "baseline",
         "distilled": "better",
@@ -50,13 +51,13 @@ def test_rows_have_difference_interval_and_verdict(compared: Path) -> None:
 
 
 def test_without_a_baseline_there_are_no_such_columns(compared: Path) -> None:
-    assert "verdict" not in headers(write_results(compared, group_by_seed=True))
+    assert "verdict" not in headers(write_results(Runs.read(compared), group_by_seed=True))
 
 
 def test_baseline_may_be_elsewhere(compared: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "alone"
     (compared / "alone").rename(elsewhere)
-    table = write_results(compared, baseline=elsewhere)
+    table = write_results(Runs.read(compared).compared_with(elsewhere))
     assert rows(table, "verdict")["distilled"] == "better"
 
 
@@ -69,5 +70,5 @@ def test_what_is_no_baseline_is_refused_and_nothing_written(
 ) -> None:
     make_run("new/run", params=cnn)
     with pytest.raises(UserError, match=message):
-        write_results(compared, baseline=compared / baseline)
+        write_results(Runs.read(compared).compared_with(compared / baseline))
     assert not (compared / "results.md").exists()

@@ -91,7 +91,7 @@ def test_columns_are_parameters_in_the_order_of_the_schema_then_results(two_runs
         "val_best_num_samples",
     ]
     assert columns[end:] == [
-        *("epochs", "seconds", "parameters", "macs"),
+        *("epochs", "seconds", "parameters", "macs", "latency_ms", "images_per_second", "peak_memory_bytes"),
         *("data", "teacher_weights", "val_seen", "notes"),
     ]
 

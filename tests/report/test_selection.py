@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from model.errors import UserError
+from model.report.collect import natural_order
+from model.report.runs import Runs
 from model.report.tables import Selection, write_results
 from tests.report.markdown_tables import cells, column, headers, notes
 
@@ -31,7 +33,7 @@ def runs(tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any], finished: dict[
 
 
 def shown(runs: Path, **selection: Any) -> list[str]:
-    return column(write_results(runs, selection=Selection(**selection)), "path")
+    return column(write_results(Runs.read(runs), selection=Selection(**selection)), "path")
 
 
 @pytest.mark.parametrize(
@@ -52,7 +54,7 @@ def shown(runs: Path, **selection: Any) -> list[str]:
     ],
 )
 def test_filter_keeps_the_runs_for_which_it_is_true(expression: str, paths: list[str], runs: Path) -> None:
-    assert shown(runs, filter=expression) == paths
+    assert list(Runs.read(runs).where(expression).table.index) == sorted(paths, key=natural_order)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +74,7 @@ def test_filter_keeps_the_runs_for_which_it_is_true(expression: str, paths: list
 )
 def test_what_is_no_comparison_of_columns_is_refused(expression: str, message: str, runs: Path) -> None:
     with pytest.raises(UserError, match=message):
-        shown(runs, filter=expression)
+        Runs.read(runs).where(expression)
     assert not (runs / "results.md").exists()
 
 
@@ -94,20 +96,20 @@ def test_rows_can_be_sorted_by_any_column(sort_by: str, paths: list[str], runs: 
 
 
 def test_order_of_a_test_result_is_no_ranking_and_says_so(runs: Path) -> None:
-    table = write_results(runs, selection=Selection(sort_by="test_best_accuracy"))
+    table = write_results(Runs.read(runs), selection=Selection(sort_by="test_best_accuracy"))
     assert column(table, "path") == ["kd_2", "alone", "kd_10", "kd_4"]
     assert "Rows are in the order of a result on test: the first is not the best, but the luckiest." in notes(table)
 
 
 def test_top_keeps_the_first_rows_and_says_so(runs: Path) -> None:
-    table = write_results(runs, selection=Selection(top=2))
+    table = write_results(Runs.read(runs), selection=Selection(top=2))
     assert column(table, "path") == ["kd_4", "kd_10"]
     assert "2 of 4 rows are shown." in notes(table)
 
 
 def test_columns_are_the_named_ones_also_those_that_are_else_not_printed(runs: Path) -> None:
     table = write_results(
-        runs, selection=Selection(columns=("test best", "learning_rate", "parameters", "val_best_epoch"))
+        Runs.read(runs), selection=Selection(columns=("test best", "learning_rate", "parameters", "val_best_epoch"))
     )
     assert headers(table) == ["path", "test best", "learning_rate", "parameters", "val_best_epoch"]
     assert cells(table)[1] == ["kd_4", "50.00", "0.001", "-", "3.0000"]
@@ -115,10 +117,10 @@ def test_columns_are_the_named_ones_also_those_that_are_else_not_printed(runs: P
 
 def test_column_that_does_not_exist_is_refused(runs: Path) -> None:
     with pytest.raises(UserError, match="no run has a column named test_bst, did you mean"):
-        write_results(runs, selection=Selection(columns=("test_bst",)))
+        write_results(Runs.read(runs), selection=Selection(columns=("test_bst",)))
 
 
 def test_best_accuracies_are_bold_in_latex(runs: Path) -> None:
-    table = write_results(runs, selection=Selection(columns=("val best", "test best")), format_name="latex")
+    table = write_results(Runs.read(runs), selection=Selection(columns=("val best", "test best")), format_name="latex")
     assert "kd\\_4 & \\textbf{80.00} & 50.00" in table
     assert "kd\\_2 & 60.00 & \\textbf{90.00}" in table

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from model.errors import UserError
+from model.report.runs import Runs
 from model.report.tables import results_table, write_results
 from tests.report.markdown_tables import cells, column, headers
 
@@ -45,7 +46,7 @@ def test_the_files_hold_the_table_and_the_raw_values(
 ) -> None:
     make_run("alpha_0.5", params=kd(cnn, 0.5, 4), run=finished, val=(0.71525, 0.7))
     make_run("alpha_0.9", params=kd(cnn, 0.9, 4), run=finished, val=(0.72, 0.72), test=(0.7103, 0.71))
-    table = write_results(tmp_path)
+    table = write_results(Runs.read(tmp_path))
     assert (tmp_path / "results.md").read_text(encoding="utf-8") == table + "\n"
     assert (tmp_path / "results.csv").read_text(encoding="utf-8") == (
         "path,alpha,val best,val last,test best,test last,parameters,macs,epochs,seconds\n"
@@ -56,15 +57,15 @@ def test_the_files_hold_the_table_and_the_raw_values(
 
 def test_writing_again_gives_the_same_files(tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any]) -> None:
     make_run("cnn", params=cnn, val=(0.5, 0.4))
-    first = write_results(tmp_path)
-    assert write_results(tmp_path) == first
+    first = write_results(Runs.read(tmp_path))
+    assert write_results(Runs.read(tmp_path)) == first
 
 
 def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any]) -> None:
     make_run("cnn", params=cnn)
     (tmp_path / "results.md").mkdir()
     with pytest.raises(UserError) as caught:
-        write_results(tmp_path)
+        write_results(Runs.read(tmp_path))
     assert str(caught.value) == f"{tmp_path}: cannot write the results here (Is a directory)"
 
 
@@ -225,7 +226,7 @@ def test_early_exits_are_columns_from_shallow_to_deep_before_their_ensemble(
     folder = make_run("multi_exit", params=cnn, run=finished, val=(0.78, 0.77), test=(0.76, 0.75), more=exits)
     on_test = {"accuracy": 0.76, "exit_1_accuracy": 0.61, "exit_2_accuracy": 0.72, "ensemble_accuracy": 0.77}
     write(folder / "metrics_test_best_weights.json", on_test)
-    table = write_results(tmp_path)
+    table = write_results(Runs.read(tmp_path))
     names = ["val exit 1", "val exit 2", "val ensemble", "test exit 1", "test exit 2", "test ensemble"]
     assert headers(table) == ["path", "val best", "val last", "test best", "test last", *names, "epochs", "seconds"]
     assert [column(table, name) for name in names] == [["66.57"], ["74.69"], ["79.00"], ["61.00"], ["72.00"], ["77.00"]]
@@ -238,7 +239,7 @@ def test_loss_and_top5_are_in_the_csv_file_only(
     tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any], finished: dict[str, Any]
 ) -> None:
     make_run("a", params=cnn, run=finished, val=(0.7, 0.7), more={"loss": 0.91234, "top5_accuracy": 0.98})
-    table = write_results(tmp_path)
+    table = write_results(Runs.read(tmp_path))
     assert not {"val loss", "val top5"} & set(headers(table))
     names, values = csv_rows(tmp_path)
     assert [values[names.index(name)] for name in ("val loss", "val top5")] == ["0.91234", "0.98"]
@@ -247,7 +248,7 @@ def test_loss_and_top5_are_in_the_csv_file_only(
 def test_a_loss_that_is_nan_is_missing(tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any]) -> None:
     make_run("a", params=cnn, val=(0.7, 0.7), more={"loss": 0.5})
     make_run("b", params=cnn, val=(0.1, 0.1), more={"loss": float("nan")})
-    write_results(tmp_path)
+    write_results(Runs.read(tmp_path))
     names, *rows = csv_rows(tmp_path)
     assert [row[names.index("val loss")] for row in rows] == ["0.5", ""]
 
@@ -272,7 +273,7 @@ def test_costs_of_equal_networks_are_in_the_csv_file_only(
 ) -> None:
     for seed in (0, 1):
         make_run(f"seed_{seed}", params=cnn | {"seed": seed}, run=finished | {"parameters": 1234, "macs": 5_600_000})
-    table = write_results(tmp_path, group_by_seed=True)
+    table = write_results(Runs.read(tmp_path), group_by_seed=True)
     assert not {"parameters", "macs"} & set(headers(table))
     names, row = csv_rows(tmp_path)
     assert [row[names.index(name)] for name in ("parameters", "macs")] == ["1234", "5600000"]
@@ -379,7 +380,7 @@ def test_the_csv_file_has_the_deviations_in_columns_of_their_own(
 ) -> None:
     for seed, accuracy in enumerate((0.5, 0.75)):  # mean 0.625, deviation 0.25 / sqrt(2) = 0.17678
         make_run(f"seed_{seed}", params=cnn | {"seed": seed}, run=finished, val=(accuracy, accuracy))
-    write_results(tmp_path, group_by_seed=True)
+    write_results(Runs.read(tmp_path), group_by_seed=True)
     header, row = csv_rows(tmp_path)
     assert header[:4] == ["path", "n", "val best", "val best std"]
     assert [*row[:3], row[3][:7]] == [".", "2", "0.625", "0.17677"]
@@ -471,6 +472,6 @@ def test_parameters_that_follow_from_a_choice_are_in_the_csv_file_only(
             own = {"student": {"name": "cnn", "num_channels": channels}, "num_epochs": epochs}
             params = cnn | own | ({"batch_size": 16} if size == "small" else {})
             make_run(f"size_{size}_num_epochs_{epochs}", params=params, run=finished, val=(0.5, 0.5))
-    table = write_results(tmp_path)
+    table = write_results(Runs.read(tmp_path))
     assert headers(table)[:4] == ["path", "size", "num_epochs", "val best"]
     assert csv_rows(tmp_path)[0][:5] == ["path", "size", "num_channels", "batch_size", "num_epochs"]

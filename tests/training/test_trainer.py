@@ -15,10 +15,11 @@ from torch.nn.utils import parameters_to_vector
 
 from model.build.weights import weights_digest
 from model.data.memory import MemoryPipeline
-from model.errors import RunFailed, Stopped
+from model.errors import RunFailed, Stopped, UserError
 from model.files import read_json
 from model.logs import logging_to
 from model.losses.base import DistillLoss
+from model.losses.ce import CrossEntropy
 from model.losses.kd import KnowledgeDistillation
 from model.losses.objective import Objective
 from model.registry import SCHEDULES
@@ -34,7 +35,7 @@ from model.training.probe import (
     remaining_seconds,
     speed_up_of_one_thread,
 )
-from model.training.step import StepResult
+from model.training.step import StepResult, TrainStep
 from model.training.trainer import Trainer
 from model.types import UNSHARDED, Batch, Output, Pipeline, Shard, TermOptions
 from tests.training.toy import (
@@ -178,6 +179,78 @@ def test_history_has_the_loss_of_every_term_by_its_name(tmp_path: Path) -> None:
         "seconds",
         "images_per_second",
     }
+
+
+def test_history_has_the_agreement_with_the_teacher_and_its_accuracy(tmp_path: Path) -> None:
+    """A student that does not learn beside a teacher: both predictions can be counted beforehand."""
+    student, teacher = seeded(LinearNet, 0), seeded(LinearNet, 1)
+    batches = list(open_data().train_batches(0, 16))
+    pairs = [(student(b.images).logits.argmax(1), teacher(b.images).logits.argmax(1), b.labels) for b in batches]
+    own, others, labels = (torch.cat(values) for values in zip(*pairs, strict=True))
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.0)
+    trainer = toy_trainer(
+        tmp_path,
+        student=student,
+        teacher=live_teacher(teacher),
+        objective=Objective(KD_ONLY),
+        optimizer=optimizer,
+        num_epochs=1,
+    )
+    trainer.fit()
+    (row,) = trainer.folder.read_history()
+    assert row["agreement"] == int((own == others).sum()) / 80
+    assert row["teacher_accuracy"] == int((others == labels).sum()) / 80
+
+
+def test_parts_of_a_term_are_logged_apart_and_add_up(tmp_path: Path) -> None:
+    kd = {"kd": (KnowledgeDistillation(alpha=0.5), TermOptions(weight=2.0))}
+    trainer = toy_trainer(tmp_path, teacher=live_teacher(seeded(SmallNet, 1)), objective=Objective(kd))
+    trainer.fit()
+    for row in trainer.folder.read_history():
+        assert row["loss_kd_hard"] + row["loss_kd_soft"] == pytest.approx(row["loss_kd"])
+        assert row["train_loss"] == pytest.approx(2 * row["loss_kd"])
+
+
+def test_norms_of_gradients_are_those_of_the_weighted_terms_in_the_epoch_s_last_step(tmp_path: Path) -> None:
+    student = seeded(LinearNet, 0)
+    terms: dict[str, tuple[DistillLoss, TermOptions]] = {
+        "ce": (CrossEntropy(), TermOptions(weight=3.0)),
+        "scaled": (OwnScale(), TermOptions()),
+    }
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.0)
+    trainer = toy_trainer(tmp_path, student=student, objective=Objective(terms), optimizer=optimizer, num_epochs=7)
+    trainer.fit()
+    rows = trainer.folder.read_history()
+    assert [row["epoch"] for row in rows if "gradient_norm_ce" in row] == [1, 6]
+    for factor, name in ((3.0, "ce"), (1.0, "scaled")):
+        batch = list(open_data().train_batches(5, 16))[-1]
+        logits_NK = student(batch.images).logits * (0.5 if name == "scaled" else 1.0)
+        loss = factor * nn.functional.cross_entropy(logits_NK, batch.labels)
+        gradients = torch.autograd.grad(loss, list(student.parameters()))
+        expected = float(torch.cat([gradient.flatten() for gradient in gradients]).norm())
+        assert rows[5][f"gradient_norm_{name}"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_measuring_gradients_changes_no_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def trained(name: str) -> list[Tensor]:
+        kd = Objective({"kd": (KnowledgeDistillation(), TermOptions())})
+        trainer = toy_trainer(tmp_path / name, teacher=live_teacher(seeded(SmallNet, 1)), objective=kd)
+        trainer.fit()
+        assert ("gradient_norm_kd" in trainer.folder.read_history()[0]) == (name == "measured")
+        return state_tensors(trainer)
+
+    measured = trained("measured")
+    monkeypatch.setattr(TrainStep, "_measures_gradients", lambda self, step: False)
+    assert_same(measured, trained("unmeasured"))
+
+
+def test_checkpoint_of_an_earlier_version_is_resumed_between_epochs_only(tmp_path: Path) -> None:
+    trainer = toy_trainer(tmp_path)
+    trainer.save()
+    content = load_checkpoint(trainer.folder.checkpoint("last"))
+    restore(trainer, content | {"totals": torch.zeros(4)})
+    with pytest.raises(UserError, match="was written by another version, within an epoch"):
+        restore(trainer, content | {"totals": torch.ones(4)})
 
 
 def test_network_is_in_training_mode_in_every_epoch(tmp_path: Path) -> None:

@@ -1,3 +1,16 @@
 """Figures of the runs below a folder, one file each. Importing this package registers them."""
 
-from . import accuracies, costs, differences, heat_map, learning_curves
+from . import (
+    accuracies,
+    classes,
+    confusion,
+    costs,
+    differences,
+    exits,
+    generations,
+    heat_map,
+    importances,
+    learning_curves,
+    parallel_coordinates,
+    reliability,
+)

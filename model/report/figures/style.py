@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -53,18 +54,13 @@ def draw(name: str, runs: Runs, **options: Any) -> Figure | None:
     return figure
 
 
-def write_figures(parent_dir: Path, baseline: Path | None = None) -> list[Path]:
-    """Draw all figures that the runs below a folder have something for, into its sub-folder `figures`.
-
-    Args:
-        baseline: A folder with runs that others are compared with.
+def write_figures(runs: Runs) -> list[Path]:
+    """Draw all figures that the runs have something for, into the sub-folder `figures` of their folder.
 
     Raises:
-        UserError: A folder does not exist or cannot be written to, or there is no run in it.
+        UserError: The folder cannot be written to.
     """
-    runs, folder = Runs.read(parent_dir), parent_dir / FIGURES_DIR
-    if baseline is not None:
-        runs = runs.compared_with(baseline)
+    folder = runs.parent_dir / FIGURES_DIR
     figures = {name: draw(name, runs) for name in FIGURES.names()}
     paths = [folder / name for name, figure in figures.items() if figure is not None]
     try:
@@ -78,8 +74,18 @@ def write_figures(parent_dir: Path, baseline: Path | None = None) -> list[Path]:
     return paths
 
 
+def caption(name: str) -> str:
+    """What a figure shows: the first line of its docstring."""
+    return (inspect.getdoc(FIGURES[name]) or name).splitlines()[0]
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write `path` with the endings .png and .svg."""
+    save_png(figure, path.with_suffix(".png"))
     with rc_context(STYLE):  # type: ignore[arg-type]
-        figure.savefig(path.with_suffix(".png"))
         figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+
+
+def save_png(figure: Figure, file: Path | BinaryIO) -> None:
+    with rc_context(STYLE):  # type: ignore[arg-type]
+        figure.savefig(file, format="png")

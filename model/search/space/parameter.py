@@ -103,6 +103,10 @@ class Parameter(Strict, ABC):
                 return option
         raise LookupError(value)
 
+    def position(self, value: float) -> float | None:
+        """Where a value is in a range, from 0 to 1 on the range's own scale; None where it is no range."""
+        return None
+
     def with_distribution(self: P, key: str, base: dict[str, Any]) -> P:
         """The same with the distribution of every range filled in.
 
@@ -233,6 +237,12 @@ class Range(Parameter):
         if abs(steps - round(steps)) > 1e-8:
             raise LookupError(value)
         return value
+
+    def position(self, value: float) -> float | None:
+        low, high = self.bounds
+        if self.distribution == "log_uniform_values":
+            return math.log(value / low) / math.log(high / low) if value > 0 else None
+        return (value - low) / (high - low)
 
     def rounded(self, value: float) -> float:
         """A value with few digits: to 1/1000 of the range or finer, or to four digits on a log scale."""

@@ -1,0 +1,1 @@
+"""The page `report.html`: everything below a folder in one file that needs no network."""
