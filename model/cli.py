@@ -357,6 +357,9 @@ def results_options(parser: ArgumentParser) -> None:
         "number of seeds that would show it; groups rows by seed",
     )
     parser.add_argument(
+        "--published", action="store_true", help="also published accuracies, their protocol, and the deviation"
+    )
+    parser.add_argument(
         "--diff", nargs=2, type=Path, metavar=("A", "B"), help="only what differs between the runs of two folders"
     )
     parser.add_argument(
@@ -386,7 +389,7 @@ def run_results(args: Namespace) -> int:
     table = write_results(
         runs,
         group_by_seed=args.group_by_seed,
-        selection=Selection(sort_by=args.sort_by, top=args.top, columns=columns),
+        selection=Selection(sort_by=args.sort_by, top=args.top, columns=columns, published=args.published),
         format_name=args.format,
     )
     figures: list[Path] = []

@@ -26,6 +26,7 @@ SUBJECTS = {
     ),
     "the number of epochs": ("num_epochs",),
 }
+OFF = {"null", "0", "false"}  # an option that is not used; an earlier version may not have had it
 MAX_VALUES = 4
 
 
@@ -46,7 +47,7 @@ def _differences(runs: DataFrame) -> list[str]:
     for subject, paths in SUBJECTS.items():
         for path in [path for path in param_columns(runs) if path in paths or path in _paths_below(runs, paths)]:
             texts = dict.fromkeys(format_value(plain(value)) for value in runs[path])
-            if len(texts) > 1:
+            if len(texts) > 1 and not texts.keys() <= OFF:
                 shown = ", ".join([*texts][:MAX_VALUES]) + (", ..." if len(texts) > MAX_VALUES else "")
                 parts.append(f"{subject} ({path.rpartition('.')[2]} {shown})")
     return [f"Rows differ in {'; '.join(parts)}."] if parts else []

@@ -89,6 +89,14 @@ def four_decimals(value: float) -> str:
     return f"{value:.4f}"
 
 
+def two_decimals(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def signed(value: float) -> str:
+    return f"{value:+.2f}"
+
+
 def integer(value: float) -> str:
     return f"{value:.0f}"
 

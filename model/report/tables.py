@@ -20,6 +20,7 @@ from . import formats  # registers them
 from .baseline import comparison_columns
 from .collect import SPLITS, WEIGHTS, format_value, natural_order
 from .comparability import incomparable
+from .published import published_columns
 from .rows import Rows
 from .runs import Runs
 from .seeds import is_choice, param_columns
@@ -64,11 +65,13 @@ class Selection:
             minus before the name turns the order round.
         top: Number of rows.
         columns: Headers of the table, or columns of `results`.
+        published: Whether published accuracies stand beside the runs' own; see published.py.
     """
 
     sort_by: str | None = None
     top: int | None = None
     columns: tuple[str, ...] = ()
+    published: bool = False
 
 
 def write_results(
@@ -133,6 +136,10 @@ def make_table(runs: Runs, *, by_seed: bool = False, selection: Selection | None
     columns += _metrics_columns(rows)
     if runs.baseline is not None:
         columns += comparison_columns([rows.runs_of(name) for name in rows.names], runs.baseline)
+    below: list[str] = []
+    if selection.published:
+        more, below = published_columns([rows.runs_of(name) for name in rows.names], runs.parent_dir)
+        columns += more
     columns += [_if_different(rows.numbers("parameters", "parameters", with_commas), rows)]
     columns += [_if_different(rows.numbers("macs", "macs", millions), rows)]
     columns += [rows.numbers("epochs", "epochs", integer), rows.numbers("seconds", "seconds", integer)]
@@ -140,7 +147,7 @@ def make_table(runs: Runs, *, by_seed: bool = False, selection: Selection | None
         columns.append(Column(header="note", values=notes))
     if selection.columns:
         columns = [columns[0], *(_named_column(name, columns, rows) for name in selection.columns)]
-    below = [*_described(selection, rows), *incomparable(rows.with_results)]
+    below += [*_described(selection, rows), *incomparable(rows.with_results)]
     if runs.baseline is not None:
         below.append(f"Differences are on test, in percentage points, to {len(runs.baseline)} runs. {HOW_JUDGED}")
     return Table(columns, below)

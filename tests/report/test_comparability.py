@@ -98,3 +98,13 @@ def test_runs_without_results_are_not_compared(
     make_run("done", params=cnn, run=finished, val=(0.5, 0.5))
     make_run("new", params=cnn | {"num_epochs": 9})
     assert notes(results_table(tmp_path)) == []
+
+
+def test_option_that_an_earlier_version_did_not_have_is_one_that_is_off(
+    tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any], finished: dict[str, Any]
+) -> None:
+    earlier = cnn | {"dataset": {"name": "cifar10", "val_size": 5000}}
+    later = cnn | {"dataset": {"name": "cifar10", "val_size": 5000, "cutout": 0, "alternating_flip": False}}
+    for name, params in (("earlier", earlier), ("later", later)):
+        make_run(name, params=cnn, resolved=params, run=finished, val=(0.5, 0.5))
+    assert notes(results_table(tmp_path)) == []

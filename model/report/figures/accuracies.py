@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from ...registry import FIGURES
 from ..runs import Runs
 from ..seeds import group_by_seed
-from .style import COLOURS, MUTED, new_figure
+from .style import COLOURS, MUTED, headline, new_figure, wrapped
 
 MAX_GROUPS = 40
 
@@ -27,8 +27,9 @@ def accuracies(runs: Runs) -> Figure | None:
         axes.plot(values, [row] * len(values), "o", color=COLOURS[0], alpha=0.5, markersize=5, markeredgewidth=0)
         axes.plot(mean, row, "|", color=MUTED, markersize=14, markeredgewidth=2)
         axes.annotate(f"{mean:.2f}", (mean, row), (0, 8), textcoords="offset points", ha="center", fontsize=8)
-    axes.set_yticks(range(len(order)), labels=list(order))
+    axes.set_yticks(range(len(order)), labels=[wrapped(str(name)) for name in order])
     axes.set_ylim(len(order) - 0.5, -0.8)
     axes.grid(visible=True, axis="x")
-    axes.set(xlabel="test accuracy (%)", title="a dot is a run, a bar the mean over its seeds")
+    axes.set_xlabel("test accuracy (%)")
+    headline(figure, "a dot is a run, a bar the mean over its seeds")
     return figure

@@ -8,7 +8,7 @@ from ...registry import FIGURES
 from ..baseline import comparisons
 from ..runs import Runs
 from ..seeds import group_by_seed
-from .style import COLOURS, MUTED, new_figure
+from .style import COLOURS, MUTED, headline, new_figure, wrapped
 
 COLOUR_OF_VERDICT = {"better": COLOURS[2], "worse": COLOURS[1], "not shown": MUTED}
 
@@ -34,8 +34,9 @@ def differences(runs: Runs) -> Figure | None:
         axes.plot(mean, row, "o", color=colour, markersize=6)
         axes.annotate(f"{mean:+.2f}", (mean, row), (0, 7), textcoords="offset points", ha="center", fontsize=8)
     axes.axvline(0, color=MUTED, linestyle=":", linewidth=1.2)
-    axes.set_yticks(range(len(shown)), labels=[name for name, _ in shown])
+    axes.set_yticks(range(len(shown)), labels=[wrapped(str(name)) for name, _ in shown])
     axes.set_ylim(len(shown) - 0.5, -0.8)
     axes.grid(visible=True, axis="x")
-    axes.set(xlabel="difference to the baseline on test (percentage points)", title="mean and 95 % interval")
+    axes.set_xlabel("difference to the baseline on test (percentage points)")
+    headline(figure, "mean and 95 % interval")
     return figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +21,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f
 """Okabe and Ito's, which are told apart with any kind of colour vision. https://jfly.uni-koeln.de/color/"""
 
 MUTED = "#555555"
+LINE_LENGTH = 34  # of names beside an axis
 STYLE: dict[str, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -41,6 +43,21 @@ def new_figure(height: float = 3.4, width: float = WIDTH) -> tuple[Figure, Axes]
     """An empty figure of a size in inches."""
     figure = Figure(figsize=(width, height))
     return figure, figure.subplots()
+
+
+def headline(figure: Figure, text: str) -> None:
+    """A line above a figure, over its whole width: axes with long labels are too narrow for one of their own."""
+    figure.suptitle(text, x=0.01, ha="left", fontsize=STYLE["axes.titlesize"])
+
+
+def wrapped(name: str) -> str:
+    """A long name in several lines, broken before its separators."""
+    parts, lines = re.findall(r"[_/]?[^_/]*", name), [""]
+    for part in parts:
+        if lines[-1] and len(lines[-1] + part) > LINE_LENGTH:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def draw(name: str, runs: Runs, **options: Any) -> Figure | None:

@@ -25,7 +25,13 @@ function matches(filter, value, text) {
 function compare(a, b, direction) {
   const last = direction === "asc" ? 1 : -1;
   if (a === null || b === null) return a === b ? 0 : a === null ? last : -last;
-  return typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), undefined, { numeric: true });
+  return inNaturalOrder(a, b);
+}
+
+/** Numbers by their value, also those in texts; other texts by the alphabet and the whole numbers in them. */
+function inNaturalOrder(a, b) {
+  const difference = Number(a) - Number(b);
+  return Number.isNaN(difference) ? String(a).localeCompare(String(b), undefined, { numeric: true }) : difference;
 }
 
 function cellText(cell) {
@@ -123,7 +129,7 @@ function showDetails(name) {
 // Heat map ------------------------------------------------------------------------------------------------------------
 
 function inOrder(values) {
-  return [...new Set(values)].sort((a, b) => a.localeCompare(b, undefined, { numeric: true }));
+  return [...new Set(values)].sort(inNaturalOrder);
 }
 
 function mean(numbers) {

@@ -66,6 +66,11 @@ def test_click_on_a_title_sorts_and_missing_values_are_last(tab: Any) -> None:
     assert names(tab) == [*reversed(expected), HOSTILE]
 
 
+def test_numbers_in_texts_are_sorted_by_their_value(tab: Any) -> None:
+    order = tab.evaluate("['0.277', '0.1427', '10', '9', 'b10', 'b9'].sort(inNaturalOrder)")
+    assert order == ["0.1427", "0.277", "9", "10", "b9", "b10"]
+
+
 @pytest.mark.parametrize(
     ("title", "text", "expected"),
     [
