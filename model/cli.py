@@ -202,14 +202,17 @@ def run_evaluate(args: Namespace) -> int:
 
         print(compare(experiments, split=args.split, restore_file=args.restore_file))
         return EXIT_DONE
-    page = evaluate(
+    evaluation = evaluate(
         experiments[0],
         split=args.split,
         restore_file=args.restore_file,
         temperature=args.temperature,
         ensemble=args.ensemble,
     )
-    print(page)
+    from .report.figures.evaluation import write_evaluation_figures  # matplotlib takes a second to import
+
+    figures = write_evaluation_figures(evaluation.path)
+    print(evaluation.page + "".join(f"\nFigure: {path}.png and .svg" for path in figures))
     return EXIT_DONE
 
 

@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -37,6 +38,13 @@ from .signals import one_line_errors
 SECONDS_OF_LATENCY = 0.5  # of each batch size
 
 
+class Evaluation(NamedTuple):
+    """A page of Markdown, and the JSON file beside it with all that it says."""
+
+    page: str
+    path: Path
+
+
 def evaluate(
     experiment: Experiment,
     *,
@@ -44,8 +52,8 @@ def evaluate(
     restore_file: str = "best",
     temperature: float = 1.0,
     ensemble: CombineName = "probabilities",
-) -> str:
-    """Write a folder's evaluation under its evaluation/ and return it as a page of Markdown.
+) -> Evaluation:
+    """Write a folder's evaluation under its evaluation/.
 
     Args:
         restore_file: best, last, or the path of a weights file.
@@ -124,7 +132,7 @@ def latencies_of(experiment: Experiment, net: RestoredNetwork) -> list[Latency]:
     ]
 
 
-def _evaluate_run(experiment: Experiment, split: Split, restore_file: str, temperature: float) -> str:
+def _evaluate_run(experiment: Experiment, split: Split, restore_file: str, temperature: float) -> Evaluation:
     folder, class_names = experiment.folder, experiment.class_names
     weights = weights_named(experiment, restore_file)
     net = restored_network(experiment, weights)
@@ -159,7 +167,7 @@ def _evaluate_run(experiment: Experiment, split: Split, restore_file: str, tempe
         write_text(folder.evaluation / f"{path.name}_confusion.csv", _csv(class_names, confusion_KK.tolist()))
         with atomic_write(path.with_suffix(".npz")) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **arrays(result, temperature))  # type: ignore[arg-type]
-    return f"{page}\nWritten to {path}.md, .json, .npz and _confusion.csv"
+    return Evaluation(f"{page}\nWritten to {path}.md, .json, .npz and _confusion.csv", path.with_suffix(".json"))
 
 
 def describe_cost(experiment: Experiment, file_bytes: int, latencies: Sequence[Latency]) -> str:
@@ -191,7 +199,7 @@ def arrays(result: Predictions, temperature: float) -> dict[str, np.ndarray]:
     }
 
 
-def _evaluate_generations(experiment: Experiment, split: Split, restore_file: str, ensemble: CombineName) -> str:
+def _evaluate_generations(experiment: Experiment, split: Split, restore_file: str, ensemble: CombineName) -> Evaluation:
     folder = experiment.folder
     if restore_file not in ("best", "last"):
         raise UserError(f"--restore_file of {folder.name}, which holds generations, must be best or last")
@@ -226,7 +234,7 @@ def _evaluate_generations(experiment: Experiment, split: Split, restore_file: st
     with writing_evaluation(folder):
         write_json(path.with_suffix(".json"), {"generations": metrics, "ensemble_accuracy": ensemble_accuracies})
         write_text(path.with_suffix(".md"), page)
-    return f"{page}\nWritten to {path}.md and .json"
+    return Evaluation(f"{page}\nWritten to {path}.md and .json", path.with_suffix(".json"))
 
 
 @contextmanager

@@ -124,6 +124,7 @@ def test_table_is_printed_and_written(folder: Folder, call: Call) -> None:
         "test_best.md",
         "test_best.npz",
         "test_best_confusion.csv",
+        *(f"test_best_{figure}.{ending}" for figure in ("confusion", "reliability") for ending in ("png", "svg")),
     }
 
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from ...registry import FIGURES
 from ..runs import Runs
-from .style import COLOURS, new_figure
+from .style import COLOURS, new_figure, printable
 
 MAX_CLASSES = 40
 
@@ -30,7 +30,7 @@ def classes(runs: Runs) -> Figure | None:
     figure, axes = new_figure(height=0.9 + 0.3 * len(names))
     for (name, values), colour, marker in zip(accuracies.items(), COLOURS, "osD", strict=False):
         axes.plot([values.get(each, math.nan) for each in names], range(len(names)), marker, color=colour, label=name)
-    axes.set_yticks(range(len(names)), labels=names)
+    axes.set_yticks(range(len(names)), labels=list(map(printable, names)))
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(visible=True, axis="both")
     axes.set_xlabel("accuracy on test (%)")

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from ...registry import FIGURES
 from ..runs import Runs
-from .style import new_figure
+from .style import new_figure, printable
 
 MAX_CLASSES = 40  # more cannot be read at the width of a page
 MAX_COUNTS = 15  # with as many classes, the counts are written into the cells
@@ -27,7 +27,7 @@ def confusion(runs: Runs) -> Figure | None:
 
 def confusion_figure(evaluation: dict[str, Any], title: str) -> Figure | None:
     """The matrix of an evaluation file; None where it has none, or too many classes."""
-    names = [str(row["class"]) for row in evaluation.get("classes", [])]
+    names = [printable(str(row["class"])) for row in evaluation.get("classes", [])]
     counts = np.array(evaluation.get("confusion", []), dtype=float)
     if counts.shape != (len(names), len(names)) or not 1 < len(names) <= MAX_CLASSES:
         return None

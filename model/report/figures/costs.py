@@ -11,7 +11,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from ...registry import FIGURES
 from ..runs import Runs
 from ..seeds import group_by_seed
-from .style import COLOURS, MUTED, WIDTH
+from .style import COLOURS, MUTED, WIDTH, wrapped
 
 COSTS = {"parameters": "parameters", "macs": "multiply-accumulates an image", "latency_ms": "ms an image"}
 MAX_NAMES = 12  # beside the points of a panel: with more, only those on the front
@@ -42,7 +42,9 @@ def costs(runs: Runs) -> Figure | None:
         for name in points if len(points) <= MAX_NAMES else front.index[:MAX_NAMES]:
             side: Literal["left", "right"] = "left" if points[name][0] < middle else "right"
             shift = 5 if side == "left" else -5
-            axes.annotate(name, points[name], (shift, -9), textcoords="offset points", ha=side, fontsize=7, color=MUTED)
+            axes.annotate(
+                wrapped(name), points[name], (shift, -9), textcoords="offset points", ha=side, fontsize=7, color=MUTED
+            )
         axes.set_xlabel(label)
         axes.grid(visible=True)
     panels[0].set_ylabel("test accuracy (%)")

@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from ...registry import FIGURES
 from ..runs import Runs
 from ..seeds import varied_params
-from .style import COLOURS, WIDTH, new_figure
+from .style import COLOURS, WIDTH, new_figure, printable
 
 
 @FIGURES.register
@@ -57,4 +57,4 @@ def _leaf(path: str) -> str:
 
 
 def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else printable(str(value))

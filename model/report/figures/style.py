@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import inspect
 import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from ...errors import UserError
 from ...registry import FIGURES
@@ -32,6 +36,7 @@ STYLE: dict[str, Any] = {
     "grid.alpha": 0.25,
     "legend.frameon": False,
     "lines.linewidth": 1.6,
+    "text.parse_math": False,  # a name with two dollars is a name
     "figure.constrained_layout.use": True,
     "savefig.dpi": 160,
     "svg.hashsalt": "retort",  # equal figures are equal files
@@ -50,9 +55,14 @@ def headline(figure: Figure, text: str) -> None:
     figure.suptitle(text, x=0.01, ha="left", fontsize=STYLE["axes.titlesize"])
 
 
+def printable(text: str) -> str:
+    """A text without what fonts cannot have: the bytes of a file's name that are no Unicode are escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def wrapped(name: str) -> str:
-    """A long name in several lines, broken before its separators."""
-    parts, lines = re.findall(r"[_/]?[^_/]*", name), [""]
+    """A long name in several lines, broken before its separators where it has some."""
+    parts, lines = re.findall(rf"[_/]?[^_/]{{0,{LINE_LENGTH}}}", printable(name)), [""]
     for part in parts:
         if lines[-1] and len(lines[-1] + part) > LINE_LENGTH:
             lines.append("")
@@ -99,10 +109,21 @@ def caption(name: str) -> str:
 def save(figure: Figure, path: Path) -> None:
     """Write `path` with the endings .png and .svg."""
     save_png(figure, path.with_suffix(".png"))
-    with rc_context(STYLE):  # type: ignore[arg-type]
+    with _any_text(figure):
         figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
 
 
 def save_png(figure: Figure, file: Path | BinaryIO) -> None:
-    with rc_context(STYLE):  # type: ignore[arg-type]
+    with _any_text(figure):
         figure.savefig(file, format="png")
+
+
+@contextmanager
+def _any_text(figure: Figure) -> Iterator[None]:
+    """A block that saves a figure whatever its texts (those of ticks are set when it is drawn: see `printable`)."""
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_text(printable(text.get_text()))
+    with rc_context(STYLE), warnings.catch_warnings():  # type: ignore[arg-type]
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        yield

@@ -292,3 +292,19 @@ def test_importance_is_that_of_the_parameter_that_matters(
     assert list(shares) == ["loss.kd.alpha", "loss.kd.temperature"]
     assert shares["loss.kd.alpha"] > 0.9
     assert sum(shares.values()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("name", ["$x^$", "caf\udce9", "\u732b", "a\nb", "x" * 200])
+def test_names_may_be_any_text(name: str, tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any]) -> None:
+    for number, run in enumerate((name, "other")):
+        params = cnn | {"num_epochs": 3 + number}
+        make_run(
+            run,
+            params=params,
+            run={"state": "finished", "parameters": 9 + number, "macs": 1},
+            val=(0.5, 0.5),
+            test=(0.5, 0.5),
+        )
+    for kind in ("accuracies", "costs"):
+        save(drawn(kind, Runs.read(tmp_path)), tmp_path / kind)
+        assert (tmp_path / f"{kind}.png").stat().st_size > 1000
