@@ -62,15 +62,17 @@ def build_teacher(experiment: Experiment, weights: Sequence[WeightsFile]) -> Tea
     return _combine(experiment, members)
 
 
-def build_live_teacher(experiment: Experiment, weights: Sequence[WeightsFile]) -> Teacher | None:
-    """The same in float32 and without a cache: for images of any split.
+def build_live_teacher(
+    experiment: Experiment, weights: Sequence[WeightsFile], dtype: torch.dtype = torch.float32
+) -> Teacher | None:
+    """The same without a cache: for images of any split.
 
     Raises:
         UserError: Weights are another network's.
     """
 
     def live(teacher: Experiment, file: WeightsFile, net: nn.Module, _: Sequence[int] | None) -> Teacher:
-        return _live(experiment, net, file.normalisation(teacher.source.normalisation), torch.float32)
+        return _live(experiment, net, file.normalisation(teacher.source.normalisation), dtype)
 
     members: list[Teacher] = []
     for teacher, file in zip(experiment.teachers_in_use, weights, strict=True):

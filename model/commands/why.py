@@ -89,7 +89,7 @@ class Views(NamedTuple):
 
 def _findings(experiment: Experiment, baseline: Experiment | None) -> list[Finding]:
     net = restored_network(experiment, experiment.read_weights("best"))
-    teacher = build_live_teacher(experiment, read_teacher_weights(experiment))
+    teacher = build_live_teacher(experiment, read_teacher_weights(experiment), experiment.dtype)
     assert teacher is not None
     val = predict_with(experiment, net, "val")
     teacher_val = _teacher_predictions(experiment, teacher)

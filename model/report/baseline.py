@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .runs import accuracies
+from .runs import accuracies, compare_on
 from .seeds import param_columns
-from .statistics import Comparison, compare, difference
+from .statistics import Comparison, compare
 from .table import Column
 
 if TYPE_CHECKING:
@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 
 
 def comparisons(rows: Sequence[DataFrame], baseline: DataFrame) -> list[Comparison | None]:
-    """Each row's runs compared with the baseline on test, judged together; None for the baseline itself."""
-    values = accuracies(baseline, "test")
-    is_own = [_same_params(runs, baseline) for runs in rows]
-    others = [runs for runs, own in zip(rows, is_own, strict=True) if not own]
-    compared = iter(compare([difference(accuracies(runs, "test"), values) for runs in others]))
-    return [None if own else next(compared) for own in is_own]
+    """Each row's runs compared with the baseline on test, judged together.
+
+    None for the baseline itself, and for runs that have not been evaluated.
+    """
+    is_compared = [bool(accuracies(runs, "test")) and not _same_params(runs, baseline) for runs in rows]
+    others = [runs for runs, compared in zip(rows, is_compared, strict=True) if compared]
+    judged = iter(compare([compare_on("test", runs, baseline) for runs in others]))
+    return [next(judged) if compared else None for compared in is_compared]
 
 
 def comparison_columns(rows: Sequence[DataFrame], baseline: DataFrame) -> list[Column]:
@@ -30,9 +32,15 @@ def comparison_columns(rows: Sequence[DataFrame], baseline: DataFrame) -> list[C
     needed = [None if each is None else each.seeds_needed() for each in differences]
     return [
         Column(header="difference [95 %]", values=[None if each is None else _points(each) for each in compared]),
-        Column(header="verdict", values=["baseline" if each is None else each.verdict for each in compared]),
+        Column(header="verdict", values=[_verdict(each, runs) for each, runs in zip(compared, rows, strict=True)]),
         Column(header="seeds needed", values=[None if number is None else str(number) for number in needed]),
     ]
+
+
+def _verdict(comparison: Comparison | None, runs: DataFrame) -> str | None:
+    if comparison is not None:
+        return comparison.verdict
+    return "baseline" if accuracies(runs, "test") else None
 
 
 def _same_params(runs: DataFrame, other: DataFrame) -> bool:

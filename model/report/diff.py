@@ -7,9 +7,9 @@ from typing import Any
 
 from .collect import COSTS, SPLITS, WEIGHTS, format_value, schema_position
 from .dataframe import BASIS
-from .runs import Runs, refuse_several_kinds
+from .runs import Runs, compare_on, refuse_several_kinds
 from .seeds import param_columns
-from .statistics import compare, difference
+from .statistics import compare
 from .table import Column, NumberFormat, Table, four_decimals, integer, percent, plain, with_commas
 
 RESULTS: dict[str, NumberFormat] = {
@@ -76,7 +76,7 @@ def _mean(runs: Runs, name: str, number_format: NumberFormat) -> str | None:
 
 def _notes(one: Runs, other: Runs) -> list[str]:
     """Whether the difference on test is more than that of seeds."""
-    (compared,) = compare([difference(other.accuracies("test"), one.accuracies("test"))])
+    (compared,) = compare([compare_on("test", other.table, one.table)])
     if compared.difference is None or compared.interval is None:
         return []
     low, high = (100 * bound for bound in compared.interval)

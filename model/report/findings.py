@@ -11,9 +11,9 @@ from ..files import is_number
 from ..search.space.parameter import Parameter
 from ..search.space.search_file import read_space_if_valid
 from ..types import Finding
-from .runs import Runs, accuracies
+from .runs import Runs, compare_on
 from .seeds import group_by_seed
-from .statistics import compare, difference
+from .statistics import compare
 from .table import plain
 
 if TYPE_CHECKING:
@@ -42,9 +42,9 @@ def runs_with_other_seeds(folder: Path) -> DataFrame:
 
 
 def _seeds(folder: Path, baseline: Path) -> Finding:
-    values, others = (accuracies(runs_with_other_seeds(each), "val") for each in (folder, baseline))
-    counts = f"{len(values)} and {len(others)} seeds"
-    (compared,) = compare([difference(values, others)])
+    runs, others = (runs_with_other_seeds(each) for each in (folder, baseline))
+    counts = f"{len(runs)} and {len(others)} seeds"
+    (compared,) = compare([compare_on("val", runs, others)])
     if compared.difference is None or compared.interval is None:
         text = f"with {counts} on both sides, nothing can be said about the difference to {baseline}."
         return Finding("seeds", text, f"{MIN_SEEDS} seeds or more of each")
@@ -55,7 +55,7 @@ def _seeds(folder: Path, baseline: Path) -> Finding:
     advice = None
     if compared.verdict == "not shown":
         advice = f"{needed} seeds, which would show this difference" if needed else "nothing: it is as good as none"
-    elif min(len(values), len(others)) < MIN_SEEDS:
+    elif min(len(runs), len(others)) < MIN_SEEDS:
         advice = f"{MIN_SEEDS} seeds or more of each"
     return Finding("seeds", text, advice)
 

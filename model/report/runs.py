@@ -15,6 +15,7 @@ from .dataframe import to_dataframe
 from .evaluations import read_evaluation
 from .filter import matching
 from .seeds import group_by_seed, param_columns
+from .statistics import Difference, difference
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -104,10 +105,6 @@ class Runs:
         tested: DataFrame = self.table[self.table["test_best_accuracy"].notna()]
         return tested
 
-    def accuracies(self, split: str) -> dict[int, float]:
-        """Seed -> accuracy of the best weights; a run that does not say its seed has seed 0."""
-        return accuracies(self.table, split)
-
     def history(self, path: str) -> list[dict[str, Any]]:
         """One object per epoch of a run; those before a damaged line of its file."""
         return parse_rows(self.parent_dir / path / "metrics.jsonl")[0]
@@ -145,6 +142,14 @@ def refuse_several_kinds(runs: DataFrame, folder: Path) -> None:
     names = [str(name) for name, _ in group_by_seed(runs)]
     if len(names) > 1:
         raise UserError(f"{folder}: holds {len(names)} kinds of runs ({', '.join(names[:3])}, ...): name one of them")
+
+
+def compare_on(split: str, runs: DataFrame, baseline: DataFrame) -> Difference | None:
+    """The difference of the accuracies of two sets of runs; None where one of them has too few seeds."""
+    sizes = [each[name] for each in (runs, baseline) if (name := f"{split}_best_num_samples") in each]
+    num_samples = [float(size) for column in sizes for size in column.dropna()]
+    resolution = 1 / min(num_samples) if num_samples else 0.0
+    return difference(accuracies(runs, split), accuracies(baseline, split), resolution)
 
 
 def accuracies(runs: DataFrame, split: str) -> dict[int, float]:

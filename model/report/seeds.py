@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..config.dotted import NON_RESULT_KEYS
-from .collect import format_value, schema_position
+from .collect import SPLITS, WEIGHTS, format_value, schema_position
 from .table import plain
 
 if TYPE_CHECKING:
@@ -61,7 +61,9 @@ def group_names(runs: DataFrame) -> Series[Any]:
     keys[:] = [
         "\n".join("" if (value := plain(cell)) is None else format_value(value) for cell in row[1:]) for row in rows
     ]
-    is_alone = ~runs["state"].fillna("finished").eq("finished") | runs[columns].isna().all(axis=1)
+    accuracies = [f"{split}_{weights}_accuracy" for split in SPLITS for weights in WEIGHTS]
+    has_results = runs["state"].fillna("finished").eq("finished") & runs[accuracies].notna().any(axis=1)
+    is_alone = ~has_results | runs[columns].isna().all(axis=1)
     keys = keys.where(~is_alone, paths)
     common = paths.map(without_seed).where(~is_alone, paths)
     is_shared = common.groupby(keys.to_numpy()).transform("nunique") == 1

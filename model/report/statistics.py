@@ -81,18 +81,24 @@ class Difference:
         return None
 
 
-def difference(values: Values, baseline: Values) -> Difference | None:
-    """The difference of two sets of runs; None where one of them has too few seeds for an interval."""
+def difference(values: Values, baseline: Values, resolution: float = 0.0) -> Difference | None:
+    """The difference of two sets of runs; None where one of them has too few seeds for an interval.
+
+    Args:
+        resolution: Of the values: 1 / N for accuracies on N images. A spread is at least that of the rounding to such
+            steps (a variance of resolution^2 / 12): a few equal differences are no proof that all are equal.
+    """
+    rounding = resolution**2 / 12
     common = sorted(values.keys() & baseline.keys())
     if len(common) >= 2:
         differences = [values[seed] - baseline[seed] for seed in common]
-        count, deviation = len(common), statistics.stdev(differences)
+        count, deviation = len(common), math.sqrt(max(statistics.variance(differences), 2 * rounding))
         return Difference(
             statistics.mean(differences), deviation, True, (count, count), deviation / math.sqrt(count), count - 1
         )
     if min(len(values), len(baseline)) < 2:
         return None
-    variances = [statistics.variance(each.values()) for each in (values, baseline)]
+    variances = [max(statistics.variance(each.values()), rounding) for each in (values, baseline)]
     of_means = [variance / len(each) for variance, each in zip(variances, (values, baseline), strict=True)]
     return Difference(
         mean=statistics.mean(values.values()) - statistics.mean(baseline.values()),

@@ -45,7 +45,7 @@ def make_run(tmp_path: Path) -> MakeRun:
                 write(folder / f"{file}.json", content)
         for split, accuracies in (("val", val), ("test", test)):
             for weights, accuracy in zip(("best", "last"), accuracies or (), strict=False):
-                metrics = {"accuracy": accuracy, "epoch": 3, "num_samples": 100}
+                metrics = {"accuracy": accuracy, "epoch": 3, "num_samples": 10_000}
                 if more and (split, weights) == ("val", "best"):
                     metrics |= more
                 write(folder / f"metrics_{split}_{weights}_weights.json", metrics)

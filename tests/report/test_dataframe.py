@@ -63,7 +63,7 @@ def test_metrics_are_columns_named_by_split_and_weights(two_runs: Path) -> None:
         "test_best_accuracy": 0.625,
         "test_last_accuracy": 0.25,
         "val_best_epoch": 3,
-        "test_last_num_samples": 100,
+        "test_last_num_samples": 10_000,
         "val_best_loss": 0.61,
         "val_best_exit_2_accuracy": 0.5,
         "val_best_exit_10_accuracy": 0.7,

@@ -52,6 +52,24 @@ def test_one_common_seed_makes_no_pairs() -> None:
     assert (found.is_paired, found.num_seeds) == (False, (3, 3))
 
 
+def test_spread_is_at_least_that_of_rounding_to_the_resolution() -> None:
+    # Two equal differences of 4 images of 100, with a spread of sqrt(2 / 12) images; 12.706 is a quantile of t.
+    found = difference(seeds([0.64, 0.66]), seeds([0.60, 0.62]), resolution=0.01)
+    assert found is not None
+    half = 12.706 * 0.01 * math.sqrt(2 / 12 / 2)
+    assert found.interval() == pytest.approx((0.04 - half, 0.04 + half), rel=1e-3)
+
+
+def test_accuracies_on_few_images_are_rarely_shown_to_differ_from_themselves() -> None:
+    generator = np.random.default_rng(1)
+    wrong = 0
+    for _ in range(1000):
+        one, other = (dict(enumerate(generator.binomial(50, 0.8, 2) / 50)) for _ in range(2))
+        (comparison,) = compare([difference(one, other, resolution=1 / 50)])
+        wrong += comparison.verdict != "not shown"
+    assert wrong <= 50
+
+
 @pytest.mark.parametrize(("values", "baseline"), [([1.0], [0.5, 0.6]), ([1.0, 2.0], [0.5]), ([1.0], [0.5]), ([], [])])
 def test_one_seed_has_no_verdict(values: list[float], baseline: list[float]) -> None:
     found = difference(seeds(values), seeds(baseline))

@@ -272,7 +272,12 @@ def test_costs_of_equal_networks_are_in_the_csv_file_only(
     tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any], finished: dict[str, Any]
 ) -> None:
     for seed in (0, 1):
-        make_run(f"seed_{seed}", params=cnn | {"seed": seed}, run=finished | {"parameters": 1234, "macs": 5_600_000})
+        make_run(
+            f"seed_{seed}",
+            params=cnn | {"seed": seed},
+            run=finished | {"parameters": 1234, "macs": 5_600_000},
+            val=(0.5, 0.5),
+        )
     table = write_results(Runs.read(tmp_path), group_by_seed=True)
     assert not {"parameters", "macs"} & set(headers(table))
     names, row = csv_rows(tmp_path)
@@ -405,7 +410,9 @@ def test_runs_that_differ_in_description_and_seed_are_grouped(
     tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any], finished: dict[str, Any]
 ) -> None:
     for seed in (0, 1):
-        make_run(f"seed_{seed}", params=cnn | {"seed": seed, "description": f"seed {seed}"}, run=finished)
+        make_run(
+            f"seed_{seed}", params=cnn | {"seed": seed, "description": f"seed {seed}"}, run=finished, val=(0.5, 0.5)
+        )
     assert column(results_table(tmp_path, group_by_seed=True), "n") == ["2"]
 
 

@@ -51,8 +51,8 @@ def _spread(percents: Iterable[float]) -> str:
     return f"{mean:.2f} ± {deviation:.2f}"
 
 
-def _verdicts(verdicts: Iterable[Verdict | str]) -> str:
-    counts = Counter(verdict for verdict in verdicts if verdict != "baseline")
+def _verdicts(verdicts: Iterable[Verdict | str | None]) -> str:
+    counts = Counter(verdict for verdict in verdicts if verdict not in ("baseline", None))
     parts = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
     return f"Compared with the baseline on test: {parts or 'nothing'}."
 
