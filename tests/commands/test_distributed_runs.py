@@ -142,6 +142,9 @@ def test_two_processes_write_the_metrics_of_one(runs: Runs) -> None:
     single, distributed = (folder.read_history() for folder in runs)
     assert len(single) == len(distributed) > 0
     for one, two in zip(single, distributed, strict=True):
+        one = {
+            name: value for name, value in one.items() if not name.startswith("gradient_norm_")
+        }  # of one process only
         assert one.keys() == two.keys()
         for name in one.keys() - {"seconds", "images_per_second"}:
             assert two[name] == pytest.approx(one[name], rel=1e-4), name
