@@ -118,8 +118,10 @@ def test_every_exit_and_their_ensemble_have_a_column(multi_exit: Folder, call: C
 
 def test_evaluation_prints_every_exit_and_their_ensemble(multi_exit: Folder, call: Call) -> None:
     output = call(evaluate.main, "--model_dir", multi_exit.path).out
-    percent = [f"{100 * accuracy(multi_exit, key):.2f} %" for key in EXITS]
-    assert "exit 1 {}, exit 2 {}, exit 3 {}, ensemble {}".format(*percent) in output
+    table = output[output.index("| exit ") :].partition("\n\n")[0]
+    assert column(table, "exit") == ["exit 1", "exit 2", "exit 3", "exit 4", "ensemble"]
+    percents = column(table, "accuracy %")
+    assert [*percents[:3], percents[4]] == [f"{100 * accuracy(multi_exit, key):.2f}" for key in EXITS]
 
 
 # 4. Moonshine -------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from ..build.experiment import Experiment
-from ..home import CHECKOUT
+from ..home import CHECKOUT, ROOT
 
 
 def provenance(experiment: Experiment) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def provenance(experiment: Experiment) -> dict[str, Any]:
         "process": os.getpid(),
         "host": socket.gethostname(),
         "began": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": sys.argv,
+        "command": [argument.removeprefix(f"{ROOT}{os.sep}") for argument in sys.argv],
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "processes": experiment.runtime.world.size,
         "threads": torch.get_num_threads(),

@@ -29,6 +29,7 @@ from model.build.teacher import build_teacher, read_teacher_weights
 from model.build.trainer import build_trainer
 from model.build.weights import WeightsFile, weights_digest
 from model.commands.preflight import preflight
+from model.commands.provenance import provenance
 from model.config.folder import Folder
 from model.data.arrays import arrays
 from model.data.memory import MemoryPipeline
@@ -126,6 +127,15 @@ def test_finished_folder_has_the_documented_files(distilled: Folder) -> None:
         "train.log",
         "tensorboard",
     }
+
+
+def test_command_in_run_json_is_relative_to_the_repository(
+    make_folder: MakeFolder, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = [f"{ROOT}/train.py", "--model_dir", f"{ROOT}/experiments/base_cnn", "--data_dir", "/data"]
+    monkeypatch.setattr(sys, "argv", argv)
+    found = provenance(Experiment(make_folder(tmp_path / "run").path, runtime))
+    assert found["command"] == ["train.py", "--model_dir", "experiments/base_cnn", "--data_dir", "/data"]
 
 
 def test_run_json_has_the_provenance_of_the_results(distilled: Folder, teacher: Folder) -> None:
