@@ -185,9 +185,6 @@ def parse_rows(path: Path) -> tuple[list[dict[str, Any]], str]:
     return rows, ""
 
 
-# Paths ----------------------------------------------------------------------------------------------------------------
-
-
 def read_tail(path: Path, max_bytes: int) -> str:
     """The last lines of a text file, in as many bytes at most; empty where there is no file that can be read."""
     try:
@@ -198,6 +195,9 @@ def read_tail(path: Path, max_bytes: int) -> str:
     except OSError:
         return ""
     return text.partition("\n")[2] if start else text
+
+
+# Paths ----------------------------------------------------------------------------------------------------------------
 
 
 def is_there(path: Path, kind: Callable[[Path], bool] = Path.exists) -> bool:

@@ -159,8 +159,9 @@ def _evaluate_run(experiment: Experiment, split: Split, restore_file: str, tempe
             name: values.tolist() for name, values in reliability(result.logits, result.labels)._asdict().items()
         },
     }
-    suffix = restore_file if restore_file in ("best", "last") else f"{weights.path.parent.name}_{weights.path.stem}"
-    path = folder.evaluation / f"{split}_{suffix.partition('.')[0]}"
+    is_own, used = restore_file in ("best", "last"), weights.path
+    suffix = restore_file if is_own else f"{used.parent.name}_{used.name.partition('.')[0]}"
+    path = folder.evaluation / f"{split}_{suffix}"
     with writing_evaluation(folder):
         write_json(path.with_suffix(".json"), content)
         write_text(path.with_suffix(".md"), page)

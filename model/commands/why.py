@@ -19,6 +19,7 @@ from ..evaluation.diagnosis import (
     accuracy_by_class,
     agreement_with_labels,
     gradient_shares,
+    label_smoothing_of,
     softness,
     worse_classes,
 )
@@ -175,7 +176,7 @@ def _recorded_accuracy(folder: Folder) -> float | None:
 
 
 def _label_smoothing(views: Views) -> Finding:
-    found = softness(views.teacher, 1.0).label_smoothing
+    found = label_smoothing_of(views.teacher)
     text = f"the teacher's least likely class has a probability as after label smoothing of at least {found:.2g}."
     advice = "a teacher without label smoothing, which makes all wrong classes alike; or temperature 1"
     return Finding("label smoothing", text, advice if found >= MIN_LABEL_SMOOTHING else None)

@@ -27,7 +27,6 @@ class Softness(NamedTuple):
     entropy: float  # at temperature 1, in nats
     mass_at_1: float  # probability outside of the top class
     mass_at_temperature: float  # the same at the temperature of the run
-    label_smoothing: float  # about as from label smoothing of this size
     sensible_temperatures: tuple[float, float]
 
 
@@ -39,7 +38,6 @@ def softness(logits_NK: Tensor, temperature: float) -> Softness:
         entropy=float(-(log_p_NK.exp() * log_p_NK).sum(dim=1).mean()),
         mass_at_1=mass_outside_top(logits_NK, 1.0),
         mass_at_temperature=mass_outside_top(logits_NK, temperature),
-        label_smoothing=label_smoothing_of(logits_NK),
         sensible_temperatures=(low, high),
     )
 
@@ -99,8 +97,8 @@ def gradient_shares(norms_of: Callable[[int], dict[str, Tensor]], num_batches: i
     for number in range(num_batches):
         for name, norm in norms_of(number).items():
             totals[name] = totals.get(name, 0.0) + float(norm)
-    whole = sum(totals.values())
-    return {name: total / whole if whole else 0.0 for name, total in totals.items()}
+    all_terms = sum(totals.values())
+    return {name: total / all_terms if all_terms else 0.0 for name, total in totals.items()}
 
 
 def worse_classes(teacher: dict[str, float], student: dict[str, float]) -> list[str]:

@@ -38,16 +38,17 @@ def latency(
     batch_size: int = 1,
     dtype: torch.dtype,
     device: torch.device,
-    seconds: float = LATENCY_SECONDS,
+    seconds: float | None = None,
 ) -> Latency:
     """Measure forward passes of a batch of images of the shape (C, H, W), with the threads that torch uses.
 
     Args:
-        seconds: About how long to measure.
+        seconds: About how long to measure; LATENCY_SECONDS if left out.
     """
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # warns where there is no GPU to compile for
     from torch.utils.benchmark import Timer  # the import takes a tenth of a second
 
+    seconds = LATENCY_SECONDS if seconds is None else seconds
     was_training, threads = net.training, torch.get_num_threads()
     net.eval()
     images = torch.zeros(batch_size, *image_shape, device=device).contiguous(memory_format=torch.channels_last)

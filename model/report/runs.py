@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config.references import find_folder
 from ..errors import OptionError, UserError, did_you_mean
-from ..files import parse_rows
+from ..files import is_number, parse_rows
 from .collect import collect_runs
 from .dataframe import to_dataframe
 from .evaluations import read_evaluation
@@ -108,6 +108,14 @@ class Runs:
     def history(self, path: str) -> list[dict[str, Any]]:
         """One object per epoch of a run; those before a damaged line of its file."""
         return parse_rows(self.parent_dir / path / "metrics.jsonl")[0]
+
+    def val_curve(self, path: str) -> dict[int, float]:
+        """Epoch -> accuracy on val of a run in percent, of the epochs that have one."""
+        return {
+            row["epoch"]: 100 * row["val_accuracy"]
+            for row in self.history(path)
+            if is_number(row.get("val_accuracy")) and is_number(row.get("epoch"))
+        }
 
     def evaluated(self) -> list[tuple[str, dict[str, Any]]]:
         """The runs on which evaluate.py has been run, with what it wrote, the best on val first."""

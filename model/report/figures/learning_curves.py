@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from ...files import is_number
 from ...registry import FIGURES
 from ..runs import Runs
 from ..seeds import group_by_seed
@@ -18,7 +17,7 @@ MAX_CURVES = len(COLOURS)  # more cannot be told apart: the best on val are draw
 @FIGURES.register
 def learning_curves(runs: Runs) -> Figure | None:
     """Accuracy on val in percent over the epochs of finished runs."""
-    curves = {path: _curve(runs, path) for path in runs.tested.index}
+    curves = {path: runs.val_curve(path) for path in runs.tested.index}
     table = runs.tested.loc[[path for path, curve in curves.items() if len(curve) > 1]]
     if table.empty:
         return None
@@ -36,12 +35,6 @@ def learning_curves(runs: Runs) -> Figure | None:
     axes.grid(visible=True)
     axes.legend(loc="lower right", fontsize=8)
     return figure
-
-
-def _curve(runs: Runs, path: str) -> dict[int, float]:
-    """Epoch -> accuracy on val in percent, of the epochs that have one."""
-    history = runs.history(path)
-    return {row["epoch"]: 100 * row["val_accuracy"] for row in history if is_number(row.get("val_accuracy"))}
 
 
 def _range(values: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:

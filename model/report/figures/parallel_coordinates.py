@@ -63,7 +63,7 @@ def axis(values: Series[Any]) -> tuple[dict[Any, float], list[tuple[float, str]]
     else:
         texts = known.map(lambda value: format_value(plain(value)))
         order = sorted(texts.unique(), key=natural_order)
-        place = {text: number / max(1, len(order) - 1) for number, text in enumerate(order)}
-        placed = {run: place[text] for run, text in texts.items()}
-        ticks = [(position, text) for text, position in place.items()]
+        positions = {text: number / max(1, len(order) - 1) for number, text in enumerate(order)}
+        placed = {run: positions[text] for run, text in texts.items()}
+        ticks = [(position, text) for text, position in positions.items()]
     return placed | {run: math.nan for run in values.index if run not in placed}, ticks

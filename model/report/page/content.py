@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from ...files import is_number, read_tail
+from ...files import read_tail
 from ..collect import format_value
 from ..runs import Runs
 from ..seeds import group_by_seed, param_columns, varied_params
@@ -127,17 +127,8 @@ def _curves(runs: Runs) -> list[dict[str, Any]]:
         return []
     groups = group_by_seed(table)
     order = groups["val_best_accuracy"].mean().sort_values(ascending=False).index[:MAX_CURVES]
-    curves = [_curve(str(name), [_history(runs, path) for path in groups.get_group(name).index]) for name in order]
+    curves = [_curve(str(name), [runs.val_curve(path) for path in groups.get_group(name).index]) for name in order]
     return [curve for curve in curves if len(curve["epochs"]) > 1]
-
-
-def _history(runs: Runs, path: str) -> dict[int, float]:
-    """Epoch -> accuracy on val in percent."""
-    return {
-        row["epoch"]: 100 * row["val_accuracy"]
-        for row in runs.history(path)
-        if is_number(row.get("val_accuracy")) and is_number(row.get("epoch"))
-    }
 
 
 def _curve(name: str, histories: list[dict[int, float]]) -> dict[str, Any]:
