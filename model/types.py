@@ -30,6 +30,7 @@ Part = Literal["logits", "embedding", "maps", "preacts", "exits", "stem"]  # the
 Need = Literal["probabilities", "classifier", Part]
 # Outputs with one row an image, whatever the network: they can be cached, and combined over several teachers.
 PER_IMAGE_NEEDS: frozenset[Need] = frozenset({"probabilities", "logits", "embedding"})
+COMPARE_CLASSES: frozenset[Need] = frozenset({"probabilities", "logits", "exits", "classifier"})
 
 
 class Output(NamedTuple):

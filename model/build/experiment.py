@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..config.folder import Folder, Weights
-from ..config.params import ClassMap, Component, Params, TeacherParams, load_params
+from ..config.params import Component, Params, TeacherParams, load_params
 from ..config.references import find_folder
 from ..errors import OptionError, UserError, option_scope, preview
 from ..evaluation.cost import Cost, cost
@@ -22,8 +22,8 @@ from ..losses.objective import Objective
 from ..nets.construct import without_pretrained
 from ..registry import DATASETS
 from ..training.precision import resolve_precision, to_device
-from ..types import DataSource, LossContext, Output, Pipeline, SplitOptions
-from .classes import match_classes
+from ..types import COMPARE_CLASSES, DataSource, LossContext, Output, Pipeline, SplitOptions
+from .classes import group_classes, match_classes
 from .network import build_network, classifier_of, output_shapes
 from .objective import build_loss_context, build_objective
 from .plugins import load_plugins
@@ -320,17 +320,33 @@ class Experiment:
         except ValueError as error:
             raise UserError(f"{weights.path}: {error} (dataset.class_map in params.json)") from None
 
-    def columns_of_teacher(self, teacher: Experiment) -> list[int] | None:
-        """The same for a teacher, with its `class_map`."""
-        with self.naming_params():
-            return _columns_of_dependency(teacher, self, self.teacher_options.class_map, "teacher")
+    def classes_of_teacher(self, teacher: Experiment) -> list[list[int]] | None:
+        """For each class of the data, the columns of a teacher's output; None where they are in order already.
+
+        There are none where no loss term compares classes, and one more for all classes that only the teacher has
+        with the option `classes` of "rest".
+
+        Raises:
+            UserError: The teacher's classes have other names.
+        """
+        options, objective = self.teacher_options, self.objective
+        try:
+            return group_classes(teacher.class_names, self.class_names, options.class_map, options.classes)
+        except ValueError as error:
+            if not objective.needs & COMPARE_CLASSES:
+                return []
+            with self.naming_params():
+                raise OptionError("teacher", f"{teacher.name}: {error}") from None
 
     def columns_of_init(self) -> list[int] | None:
         """The same for the folder that the run starts from."""
         if self.init is None or self.params.init is None:
             return None
-        with self.naming_params():
-            return _columns_of_dependency(self.init, self, self.params.init.class_map, "init")
+        try:
+            return match_classes(self.init.class_names, self.class_names, self.params.init.class_map)
+        except ValueError as error:
+            with self.naming_params():
+                raise OptionError("init", f"{self.init.name}: {error}") from None
 
     def classifier(self, which: Weights | None) -> nn.Linear | None:
         """The layer that computes the network's logits, frozen; random without weights; None where it has none."""
@@ -390,12 +406,3 @@ class Experiment:
         from ..commands.train import train  # the only call upwards: commands build on this class
 
         train(self, restart=restart, train_teachers=train_teachers)
-
-
-def _columns_of_dependency(
-    other: Experiment, experiment: Experiment, class_map: ClassMap, key: str
-) -> list[int] | None:
-    try:
-        return match_classes(other.class_names, experiment.class_names, class_map)
-    except ValueError as error:
-        raise OptionError(key, f"{other.name}: {error}") from None

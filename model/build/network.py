@@ -78,8 +78,8 @@ def classifier_of(net: nn.Module, image_shape: ImageShape, state: dict[str, Tens
     return classifier.requires_grad_(False)
 
 
-def reorder_classes(net: nn.Module, columns: Sequence[int], image_shape: ImageShape) -> bool:
-    """Put the classes of a network in another order; returns False where its logits are not one linear layer's output.
+def select_classes(net: nn.Module, columns: Sequence[int], image_shape: ImageShape) -> bool:
+    """Keep these classes of a network, in this order; returns False where its logits are not one linear layer's output.
 
     The network is then, bit for bit, one that was trained in this order. Reordering outputs may change a last bit.
     """
@@ -91,13 +91,14 @@ def reorder_classes(net: nn.Module, columns: Sequence[int], image_shape: ImageSh
     net.train(was_training)
     if name is None or output.exits:
         return False
-    reorder_rows(cast(nn.Linear, net.get_submodule(name)), columns)
+    select_rows(cast(nn.Linear, net.get_submodule(name)), columns)
     return True
 
 
-def reorder_rows(classifier: nn.Linear, columns: Sequence[int]) -> None:
+def select_rows(classifier: nn.Linear, columns: Sequence[int]) -> None:
     for parameter in classifier.parameters():
         parameter.data = parameter.data[list(columns)]
+    classifier.out_features = len(columns)
 
 
 def concat_embeddings(outputs: Sequence[Output]) -> Output | None:

@@ -11,7 +11,8 @@ from ..errors import OptionError, option_scope
 from ..losses.objective import Objective
 from ..registry import LOSSES
 from ..types import LossContext
-from .network import concat_embeddings, reorder_rows
+from .network import concat_embeddings, select_rows
+from .teacher import teacher_output_shapes
 
 if TYPE_CHECKING:
     from .experiment import Experiment
@@ -44,7 +45,7 @@ def build_loss_context(experiment: Experiment) -> LossContext:
     reads_classifier = "classifier" in experiment.objective.needs
     return LossContext(
         student=experiment.output_shapes(num_images),
-        teacher=concat_embeddings([teacher.output_shapes(num_images) for teacher in teachers]),
+        teacher=concat_embeddings([teacher_output_shapes(experiment, teacher, num_images) for teacher in teachers]),
         labels=torch.from_numpy(data.training_labels()),
         seed=experiment.params.seed,
         views_shown=data.views_shown,
@@ -55,8 +56,11 @@ def build_loss_context(experiment: Experiment) -> LossContext:
 def _teacher_classifier(experiment: Experiment) -> nn.Linear | None:
     """The first teacher's; with random weights before it is trained, for a dry run."""
     teacher = experiment.teachers_in_use[0]
-    weights, columns = experiment.teacher_options.weights, experiment.columns_of_teacher(teacher)
+    weights, groups = experiment.teacher_options.weights, experiment.classes_of_teacher(teacher)
     classifier = teacher.classifier(weights if teacher.is_trained else None)
-    if classifier is not None and columns is not None:
-        reorder_rows(classifier, columns)
+    if classifier is not None and groups is not None:
+        if any(len(group) > 1 for group in groups):
+            with experiment.naming_params():
+                raise OptionError("loss", f"the classifier of {teacher.name} has several rows for one class")
+        select_rows(classifier, [column for (column,) in groups])
     return classifier

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
 from ..logs import log
-from ..teachers.reordered import reordered
+from ..teachers.matched import Groups, matched
 from ..training.precision import to_device
 from ..types import Output
 from .seen import describe_seen, held_out_seen
@@ -24,16 +23,16 @@ class RestoredNetwork(nn.Module):
 
     Args:
         renormalise: Turns the data set's images into those that the network was trained on.
-        columns: For each class of the data, the column of the network's logits; None where they are in order.
+        groups: For each class of the data, the columns of the network's logits; None where they are in order.
     """
 
-    def __init__(self, net: nn.Module, renormalise: Callable[[Tensor], Tensor], columns: Tensor | None) -> None:
+    def __init__(self, net: nn.Module, renormalise: Callable[[Tensor], Tensor], groups: Groups | None) -> None:
         super().__init__()
-        self.net, self.renormalise, self.columns = net, renormalise, columns
+        self.net, self.renormalise, self.groups = net, renormalise, groups
 
     def forward(self, images: Tensor) -> Output:
         output: Output = self.net(self.renormalise(images))
-        return output if self.columns is None else reordered(output, self.columns)
+        return output if self.groups is None else matched(output, self.groups)
 
 
 def restored_network(experiment: Experiment, weights: WeightsFile) -> RestoredNetwork:
@@ -51,8 +50,8 @@ def restored_network(experiment: Experiment, weights: WeightsFile) -> RestoredNe
     weights.load_into(net)
     if columns is not None:
         log.info("%s: the classes of %s are put in the order of the data's", experiment.name, weights.path)
-    columns_K = None if columns is None else torch.tensor(columns, device=device)
-    return RestoredNetwork(net, weights.renormalisation(experiment.source, device), columns_K).eval()
+    groups = None if columns is None else [[column] for column in columns]
+    return RestoredNetwork(net, weights.renormalisation(experiment.source, device), groups).eval()
 
 
 def _log_differences(experiment: Experiment, weights: WeightsFile) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +18,10 @@ from ..teachers.compiled import MODES
 from ..teachers.encoding import Encoding, Float16Encoding, TopKEncoding
 from ..teachers.ensemble import EnsembleTeacher
 from ..teachers.live import LiveTeacher
-from ..teachers.reordered import ReorderedTeacher
-from ..types import PER_IMAGE_NEEDS, Need, Normalisation, Part, Teacher
-from .network import reorder_classes
+from ..teachers.matched import MatchedClasses, matched
+from ..types import PER_IMAGE_NEEDS, Need, Normalisation, Output, Part, Teacher
+from .classes import describe_groups
+from .network import select_classes
 from .weights import WeightsFile
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ TOP_K = 16  # probabilities that are cached where views are unbounded, as a file
 MAX_CACHE_BYTES = 16 * 10**9  # that are written where params.json does not say whether outputs are cached
 # Of a teacher that is compiled, on all training images once: with less, compiling takes longer than it saves.
 MIN_MACS_TO_COMPILE = 1e13
-
-AsTeacher = Callable[[nn.Module, "Sequence[int] | None"], Teacher]  # network, the order that its classes were put in
 
 
 def read_teacher_weights(experiment: Experiment) -> list[WeightsFile]:
@@ -56,10 +54,8 @@ def build_teacher(experiment: Experiment, weights: Sequence[WeightsFile]) -> Tea
     Raises:
         UserError: Weights are another network's, or a cached output is wrong.
     """
-    members: list[Teacher] = []
-    for teacher, file in zip(experiment.teachers_in_use, weights, strict=True):
-        members.append(_build_member(experiment, teacher, file, partial(_live_or_cached, experiment, teacher, file)))
-    return _combine(experiment, members)
+    members = zip(experiment.teachers_in_use, weights, strict=True)
+    return _combine(experiment, [_live_or_cached(experiment, teacher, file) for teacher, file in members])
 
 
 def build_live_teacher(
@@ -70,27 +66,44 @@ def build_live_teacher(
     Raises:
         UserError: Weights are another network's.
     """
+    members = zip(experiment.teachers_in_use, weights, strict=True)
+    return _combine(experiment, [build_live_member(experiment, teacher, file, dtype) for teacher, file in members])
 
-    def live(teacher: Experiment, file: WeightsFile, net: nn.Module, _: Sequence[int] | None) -> Teacher:
-        return _live(experiment, net, file.normalisation(teacher.source.normalisation), dtype)
 
-    members: list[Teacher] = []
-    for teacher, file in zip(experiment.teachers_in_use, weights, strict=True):
-        members.append(_build_member(experiment, teacher, file, partial(live, teacher, file)))
-    return _combine(experiment, members)
+def build_live_member(
+    experiment: Experiment, teacher: Experiment, weights: WeightsFile, dtype: torch.dtype | None = None
+) -> LiveTeacher:
+    """One of the teachers, its classes in the student's order.
+
+    Raises:
+        UserError: The weights are another network's.
+    """
+    net = teacher.network()
+    weights.load_into(net)
+    return _live(experiment, teacher, net, weights.normalisation(teacher.source.normalisation), dtype)
 
 
 def build_untrained_teacher(experiment: Experiment, scratch: Path) -> Teacher | None:
     """A teacher of the same shape as the trained one, for a dry run; its outputs are cached in `scratch`."""
     members: list[Teacher] = []
     for number, teacher in enumerate(experiment.teachers_in_use):
-        live = _live(experiment, teacher.network(), experiment.source.normalisation)
+        live = _live(experiment, teacher, teacher.network(), experiment.source.normalisation)
         if has_cache(experiment):
             key = {"weights": "none", "digest": ""}
             members.append(_with_cache(experiment, live, Folder(scratch / str(number)), key))
         else:
             members.append(live)
     return _combine(experiment, members)
+
+
+def teacher_output_shapes(experiment: Experiment, teacher: Experiment, num_images: int) -> Output:
+    """A teacher's output for the student's classes, on the meta device.
+
+    Raises:
+        UserError: The network cannot be used for its images, or its classes have other names.
+    """
+    output, groups = teacher.output_shapes(num_images), experiment.classes_of_teacher(teacher)
+    return output if groups is None else matched(output, groups)
 
 
 def has_cache(experiment: Experiment) -> bool:
@@ -154,10 +167,15 @@ def _combine(experiment: Experiment, members: Sequence[Teacher]) -> Teacher | No
 
 
 def _live(
-    experiment: Experiment, net: nn.Module, trained_on: Normalisation, dtype: torch.dtype | None = None
+    experiment: Experiment,
+    teacher: Experiment,
+    net: nn.Module,
+    trained_on: Normalisation,
+    dtype: torch.dtype | None = None,
 ) -> LiveTeacher:
     return LiveTeacher(
-        net,
+        _with_students_classes(experiment, teacher, net),
+        image_size=teacher.source.image_shape[1:],
         normalisation=trained_on,
         data_normalisation=experiment.source.normalisation,
         dtype=dtype or experiment.dtype,
@@ -165,33 +183,20 @@ def _live(
     )
 
 
-def _build_member(experiment: Experiment, teacher: Experiment, weights: WeightsFile, as_teacher: AsTeacher) -> Teacher:
-    """A trained network as a teacher, its classes in the student's order."""
-    net = teacher.network()
-    weights.load_into(net)
-    columns = experiment.columns_of_teacher(teacher)
-    if columns is None:
-        return as_teacher(net, None)
-    log.info("teacher %s: its classes are put in the student's order", teacher.name)
-    if reorder_classes(net, columns, teacher.source.image_shape):
-        return as_teacher(net, columns)
-    return ReorderedTeacher(as_teacher(net, None), columns, experiment.runtime.device)
+def _with_students_classes(experiment: Experiment, teacher: Experiment, net: nn.Module) -> nn.Module:
+    groups = experiment.classes_of_teacher(teacher)
+    if groups is None:
+        return net
+    log.info("teacher %s: %s", teacher.name, describe_groups(groups, experiment.class_names, teacher.class_names))
+    columns = [group[0] for group in groups]
+    if groups and sum(map(len, groups)) == len(columns) and select_classes(net, columns, teacher.source.image_shape):
+        return net
+    return MatchedClasses(net, groups)
 
 
-def _live_or_cached(
-    experiment: Experiment,
-    teacher: Experiment,
-    weights: WeightsFile,
-    net: nn.Module,
-    columns: Sequence[int] | None,
-) -> Teacher:
-    """The trained network as a teacher.
-
-    Args:
-        columns: The order that its classifier was put in, if it was.
-    """
-    options = experiment.teacher_options
-    live = _live(experiment, net, weights.normalisation(teacher.source.normalisation))
+def _live_or_cached(experiment: Experiment, teacher: Experiment, weights: WeightsFile) -> Teacher:
+    options, groups = experiment.teacher_options, experiment.classes_of_teacher(teacher)
+    live = build_live_member(experiment, teacher, weights)
     is_compiled = _is_worth_compiling(experiment, teacher)
     if not has_cache(experiment):
         if options.cache:
@@ -206,8 +211,10 @@ def _live_or_cached(
         "network": teacher.params.student.model_dump(),
         "trained_on": asdict(live.normalisation),
     }
-    if columns is not None:
-        key["columns"] = list(columns)
+    if (image_shape := teacher.source.image_shape) != experiment.source.image_shape:
+        key["image_shape"] = list(image_shape)
+    if groups is not None:
+        key["columns"] = [list(group) for group in groups]
     try:
         cached = _with_cache(experiment, live, teacher.folder, key | ({"compiled": True} if is_compiled else {}))
         if is_compiled and not _compile(experiment, teacher, live, cached.batch_size, at_once=cached.num_missing > 0):

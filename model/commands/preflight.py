@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..build.experiment import Experiment
 from ..build.network import concat_embeddings, output_shapes
 from ..build.state_dicts import mismatch
+from ..build.teacher import teacher_output_shapes
 from ..build.trainer import build_optimizer, build_schedule
 from ..config.folder import Folder
 from ..config.generations import first_generation
@@ -147,20 +148,13 @@ def _zeros(output: Output) -> Output:
 def _check_teacher(experiment: Experiment, teacher: Experiment, num_images: int) -> Output:
     """Compare a teacher's data set with the student's; returns the teacher's output, shapes only."""
     own, other = experiment.source, _single_run(experiment, teacher, "teacher").source
-    with experiment.naming_params():
-        if len(other.class_names) != len(own.class_names):
-            raise OptionError(
-                "teacher",
-                f"{teacher.name} has {len(other.class_names)} classes ({teacher.params.dataset.name}), "
-                f"the student {len(own.class_names)}",
-            )
-        if other.image_shape != own.image_shape:
-            raise OptionError(
-                "teacher", f"{teacher.name} takes images of shape {other.image_shape}, the student {own.image_shape}"
-            )
-    experiment.columns_of_teacher(teacher)
+    channels, own_channels = other.image_shape[0], own.image_shape[0]
+    if channels != own_channels:
+        with experiment.naming_params():
+            number = "1 channel" if channels == 1 else f"{channels} channels"
+            raise OptionError("teacher", f"{teacher.name} takes images with {number}, the student with {own_channels}")
     _refuse_cycles(experiment, teacher, [experiment.folder.path.resolve()], "teacher")
-    return teacher.output_shapes(num_images)
+    return teacher_output_shapes(experiment, teacher, num_images)
 
 
 def _check_init(experiment: Experiment) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..build.experiment import Experiment
-from ..build.network import reorder_classes
+from ..build.network import select_classes
 from ..build.seen import describe_seen, held_out_seen, seen_by
 from ..build.teacher import build_teacher, read_teacher_weights
 from ..build.trainer import build_trainer
@@ -302,7 +302,7 @@ def start_from_init(experiment: Experiment, trainer: Trainer, file: WeightsFile 
     file.load_into(trainer.student)
     file.load_terms_into(trainer.objective)
     if (columns := experiment.columns_of_init()) is not None:
-        if not reorder_classes(trainer.student, columns, experiment.source.image_shape):
+        if not select_classes(trainer.student, columns, experiment.source.image_shape):
             raise UserError(
                 f"{experiment.folder.params}: init: its classes have another order, and the network has no single "
                 "classifier to reorder"

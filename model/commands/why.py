@@ -269,7 +269,7 @@ def _inputs(experiment: Experiment) -> Finding:
     for teacher in experiment.teachers_in_use:
         other = teacher.source
         same = "the same normalisation" if other.normalisation == source.normalisation else "its own normalisation"
-        order = "in another order" if experiment.columns_of_teacher(teacher) is not None else "in the same order"
+        order = "in the same order" if experiment.classes_of_teacher(teacher) is None else "matched by name"
         parts.append(f"{teacher.name} was trained on {_shape(other.image_shape)} with {same}, its classes are {order}")
     return Finding("images and classes", f"{'; '.join(parts)}.", None)
 

@@ -19,6 +19,7 @@ from .references import did_you_mean_folder
 PARAMS_FILE = "params.json"
 
 ClassMap = dict[str, str] | Literal["by_index"]
+TeacherClasses = Literal["same", "renormalised", "rest"]
 
 
 class Strict(BaseModel):
@@ -53,6 +54,10 @@ class TeacherParams(Strict):
             classes; by default all logits are cached, or 16 probabilities for `folder` data sets.
         class_map: The student's names of classes that the teacher calls otherwise, `{"tabby": "cat"}`; or `by_index`
             where names mean nothing: both number their classes alike. Classes of equal names are matched by name.
+            Several of the teacher's may have one of the student's: their probabilities are added up.
+        classes: What is done about classes that only the teacher has. "same": they are an error. "renormalised": the
+            teacher is taken as if it could not predict them. "rest": together they are one more class, whose logit of
+            the student is 0; see docs/teachers.md. Losses of embeddings and maps alone never compare classes.
     """
 
     expected_form: ClassVar[str] = 'a folder, a list of folders, or an object with "model_dir"'
@@ -63,6 +68,7 @@ class TeacherParams(Strict):
     cache: bool | None = None
     cache_top_k: Annotated[int, Field(ge=1)] | None = None
     class_map: ClassMap = {}
+    classes: TeacherClasses = "same"
 
 
 def _teacher(value: Any) -> Any:

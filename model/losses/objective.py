@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import OptionError, option_scope
@@ -31,6 +33,7 @@ class Objective(nn.Module):
             raise ValueError("every term has weight 0: there is nothing to learn from")
         # The same losses as submodules: checkpoints hold their states as `losses.NAME`.
         self.losses = nn.ModuleDict({name: loss for name, (loss, _) in self.terms.items()})
+        self._has_rest_class = False  # the teacher has one class more: all that the data does not have
 
     @property
     def names(self) -> list[str]:
@@ -66,6 +69,10 @@ class Objective(nn.Module):
         Raises:
             OptionError: A term cannot compare the two networks.
         """
+        student, teacher = context.student, context.teacher
+        self._has_rest_class = teacher is not None and teacher.logits.shape[1] == student.logits.shape[1] + 1
+        if self._has_rest_class:
+            context = replace(context, student=_with_rest_class(student))
         for name, (loss, _) in self.terms.items():
             with _errors_of_term(name):
                 loss.prepare(context)
@@ -112,6 +119,10 @@ class Objective(nn.Module):
                 the global batch; None where `student`, `teacher` and `batch` are all of it.
         """
         with torch.autocast(student.logits.device.type, enabled=False):
+            if self._has_rest_class:
+                student = _with_rest_class(student)
+                if global_batch is not None:
+                    global_batch = (_with_rest_class(global_batch[0]), *global_batch[1:])
             shard_inputs = _loss_inputs(student, teacher, batch)
             all_inputs = shard_inputs if global_batch is None else _loss_inputs(*global_batch)
             values = {}
@@ -160,3 +171,9 @@ def _in_float32(output: Output) -> Output:
     exits = tuple(_in_float32(exit_) for exit_ in output.exits)
     at_least = torch.promote_types(output.logits.dtype, torch.float32)  # float64, as in gradient checks, stays
     return output._replace(logits=output.logits.to(at_least), embedding=output.embedding.to(at_least), exits=exits)
+
+
+def _with_rest_class(output: Output) -> Output:
+    """An output with one class more, of logit 0: the others' sizes say how probable they are together."""
+    exits = tuple(map(_with_rest_class, output.exits))
+    return output._replace(logits=F.pad(output.logits, (0, 1)), exits=exits)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import first_sentence
@@ -19,9 +20,10 @@ class LiveTeacher:
 
     Args:
         net: The trained network; it is put into eval mode and its parameters are frozen.
-        normalisation: The normalisation that the network was trained with.
+        normalisation: The normalisation that it was trained with.
         data_normalisation: The normalisation of the batches' images; where it differs, images are renormalised.
         dtype: The number format of the forward pass.
+        image_size: Height and width of its input, to which images are resized; by default they are not.
     """
 
     def __init__(
@@ -32,9 +34,11 @@ class LiveTeacher:
         data_normalisation: Normalisation,
         dtype: torch.dtype,
         device: torch.device,
+        image_size: tuple[int, int] | None = None,
     ) -> None:
         self.net = to_device(net, device).eval().requires_grad_(False)
-        self.normalisation, self.dtype, self.device = normalisation, dtype, device
+        self.image_size, self.normalisation = image_size, normalisation
+        self.dtype, self.device = dtype, device
         self._renormalise = Renormalisation(data_normalisation, normalisation, device)
         self._forward: Callable[[Tensor], Output] = self.net
         self.num_forwards = 0
@@ -71,7 +75,7 @@ class LiveTeacher:
     @torch.no_grad()
     def _run(self, forward: Callable[[Tensor], Output], batch: Batch) -> Output:
         self.num_forwards += len(batch.images)
-        images = self._renormalise(batch.images)
+        images = self._renormalise(resized(batch.images, self.image_size))
         with autocast(self.dtype, self.device):
             return forward(images)
 
@@ -80,6 +84,13 @@ class LiveTeacher:
 
     def seconds_remaining(self, batch: Batch) -> float:
         return 0.0
+
+
+def resized(images_NCHW: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """The images enlarged or reduced to a height and a width, antialiased."""
+    if size is None or images_NCHW.shape[2:] == size:
+        return images_NCHW
+    return F.interpolate(images_NCHW, size, mode="bilinear", antialias=True)
 
 
 class Renormalisation:

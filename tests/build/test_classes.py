@@ -8,16 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import evaluate
 import train
 from model import load
-from model.build.classes import match_classes
+from model.build.classes import group_classes, match_classes
 from model.build.experiment import Experiment
 from model.build.runtime import Runtime
 from model.build.teacher import build_teacher, read_teacher_weights
+from model.build.trainer import build_trainer
 from model.config.folder import Folder
+from model.errors import UserError
 from model.files import read_json
 from model.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.conftest import NUM_CLASSES, Call, MakeFolder
@@ -66,6 +69,43 @@ def test_other_names_are_refused_with_the_first_differences(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         match_classes(theirs, ours, class_map)
+
+
+THEIRS = ("tabby", "dog", "siamese", "emu")
+
+
+def test_classes_of_a_teacher_alone_are_dropped_or_become_one_more() -> None:
+    assert group_classes(THEIRS, ("emu", "dog"), {}, "renormalised") == [[3], [1]]
+    assert group_classes(THEIRS, ("emu", "dog"), {}, "rest") == [[3], [1], [0, 2]]
+
+
+def test_several_classes_of_a_teacher_are_one_of_the_data_by_class_map() -> None:
+    class_map = {"tabby": "cat", "siamese": "cat"}
+    assert group_classes(THEIRS, ("cat", "dog", "emu"), class_map, "same") == [[0, 2], [1], [3]]
+
+
+def test_without_other_classes_there_is_no_rest() -> None:
+    assert group_classes(("dog", "emu"), ("emu", "dog"), {}, "rest") == [[1], [0]]
+    assert group_classes(("emu", "dog"), ("emu", "dog"), {}, "rest") is None
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "message"),
+    [
+        (
+            THEIRS,
+            ("dog", "emu"),
+            'the data has no class "tabby", "siamese": "classes" can be "renormalised", or "rest"',
+        ),
+        (THEIRS, ("dog", "cat"), 'its classes differ from the data\'s: "tabby", "siamese", "emu" there, "cat" here'),
+        (("crane", "dog", "crane"), ("crane", "dog"), 'it has 2 classes "crane": which one is meant cannot be told'),
+    ],
+)
+def test_classes_that_a_teacher_cannot_tell_apart_or_does_not_have_are_refused(
+    theirs: tuple[str, ...], ours: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        group_classes(theirs, ours, {}, "same")
 
 
 # Data sets of the same images whose classes have names --------------------------------------------------------------
@@ -283,3 +323,164 @@ def test_a_multi_exit_network_of_another_order_is_refused_as_init(
     result = call(train.main, "--model_dir", folder.path, "--device", "cpu")
     assert result.status == 2
     assert result.err.splitlines()[-1].endswith("the network has no single classifier to reorder")
+
+
+# A teacher of other classes than the student's ------------------------------------------------------------------------
+
+
+FEW = ("c", "a", "b")  # classes of the third data set, by name those of three of the first
+
+
+@pytest.fixture(scope="module")
+def few(data: Path) -> Path:
+    """The images of three classes of the first data set, in another order of classes."""
+    arrays = dict(np.load(data / "named.npz"))
+    parts: dict[str, Any] = {"class_names": np.array(FEW)}
+    for split in ("train", "test"):
+        labels = arrays[f"{split}_labels"]
+        kept = np.isin(labels, [NAMES.index(name) for name in FEW])
+        parts[f"{split}_images"] = arrays[f"{split}_images"][kept]
+        parts[f"{split}_labels"] = np.array([FEW.index(NAMES[label]) for label in labels[kept]])
+    np.savez(data / "few.npz", **parts)
+    return data / "few.npz"
+
+
+def few_student(
+    few: Path, path: Path, make_folder: MakeFolder, teacher: Folder, loss: Any = None, **options: Any
+) -> Folder:
+    return make_folder(
+        path,
+        dataset={"name": "arrays", "path": str(few), "val_size": 15, "pad": 1},
+        loss=loss or {"kd": {"alpha": 0.9}},
+        teacher={"model_dir": str(teacher.path), **options},
+        num_epochs=1,
+    )
+
+
+def probabilities(teacher: Folder, experiment: Experiment, images: Tensor, runtime: Runtime) -> Tensor:
+    """The teacher's, in float64, for images as the student's data set normalises them."""
+    content, own = load_checkpoint(teacher.checkpoint("best")), experiment.source.normalisation
+    mean, std, its_mean, its_std = (
+        torch.tensor(values).view(-1, 1, 1) for values in (own.mean, own.std, content["mean"], content["std"])
+    )
+    logits: Tensor = load(teacher.path, runtime=runtime)((images * std + mean - its_mean) / its_std).logits
+    return logits.detach().double().softmax(dim=1)
+
+
+@pytest.mark.parametrize("classes", ["renormalised", "rest"])
+def test_a_teacher_of_more_classes_teaches_with_the_probabilities_of_the_students(
+    few: Path, teacher: Folder, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path, classes: str
+) -> None:
+    folder = few_student(few, tmp_path / "student", make_folder, teacher, classes=classes)
+    experiment = Experiment(folder.path, runtime)
+    built = build_teacher(experiment, read_teacher_weights(experiment))
+    assert built is not None
+    batch = next(experiment.data.train_batches(0, 16))
+    p_NK = probabilities(teacher, experiment, batch.images, runtime)
+    own_NK = p_NK[:, [NAMES.index(name) for name in FEW]]
+    expected = own_NK / own_NK.sum(dim=1, keepdim=True)
+    if classes == "rest":
+        expected = torch.cat([own_NK, 1 - own_NK.sum(dim=1, keepdim=True)], dim=1)
+    found = built(batch).logits.double().softmax(dim=1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-3)  # cached outputs are rounded to float16
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_the_rest_is_a_class_whose_logit_of_the_student_is_0(
+    few: Path, teacher: Folder, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path, cache: bool
+) -> None:
+    """The objective of the first step, from probabilities in float64."""
+    options = {"classes": "rest", "cache": cache}
+    loss = {"kd": {"alpha": 0.7, "temperature": 1.0}}
+    experiment = Experiment(few_student(few, tmp_path / "s", make_folder, teacher, loss, **options).path, runtime)
+    trainer = build_trainer(experiment, build_teacher(experiment, read_teacher_weights(experiment)))
+    batch = next(experiment.data.train_batches(0, 16))
+    result = trainer.train_step(batch, 0)
+    logits = torch.cat([result.output.logits.detach().double(), torch.zeros(16, 1).double()], dim=1)
+    log_q, p = logits.log_softmax(dim=1), probabilities(teacher, experiment, batch.images, runtime)
+    own = p[:, [NAMES.index(name) for name in FEW]]
+    p_rest = torch.cat([own, 1 - own.sum(dim=1, keepdim=True)], dim=1)
+    divergence = (p_rest * (p_rest.log() - log_q)).sum(dim=1).mean()
+    expected = 0.7 * divergence - 0.3 * log_q[torch.arange(16), batch.labels].mean()
+    assert result.loss.item() == pytest.approx(expected.item(), abs=2e-3)
+    assert result.output.logits.shape == (16, len(FEW))
+
+
+def test_other_classes_of_a_teacher_are_refused_unless_params_say_what_to_do(
+    few: Path, teacher: Folder, make_folder: MakeFolder, tmp_path: Path, call: Call
+) -> None:
+    folder = few_student(few, tmp_path / "student", make_folder, teacher)
+    result = call(train.main, "--model_dir", folder.path, "--device", "cpu")
+    assert (result.status, result.err) == (
+        2,
+        f'error: {folder.params}: teacher: {teacher.name}: the data has no class "d", "e", "f" and 4 more: '
+        '"classes" can be "renormalised", or "rest"\n',
+    )
+
+
+def test_fine_classes_teach_coarse_ones_by_a_class_map(
+    data: Path, teacher: Folder, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path
+) -> None:
+    arrays = dict(np.load(data / "named.npz"))
+    labels = {key: (arrays[key] >= 4).astype(np.int64) for key in ("train_labels", "test_labels")}
+    np.savez(tmp_path / "coarse.npz", **arrays | labels | {"class_names": np.array(["low", "high"])})
+    class_map = {name: "high" if number >= 4 else "low" for number, name in enumerate(NAMES)}
+    folder = make_folder(
+        tmp_path / "student",
+        dataset=dataset(tmp_path / "coarse.npz"),
+        loss={"kd": {"alpha": 0.9}},
+        teacher={"model_dir": str(teacher.path), "class_map": class_map, "cache": False},
+    )
+    experiment = Experiment(folder.path, runtime)
+    built = build_teacher(experiment, read_teacher_weights(experiment))
+    assert built is not None
+    batch = next(experiment.data.eval_batches("test", 16))
+    p_NK = probabilities(teacher, experiment, batch.images, runtime)
+    expected = torch.stack([p_NK[:, :4].sum(dim=1), p_NK[:, 4:].sum(dim=1)], dim=1)
+    torch.testing.assert_close(built(batch).logits.double().softmax(dim=1), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("loss", [{"at": {}, "ce": {}}, {"rkd": {}, "ce": {}}])
+def test_a_teacher_of_other_classes_teaches_by_its_features(
+    few: Path, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path, tiny_data: Path, loss: Any
+) -> None:
+    other = make_folder(tmp_path / "other", dataset=dataset(tiny_data), student={"name": "resnet8"}, num_epochs=1)
+    Experiment(other.path, runtime).train()
+    folder = few_student(few, tmp_path / "student", make_folder, other, loss)
+    Experiment(folder.path, runtime).train()
+    assert "teacher_accuracy" not in folder.read_history()[0]
+    refused = few_student(few, tmp_path / "refused", make_folder, other, loss | {"kd": {}})
+    with pytest.raises(UserError, match="its classes differ from the data's"):
+        Experiment(refused.path, runtime).train()
+
+
+# A teacher of another resolution -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_teacher_sees_the_students_view_at_its_own_resolution(
+    data: Path, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path, cache: bool
+) -> None:
+    arrays = dict(np.load(data / "named.npz"))
+    larger = {
+        f"{split}_images": arrays[f"{split}_images"].repeat(2, axis=1).repeat(2, axis=2) for split in ("train", "test")
+    }
+    np.savez(tmp_path / "larger.npz", **arrays | larger)
+    big = make_folder(
+        tmp_path / "teacher", dataset=dataset(tmp_path / "larger.npz"), student={"name": "resnet8"}, num_epochs=1
+    )
+    Experiment(big.path, runtime).train()
+    folder = make_folder(
+        tmp_path / "student",
+        dataset=dataset(data / "named.npz"),
+        loss={"kd": {}},
+        teacher={"model_dir": str(big.path), "cache": cache},
+    )
+    experiment = Experiment(folder.path, runtime)
+    built = build_teacher(experiment, read_teacher_weights(experiment))
+    assert built is not None
+    batch = next(experiment.data.train_batches(0, 16))
+    height, width = experiment.source.image_shape[1:]
+    pixels = F.interpolate(batch.images, (2 * height, 2 * width), mode="bilinear", antialias=True)
+    expected = probabilities(big, experiment, pixels, runtime)
+    torch.testing.assert_close(built(batch).logits.double().softmax(dim=1), expected, rtol=0, atol=2e-3)
