@@ -22,7 +22,7 @@ from ..losses.objective import Objective
 from ..nets.construct import without_pretrained
 from ..registry import DATASETS
 from ..training.precision import resolve_precision, to_device
-from ..types import COMPARE_CLASSES, DataSource, LossContext, Output, Pipeline, SplitOptions
+from ..types import COMPARE_CLASSES, DataSource, LossContext, Normalisation, Output, Pipeline, SplitOptions
 from .classes import group_classes, match_classes
 from .network import build_network, classifier_of, output_shapes
 from .objective import build_loss_context, build_objective
@@ -31,6 +31,8 @@ from .resolve import resolve_params
 from .runtime import Runtime
 from .weights import TrainedSource, WeightsFile
 
+# Options of a teacher that its folder answers where it has one.
+DESCRIBES_FOREIGN = ("network", "image_size", "mean", "std", "class_names")
 EVAL_BATCH_SIZE = 1000  # images of CIFAR's size or smaller
 EVAL_BATCH_VALUES = EVAL_BATCH_SIZE * 3 * 32 * 32
 
@@ -129,10 +131,21 @@ class Experiment:
 
     @cached_property
     def teachers(self) -> list[Experiment]:
-        """The folders that teach, whether a loss term uses them or not."""
+        """The folders that teach, whether a loss term uses them or not, and networks that were trained elsewhere."""
+        from .foreign import is_foreign, open_foreign  # builds on this class
+
         teacher = self.written_params.teacher
+        if teacher is None:
+            return []
         with self.naming_params():
-            return [self._other(name, "teacher") for name in (teacher.model_dir if teacher else ())]
+            found = [
+                open_foreign(name, self) if is_foreign(name) else self._other(name, "teacher")
+                for name in teacher.model_dir
+            ]
+            given = [key for key in DESCRIBES_FOREIGN if getattr(teacher, key) is not None]
+            if given and (not is_foreign(teacher.model_dir[0]) or len(found) > 1):
+                raise OptionError(f"teacher.{given[0]}", "is for a single teacher without a folder: leave this out")
+            return found
 
     @cached_property
     def init(self) -> Experiment | None:
@@ -183,6 +196,11 @@ class Experiment:
     @property
     def is_trained(self) -> bool:
         return self.folder.is_trained()
+
+    @property
+    def accuracies(self) -> str:
+        """One line: the accuracies of the best weights."""
+        return self.folder.accuracies()
 
     # Data -----------------------------------------------------------------------------------------------------------
 
@@ -308,6 +326,10 @@ class Experiment:
             file = WeightsFile.read(path)
             self._read[which] = stamp, file
         return file
+
+    def trained_normalisation(self, file: WeightsFile) -> Normalisation:
+        """The normalisation of the images that weights of this folder were trained on."""
+        return file.normalisation(self.source.normalisation)
 
     def columns_of(self, weights: WeightsFile) -> list[int] | None:
         """For each class of the data, the column of a network's output; None where they are in order already.

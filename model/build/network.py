@@ -83,7 +83,9 @@ def select_classes(net: nn.Module, columns: Sequence[int], image_shape: ImageSha
 
     The network is then, bit for bit, one that was trained in this order. Reordering outputs may change a last bit.
     """
-    images = torch.zeros(2, *image_shape, device=next(net.parameters()).device)
+    if (parameter := next(net.parameters(), None)) is None:
+        return False
+    images = torch.zeros(2, *image_shape, device=parameter.device)
     was_training = net.training
     name = classifier_name(net.eval(), images)
     with torch.no_grad():

@@ -20,7 +20,6 @@ from ..teachers.ensemble import EnsembleTeacher
 from ..teachers.live import LiveTeacher
 from ..teachers.matched import MatchedClasses, matched
 from ..types import PER_IMAGE_NEEDS, Need, Normalisation, Output, Part, Teacher
-from .classes import describe_groups
 from .network import select_classes
 from .weights import WeightsFile
 
@@ -80,7 +79,7 @@ def build_live_member(
     """
     net = teacher.network()
     weights.load_into(net)
-    return _live(experiment, teacher, net, weights.normalisation(teacher.source.normalisation), dtype)
+    return _live(experiment, teacher, net, teacher.trained_normalisation(weights), dtype)
 
 
 def build_untrained_teacher(experiment: Experiment, scratch: Path) -> Teacher | None:
@@ -187,7 +186,6 @@ def _with_students_classes(experiment: Experiment, teacher: Experiment, net: nn.
     groups = experiment.classes_of_teacher(teacher)
     if groups is None:
         return net
-    log.info("teacher %s: %s", teacher.name, describe_groups(groups, experiment.class_names, teacher.class_names))
     columns = [group[0] for group in groups]
     if groups and sum(map(len, groups)) == len(columns) and select_classes(net, columns, teacher.source.image_shape):
         return net

@@ -128,9 +128,7 @@ def _teacher_lines(experiment: Experiment) -> list[str]:
     lines = []
     for teacher in experiment.teachers_in_use:
         network = f"{teacher.params.student.name}, {teacher.cost}"
-        lines.append(
-            f"teacher   {teacher.name}: {network}, {_weights_state(teacher.folder)}{_seen(experiment, teacher)}"
-        )
+        lines.append(f"teacher   {teacher.name}: {network}, {_weights_state(teacher)}{_seen(experiment, teacher)}")
     if has_cache(experiment):
         num_views = num_views_shown(experiment)
         lines.append(f"cache     the teacher is run once on each view, {num_views:,} at most; its outputs are cached")
@@ -141,7 +139,7 @@ def _init_lines(experiment: Experiment) -> list[str]:
     init, options = experiment.init, experiment.params.init
     if init is None or options is None:
         return []
-    state = _weights_state(init.folder)
+    state = _weights_state(init)
     return [f"init      the {options.weights} weights of {init.name}, {state}{_seen(experiment, init)}"]
 
 
@@ -151,9 +149,9 @@ def _state(folder: Folder) -> str:
     return folder.state()
 
 
-def _weights_state(folder: Folder) -> str:
+def _weights_state(experiment: Experiment) -> str:
     """As `_state`, of a folder whose weights are used."""
-    return f"trained, {folder.accuracies()}" if folder.is_trained() else _state(folder)
+    return f"trained, {experiment.accuracies}" if experiment.is_trained else _state(experiment.folder)
 
 
 def _seen(experiment: Experiment, other: Experiment) -> str:

@@ -154,7 +154,12 @@ def _check_teacher(experiment: Experiment, teacher: Experiment, num_images: int)
             number = "1 channel" if channels == 1 else f"{channels} channels"
             raise OptionError("teacher", f"{teacher.name} takes images with {number}, the student with {own_channels}")
     _refuse_cycles(experiment, teacher, [experiment.folder.path.resolve()], "teacher")
-    return teacher_output_shapes(experiment, teacher, num_images)
+    output = teacher_output_shapes(experiment, teacher, num_images)
+    if "embedding" in experiment.objective.needs and not output.embedding.shape[1]:
+        terms = [name for name, needs in experiment.objective.needs_of.items() if "embedding" in needs]
+        with experiment.naming_params():
+            raise OptionError("teacher", f"{teacher.name} has logits alone, and the loss {', '.join(terms)} needs more")
+    return output
 
 
 def _check_init(experiment: Experiment) -> None:

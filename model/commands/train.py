@@ -29,6 +29,7 @@ from ..training.probe import compile_student, estimate_time, speed_up_of_one_thr
 from ..training.threads import limit_threads, others_are_busy
 from ..training.trainer import Trainer
 from ..types import Batch
+from .check_teacher import check_teachers
 from .finish import finish
 from .preflight import preflight
 from .provenance import provenance
@@ -88,6 +89,7 @@ def train(
             train_dependencies(experiment, replace_results=replace_results)
             weights = world.on_all_ranks(read_teacher_weights, experiment)
             world.on_rank_zero(record_teachers, experiment, weights)
+            world.on_rank_zero(check_teachers, experiment, weights)
             world.on_rank_zero(record_seen, experiment)
             trainer = world.on_all_ranks(build, experiment, weights, checkpoint, signals)
             run(experiment, trainer, signals)
@@ -220,7 +222,7 @@ def train_dependencies(experiment: Experiment, *, replace_results: bool) -> None
             log.info("%s: %s is not trained: it is trained first", experiment.name, what)
             train(needed, replace_results=replace_results, wait=True)
             needed.close()
-        log.info("%s: %s is trained: %s", experiment.name, what, needed.folder.accuracies())
+        log.info("%s: %s is trained: %s", experiment.name, what, needed.accuracies)
 
 
 def role(experiment: Experiment, needed: Experiment) -> str:

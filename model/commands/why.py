@@ -246,8 +246,9 @@ def _capacity(experiment: Experiment, views: Views) -> Finding:
     followed = agreement(views.student, views.teacher)
     own, others = experiment.cost.parameters, sum(each.cost.parameters for each in experiment.teachers_in_use)
     text = (
-        f"the student has {own:,} parameters, the teacher {others:,}. On training views it predicts the teacher's "
-        f"class for {_percent(followed)}, and the label for {_percent(student)}; the teacher for {_percent(teacher)}."
+        f"the student has {own:,} parameters, the teacher {format(others, ',') if others else 'an unknown number'}. "
+        f"On training views it predicts the teacher's class for {_percent(followed)}, and the label for "
+        f"{_percent(student)}; the teacher for {_percent(teacher)}."
     )
     advice = "a larger student, more epochs, less dropout, or a teacher between the two"
     return Finding("capacity", text, advice if teacher - student > CAPACITY_GAP else None)

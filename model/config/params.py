@@ -39,12 +39,26 @@ class Component(Strict):
         return dict(self.__pydantic_extra__ or {})
 
 
+def _component(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
 class TeacherParams(Strict):
-    """The folder of the teacher, or of several teachers.
+    """The folder of the teacher, or of several teachers, or networks that were trained elsewhere.
 
     Args:
         model_dir: A folder, or several (an ensemble); relative to the repository's root, then to this folder, and
-            `../base` to this folder.
+            `../base` to this folder. Or a network with its published weights (`timm/convnext_tiny`,
+            `torchvision/resnet50`), a weights file (.pth, .pt, .safetensors) of a `network`, or an ONNX file.
+        network: The network of a weights file, by name, with its options.
+        image_size: Height and width of the images that a teacher without a folder was trained on; by default what the
+            file or its publisher says, else the student's.
+        mean: Mean of the channels of its training images, in 0..1; by default as `image_size`.
+        std: Standard deviation of the channels, likewise.
+        class_names: The names of its classes in the order of its outputs, or a text file with one a line; by default
+            what the file or its publisher says, else "0", "1", ...
+        expected_accuracy: Its accuracy on data like the student's, in [0, 1]: by default that of its folder. Before
+            training it is measured on val; much less ends the run.
         weights: Which weights of the teacher's run to load.
         combine: Whether an ensemble averages the probabilities or the logits of its networks.
         cache: Whether the teacher's outputs are cached in its folder, for this run and later ones. By default they are
@@ -63,6 +77,12 @@ class TeacherParams(Strict):
     expected_form: ClassVar[str] = 'a folder, a list of folders, or an object with "model_dir"'
 
     model_dir: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+    network: Annotated[Component | None, BeforeValidator(_component)] = None
+    image_size: Annotated[int, Field(ge=1)] | None = None
+    mean: list[float] | None = None
+    std: list[Annotated[float, Field(gt=0)]] | None = None
+    class_names: list[str] | str | None = None
+    expected_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
     weights: Literal["best", "last"] = "best"
     combine: Literal["probabilities", "logits"] = "probabilities"
     cache: bool | None = None
@@ -110,7 +130,8 @@ class Params(Strict):
         dataset: The data set, by name, with its options.
         student: The network to train, by name, with its options.
         teacher: The folder of the teacher, a list of folders (an ensemble), or an object with `model_dir`; relative to
-            the repository's root, then to this folder, and `../base` to this folder.
+            the repository's root, then to this folder, and `../base` to this folder. Also a network that was trained
+            elsewhere: `timm/convnext_tiny`, an ONNX file, a weights file with its `network`.
         init: A folder whose network's weights are the student's initial weights, or an object with `model_dir` and
             `weights`; random weights if left out.
         baseline: The folder that this run is compared with, such as the same student alone; has no effect on the run.

@@ -1,4 +1,4 @@
-"""Folders that a params.json refers to: resolve their paths, and rebase them for a folder one level deeper."""
+"""Folders and files that a params.json refers to: resolve paths, and rebase them for a folder one level deeper."""
 
 from __future__ import annotations
 
@@ -25,6 +25,21 @@ def find_folder(name: str, relative_to: Path, *, key: str = "teacher") -> Path:
     raise OptionError(key, f"no folder {preview(name)} under {ROOT} or {relative_to}{hint}")
 
 
+def find_file(name: str, relative_to: Path, *, key: str) -> Path:
+    """As `find_folder`, for a file.
+
+    Raises:
+        OptionError: There is no such file.
+    """
+    folders = (relative_to, ROOT) if _is_explicit(name) else (ROOT, relative_to)
+    if found := first_existing(name, folders, Path.is_file):
+        return found.resolve()
+    names = {file for folder in folders for file in siblings(folder / name, Path.is_file)}
+    raise OptionError(
+        key, f"no file {preview(name)} under {ROOT} or {relative_to}{did_you_mean(Path(name).name, names)}"
+    )
+
+
 def did_you_mean_folder(*paths: Path) -> str:
     """The hint of `did_you_mean` for a missing folder, from the folders beside each of the paths that were tried."""
     return did_you_mean(paths[0].name, {name for path in paths for name in siblings(path, Path.is_dir)})
@@ -47,9 +62,9 @@ def rebase_paths(params: dict[str, Any], parent_dir: Path) -> dict[str, Any]:
 def _rebase(path: Any, parent_dir: Path) -> Any:
     if isinstance(path, list):
         return [_rebase(item, parent_dir) for item in path]
-    if not isinstance(path, str) or not is_there(parent_dir / path, Path.is_dir):
+    if not isinstance(path, str) or not is_there(parent_dir / path):
         return path
-    if not _is_explicit(path) and is_there(ROOT / path, Path.is_dir):
+    if not _is_explicit(path) and is_there(ROOT / path):
         return path  # the repository's root is tried first, and needs no change
     return f"../{path}"
 

@@ -14,12 +14,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 class Cost(NamedTuple):
-    """Parameters, trainable or frozen, without buffers (a batch norm's statistics); MACs of one image."""
+    """Parameters, trainable or frozen, without buffers (a batch norm's statistics); MACs of one image.
+
+    Both are 0 for a network of another library's runtime, where they cannot be counted.
+    """
 
     parameters: int
     macs: int
 
     def __str__(self) -> str:
+        if not self.parameters:
+            return "of unknown cost"
         return f"{self.parameters:,} parameters, {self.macs:,} multiply-accumulates an image"
 
 
@@ -29,11 +34,13 @@ def cost(net: nn.Module, image_shape: tuple[int, ...]) -> Cost:
 
     On the meta device nothing is computed.
     """
+    if (parameter := next(net.parameters(), None)) is None:
+        return Cost(0, 0)
     was_training = net.training
     net.eval()
     try:
         with FlopCounterMode(display=False) as counter:
-            net(torch.zeros(1, *image_shape, device=next(net.parameters()).device))
+            net(torch.zeros(1, *image_shape, device=parameter.device))
     finally:
         net.train(was_training)
     return Cost(sum(parameter.numel() for parameter in net.parameters()), counter.get_total_flops() // 2)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import cache, partial
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from ..errors import OptionError, Stopped, did_you_mean, first_sentence
 from ..logs import hidden_bars
 from ..registry import NETS
-from ..types import Output
+from ..types import Normalisation, Output
 
 # torchvision's networks that take the image size as an argument, and those with auxiliary classifiers.
 IMAGE_SIZE_ARGUMENTS: dict[str, Callable[[int], dict[str, Any]]] = {
@@ -52,7 +53,11 @@ def torchvision_classifier(
     points, kind = _torchvision_points(name), name.partition("_")[0]
     options = IMAGE_SIZE_ARGUMENTS[kind](image_size) if kind in IMAGE_SIZE_ARGUMENTS else {}
     if pretrained:
-        net = _build_pretrained(f"torchvision/{name}", lambda: _torchvision_net(name, weights="DEFAULT", **options))
+        net = _build_pretrained(
+            f"torchvision/{name}",
+            lambda: _torchvision_net(name, weights="DEFAULT", **options),
+            Path(torch.hub.get_dir(), "checkpoints", Path(models.get_model_weights(name).DEFAULT.url).name),
+        )
         _fit_classifier(net, points.classifier, num_classes)
     else:
         net = _build(lambda: _torchvision_net(name, num_classes=num_classes, **options))
@@ -70,11 +75,7 @@ def timm_classifier(
         pretrained: Start from the weights that timm publishes under this name, downloaded if necessary; the classifier
             has initial weights where the number of classes differs.
     """
-    try:
-        import timm
-    except ModuleNotFoundError:
-        raise OptionError("name", f"timm/{name} needs timm, which is not installed: pip install timm") from None
-
+    timm = _import_timm(name)
     _check_name("timm", name, [*timm.list_models(), *timm.list_pretrained()])
     if pretrained and not timm.models.is_model_pretrained(name):
         raise OptionError("pretrained", f"timm publishes no weights of {name}")
@@ -82,10 +83,81 @@ def timm_classifier(
     if timm.get_pretrained_cfg(name).fixed_input_size:
         options["img_size"] = image_size
     if pretrained:
-        net = _build_pretrained(f"timm/{name}", lambda: timm.create_model(name, pretrained=True, **options))
+        net = _build_pretrained(
+            f"timm/{name}",
+            lambda: timm.create_model(name, pretrained=True, **options),
+            _place_of_timm(timm.get_pretrained_cfg(name)),
+        )
     else:
         net = _build(lambda: timm.create_model(name, **options))
     return adapt(net, _timm_points(name))
+
+
+class Published(NamedTuple):
+    """What a library says of the weights that it publishes."""
+
+    class_names: tuple[str, ...] | None
+    num_classes: int
+    image_size: int
+    normalisation: Normalisation
+
+
+def published(name: str) -> Published:
+    """What is known of the published weights of `torchvision/...` or `timm/...`.
+
+    Raises:
+        OptionError: There is no such network, or there are no weights of it.
+    """
+    family, _, rest = name.partition("/")
+    return PUBLISHED[family](rest)
+
+
+def _published_by_torchvision(name: str) -> Published:
+    from torchvision import models
+
+    _check_name("torchvision", name, models.list_models(module=models))
+    weights = models.get_model_weights(name).DEFAULT
+    names, transforms = tuple(weights.meta["categories"]), weights.transforms()
+    normalisation = Normalisation(mean=tuple(transforms.mean), std=tuple(transforms.std))
+    return Published(names, len(names), transforms.crop_size[0], normalisation)
+
+
+def _published_by_timm(name: str) -> Published:
+    timm = _import_timm(name)
+    _check_name("timm", name, [*timm.list_models(), *timm.list_pretrained()])
+    if not timm.models.is_model_pretrained(name):
+        raise OptionError("teacher", f"timm publishes no weights of {name}")
+    config = timm.get_pretrained_cfg(name)
+    normalisation = Normalisation(mean=tuple(config.mean), std=tuple(config.std))
+    return Published(_names_of_timm(config), config.num_classes, config.input_size[1], normalisation)
+
+
+def _names_of_timm(config: Any) -> tuple[str, ...] | None:
+    """Those of ImageNet's 1,000 classes as torchvision has them; of its larger sets, the first word of each."""
+    from timm.data import ImageNetInfo, infer_imagenet_subset  # type: ignore[import-not-found, unused-ignore]
+    from torchvision.models import ResNet50_Weights
+
+    subset = infer_imagenet_subset(config)
+    if subset == "imagenet-1k":
+        return tuple(ResNet50_Weights.DEFAULT.meta["categories"])
+    if subset is None:
+        return None
+    info = ImageNetInfo(subset)
+    return tuple(info.index_to_description(index).partition(",")[0] for index in range(info.num_classes()))
+
+
+PUBLISHED: dict[str, Callable[[str], Published]] = {
+    "torchvision": _published_by_torchvision,
+    "timm": _published_by_timm,
+}
+
+
+def _import_timm(name: str) -> Any:
+    try:
+        import timm
+    except ModuleNotFoundError:
+        raise OptionError("name", f"timm/{name} needs timm, which is not installed: pip install timm") from None
+    return timm
 
 
 def _check_name(family: str, name: str, known: Sequence[str]) -> None:
@@ -109,8 +181,21 @@ def _build(build: Callable[[], nn.Module]) -> nn.Module:
         return build().to(device)
 
 
-def _build_pretrained(name: str, build: Callable[[], nn.Module]) -> nn.Module:
-    """A network with published weights; it is built on the CPU even if only shapes are needed, and then moved."""
+def _place_of_timm(config: Any) -> Path:
+    """Where timm looks for published weights: the cache of Hugging Face's hub, or torch's."""
+    if not config.hf_hub_id:
+        return Path(torch.hub.get_dir(), "checkpoints", Path(config.url).name)
+    from huggingface_hub.constants import HF_HUB_CACHE  # timm needs it, too
+
+    return Path(HF_HUB_CACHE, f"models--{config.hf_hub_id.replace('/', '--')}")
+
+
+def _build_pretrained(name: str, build: Callable[[], nn.Module], place: Path) -> nn.Module:
+    """A network with published weights; it is built on the CPU even if only shapes are needed, and then moved.
+
+    Args:
+        place: Where the weights are once they are downloaded.
+    """
     device = torch.get_default_device()
     try:
         with torch.device("cpu"), hidden_bars():
@@ -119,7 +204,9 @@ def _build_pretrained(name: str, build: Callable[[], nn.Module]) -> nn.Module:
         raise
     except Exception as error:  # a failing download may raise almost anything
         reason = first_sentence(error)
-        raise OptionError("pretrained", f"the weights of {name} could not be downloaded ({reason})") from None
+        raise OptionError(
+            "pretrained", f"the weights of {name} could not be downloaded ({reason}); they are looked for in {place}"
+        ) from None
     return net.to(device)
 
 
