@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 # The purpose of a random number is a part of its key, so that numbers of two purposes have nothing in common.
-ORDER, VIEW, STEP, SPLIT, CHECK, CUTOUT, NEGATIVE, STRONG, FLIP, FIRST_VIEW = range(10)
+ORDER, VIEW, STEP, SPLIT, CHECK, CUTOUT, NEGATIVE, STRONG, FLIP, FIRST_VIEW, TEST = range(11)
 
 
 def random_bits(*key: int, index: NDArray[np.integer] | int = 0) -> NDArray[np.uint64]:

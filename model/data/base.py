@@ -28,6 +28,8 @@ class BasePipeline(ABC):
 
     Args:
         split_keys: A key of each training image, (M,), by which val is drawn; by default the image's index.
+        split_groups: A number for each training image, (M,): those of equal numbers are drawn together.
+        is_val: Which training images are val, (M,), where that is given.
     """
 
     skipped: tuple[str, ...] = ()
@@ -44,6 +46,8 @@ class BasePipeline(ABC):
         seed: int,
         device: torch.device,
         split_keys: NDArray[np.uint64] | None = None,
+        split_groups: NDArray[np.uint64] | None = None,
+        is_val: NDArray[np.bool_] | None = None,
     ) -> None:
         if options.strong_view and (channels := len(normalisation.mean)) not in (1, 3):
             raise ValueError(f"strong_view is for images of 1 or 3 channels, these have {channels}")
@@ -52,9 +56,10 @@ class BasePipeline(ABC):
         self.cutout, self.views_shown = options.cutout, 2 if options.strong_view else 1
         self.views_per_image = options.views_per_image
         self._view_seed = seed if options.views_per_image is None else options.split_seed
-        train, val = split_indices(train_labels, options, split_keys)
+        train, val = split_indices(train_labels, options, split_keys, groups=split_groups, is_val=is_val)
         self.indices: dict[Split, Indices] = {"train": train, "val": val, "test": np.arange(len(test_labels))}
-        self._all_labels, self._split_keys = (train_labels, test_labels), split_keys
+        self._all_labels = (train_labels, test_labels)
+        self._split_keys = [keys for keys in (split_keys, split_groups, is_val) if keys is not None]
         self._labels_M = np.full(self.num_images, -1)
         self._labels_M[train] = train_labels[train]
         self._scale_C, self._shift_C = scale_and_shift(normalisation, device)
@@ -75,7 +80,7 @@ class BasePipeline(ABC):
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
-        keys = b"" if self._split_keys is None else self._split_keys.tobytes()
+        keys = b"".join(keys.tobytes() for keys in self._split_keys)
         (train, test), labels = self._hashes, [each.astype(np.int64) for each in self._all_labels]
         return Fingerprint(
             train=SplitFingerprint(len(train), digest(train.tobytes(), keys), digest(labels[0].tobytes())),

@@ -1,6 +1,6 @@
 """Every image is decoded once before the first epoch. What was found is remembered: later runs do not repeat it.
 
-The index of a folder has a row for each image that could be read: size and times of the file, a hash of its content.
+The index of a data set has a row for each image that could be read: size and times of the file, a hash of its content.
 An image whose size and times are as remembered is not read again. As a hint can be wrong, some images are read again at
 every start, and all of them if one of these has changed.
 """
@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import filelock
 import numpy as np
@@ -39,6 +39,73 @@ CHUNK = 64  # images, the unit of work of a thread
 SETTLED_NS = 2_000_000_000
 
 
+class Stamps(NamedTuple):
+    """What changes with an image. The last is renewed where a program restores the second."""
+
+    size: int
+    modified: int
+    changed: int
+
+
+NOT_THERE = Stamps(UNKNOWN, 0, 0)
+
+
+class Images(Protocol):
+    """Where the bytes of some images are."""
+
+    def __len__(self) -> int: ...
+
+    def path(self, index: int) -> str:
+        """What messages call an image; the extension tells a format that has no signature."""
+
+    def stamps(self, index: int) -> Stamps:
+        """The size and times of an image, without reading it; NOT_THERE where that cannot be."""
+
+    def read(self, index: int) -> tuple[Stamps, bytes]:
+        """The bytes of an image, and its stamps at that time.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+
+    def select(self, rows: NDArray[np.integer]) -> Images:
+        """Some of the images, in this order."""
+
+
+class ImagePaths:
+    """Images that are files.
+
+    Args:
+        paths: (M,), absolute.
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def path(self, index: int) -> str:
+        return self.paths[index]
+
+    def stamps(self, index: int) -> Stamps:
+        try:
+            return _stamps(Path(self.paths[index]).stat())
+        except OSError:  # the reason is found where it is read
+            return NOT_THERE
+
+    def read(self, index: int) -> tuple[Stamps, bytes]:
+        with Path(self.paths[index]).open("rb") as file:
+            return _stamps(os.fstat(file.fileno())), file.read()
+
+    def select(self, rows: NDArray[np.integer]) -> ImagePaths:
+        return ImagePaths([self.paths[row] for row in rows])
+
+
+def _stamps(stat: os.stat_result) -> Stamps:
+    return Stamps(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+
 class CheckedImages(NamedTuple):
     """What is known about some images after all of them have been opened."""
 
@@ -46,25 +113,29 @@ class CheckedImages(NamedTuple):
     broken: dict[int, str]  # index of an image that cannot be read -> why
 
 
-def check_images(files: Sequence[str], root: Path, index_folder: Path) -> CheckedImages:
+def check_images(images: Images, keys: NDArray[np.uint64], index_file: Path, name: str) -> CheckedImages:
     """Open all images that are not known to be readable.
 
     Args:
-        root: The folder that they lie in.
-        index_folder: Where the index of this folder is kept; made if it does not exist.
+        keys: (M,), a key of each image: what is remembered is found by it.
+        index_file: The index of this data set; its folder is made if it does not exist.
+        name: What messages call the data set.
     """
-    path = index_folder / f"{digest(os.fsencode(root.resolve()))}.v{VERSION}.npz"
-    names = name_hashes(files, root)
-    with _locked(path) as is_writable:
-        remembered = _read_index(path, names)
-        _forget_if_sample_differs(files, remembered)
+    with _locked(index_file) as is_writable:
+        remembered = _read_index(index_file, keys)
+        _forget_if_sample_differs(images, remembered)
         rows = remembered.copy()
         try:
-            broken = _check(files, rows, root)
+            broken = _check(images, rows, name)
         finally:  # what an interrupted check has read is remembered, too
             if is_writable and not np.array_equal(rows, remembered):
-                _write_index(path, rows)
+                _write_index(index_file, rows)
     return CheckedImages(rows["content"], broken)
+
+
+def index_name(identity: str) -> str:
+    """The name of the index file of a data set, by what tells it from others: its folder's real path."""
+    return f"{digest(os.fsencode(identity))}.v{VERSION}.npz"
 
 
 def name_hashes(files: Sequence[str], root: Path) -> NDArray[np.uint64]:
@@ -75,18 +146,17 @@ def name_hashes(files: Sequence[str], root: Path) -> NDArray[np.uint64]:
     return np.fromiter(map(content_hash, names), np.uint64, len(files))
 
 
-def _check(files: Sequence[str], rows: NDArray[np.void], root: Path) -> dict[int, str]:
+def _check(images: Images, rows: NDArray[np.void], name: str) -> dict[int, str]:
     """Fill in the rows of all images that have changed; returns which of them are broken, and why."""
-    chunks = [range(start, min(start + CHUNK, len(files))) for start in range(0, len(files), CHUNK)]
+    chunks = [range(start, min(start + CHUNK, len(images))) for start in range(0, len(images), CHUNK)]
 
     def check_chunk(chunk: range) -> tuple[int, dict[int, str]]:
-        part = rows[chunk.start : chunk.stop]
-        changed = _differing(files[chunk.start : chunk.stop], part)
-        reasons = {chunk[i]: _read(Path(files[chunk[i]]), part[i]) for i in changed}
+        changed = [index for index in chunk if _differs(images.stamps(index), rows[index])]
+        reasons = {index: _read(images, index, rows[index]) for index in changed}
         return len(chunk), {index: reason for index, reason in reasons.items() if reason}
 
     broken: dict[int, str] = {}
-    bar = ProgressBar(total=len(files), desc=f"checking {printable(root)}", unit=" images", delay=1)
+    bar = ProgressBar(total=len(images), desc=f"checking {printable(name)}", unit=" images", delay=1)
     pool = ThreadPoolExecutor(usable_cpus())  # Pillow decodes, and files are read, without Python's global lock
     try:
         with bar, warnings.catch_warnings():
@@ -99,49 +169,35 @@ def _check(files: Sequence[str], rows: NDArray[np.void], root: Path) -> dict[int
     return broken
 
 
-def _differing(files: Sequence[str], rows: NDArray[np.void]) -> NDArray[np.integer]:
-    """Which files are not as remembered."""
-    stamps = np.array([_stamps_of(Path(file)) for file in files])
-    remembered = np.stack([rows["size"], rows["modified"], rows["changed"]], axis=1)
-    return np.flatnonzero((stamps != remembered).any(axis=1) | (rows["size"] == UNKNOWN))
+def _differs(stamps: Stamps, row: np.void) -> bool:
+    return row["size"] == UNKNOWN or stamps != (row["size"], row["modified"], row["changed"])
 
 
-def _stamps_of(path: Path) -> tuple[int, int, int]:
-    try:
-        return _stamps(path.stat())
-    except OSError:  # the reason is found where it is read
-        return UNKNOWN, 0, 0
-
-
-def _stamps(stat: os.stat_result) -> tuple[int, int, int]:
-    """Size, modification and status change: the last is renewed where a program restores the second."""
-    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
-
-
-def _read(path: Path, row: np.void) -> str | None:
+def _read(images: Images, index: int, row: np.void) -> str | None:
     """Read an image and fill in its row; returns why it is broken, None if it is not."""
     row["size"] = UNKNOWN
     try:
-        with path.open("rb") as file:
-            stamps, content = _stamps(os.fstat(file.fileno())), file.read()
+        stamps, content = images.read(index)
         row["content"] = content_hash(content)
-        decode(path, "RGB", io.BytesIO(content))
+        decode(images.path(index), "RGB", io.BytesIO(content))
     except Exception as error:  # Pillow raises almost anything on damaged files
         return why_broken(error)
-    if abs(time.time_ns() - max(stamps[1:])) > SETTLED_NS:
+    if abs(time.time_ns() - max(stamps.modified, stamps.changed)) > SETTLED_NS:
         row["size"], row["modified"], row["changed"] = stamps
     return None
 
 
-def _forget_if_sample_differs(files: Sequence[str], rows: NDArray[np.void]) -> None:
+def _forget_if_sample_differs(images: Images, rows: NDArray[np.void]) -> None:
     known = np.flatnonzero(rows["size"] != UNKNOWN)
     sample = known[np.unique(np.linspace(0, len(known) - 1, min(len(known), NUM_SAMPLED)).astype(int))]
-    for index in sample:
-        path, row = Path(files[index]), rows[index]
+    for index in sample.tolist():
+        row = rows[index]
         with suppress(OSError):  # found by the check
-            if content_hash(path.read_bytes()) == row["content"] or len(_differing([files[index]], rows[[index]])):
+            _, content = images.read(index)
+            if content_hash(content) == row["content"] or _differs(images.stamps(index), row):
                 continue
-            log.warning("%s has changed, but not its size and dates: all images are read again", printable(path))
+            path = printable(images.path(index))
+            log.warning("%s has changed, but not its size and dates: all images are read again", path)
             rows["size"] = UNKNOWN
             return
 

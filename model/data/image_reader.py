@@ -7,6 +7,8 @@ Imported only when needed: torchvision takes as long to import as torch.
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,9 +18,9 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from ..errors import UserError
 from ..randomness import VIEW, random_bits
-from .preprocess import as_pil
+from .image_index import Images
+from .pixels import decode, printable, why_broken
 
 MAX_ASPECT = 16  # of an image that is resized as a whole before its centre is cropped
 
@@ -31,17 +33,18 @@ class BatchReader(Dataset[tuple[Tensor, str]]):
     in a worker process would arrive with the whole traceback as its message.
     """
 
-    def __init__(self, files: list[str], size: int, seed: int) -> None:
-        self.files, self.size, self.seed = files, size, seed
+    def __init__(self, images: Images, size: int, seed: int) -> None:
+        self.images, self.size, self.seed = images, size, seed
 
     def __getitem__(self, batch: tuple[NDArray[np.integer], NDArray[np.integer]]) -> tuple[Tensor, str]:
         index_N, view_N = batch
         pixels_NHWC = np.empty((len(index_N), self.size, self.size, 3), np.uint8)
         for row, (index, view) in enumerate(zip(index_N, view_N, strict=True)):
+            path = self.images.path(int(index))
             try:
-                image = as_pil(self.files[index], num_channels=3)
-            except UserError as error:
-                return torch.empty(0), str(error)
+                image = decode(path, "RGB", io.BytesIO(self.images.read(int(index))[1]))
+            except Exception as error:  # Pillow raises almost anything on damaged files
+                return torch.empty(0), f"{printable(path)} cannot be read as an image ({why_broken(error)})"
             pixels_NHWC[row] = np.asarray(self._crop(image, int(index), int(view)))
         return torch.from_numpy(pixels_NHWC), ""
 

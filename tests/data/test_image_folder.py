@@ -12,12 +12,15 @@ import pytest
 import torch
 from PIL import Image
 
-from model.data.image_folder import CENTRE_CROP, FolderPipeline, OnError, folder
+from model.data.image_folder import folder
+from model.data.image_listing import OnError
+from model.data.image_pipeline import CENTRE_CROP, ImagePipeline
 from model.data.image_reader import random_resized_crop
 from model.errors import OptionError, UserError
+from model.fingerprint import content_hash
 from model.randomness import VIEW, random_bits
 from model.registry import DATASETS
-from model.types import Batch, Shard, SplitOptions
+from model.types import Batch, Shard, Split, SplitOptions
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 CPU = torch.device("cpu")
@@ -26,9 +29,9 @@ SIZE = 14  # the centre crop of 16
 
 def opened(
     root: Path, *, num_workers: int = 0, seed: int = 0, on_error: OnError = "refuse", **options: Any
-) -> FolderPipeline:
+) -> ImagePipeline:
     source = folder(root.parent, path=root.name, image_size=SIZE, num_workers=num_workers, on_error=on_error)
-    pipeline: FolderPipeline = source.open(SplitOptions(**options), seed=seed, device=CPU)
+    pipeline: ImagePipeline = source.open(SplitOptions(**options), seed=seed, device=CPU)
     return pipeline
 
 
@@ -167,7 +170,7 @@ def test_cutout_blanks_one_square_that_depends_on_index_and_view(image_folder: P
 
 
 def test_alternating_flips_are_refused(image_folder: Path) -> None:
-    with pytest.raises(ValueError, match="alternating_flip is for data sets in memory: it must be false for folder"):
+    with pytest.raises(ValueError, match="alternating_flip is for data sets in memory: it must be false here"):
         opened(image_folder, alternating_flip=True)
 
 
@@ -180,7 +183,7 @@ def test_fixed_views_are_those_of_the_first_epochs_of_the_split_seed(image_folde
     assert (fixed.views(9).num_rows, fixed.views(9).unbounded) == (21 * 3 * fixed.views_shown, False)
 
 
-def images_by_view(pipeline: FolderPipeline, epochs: range) -> dict[tuple[int, int], bytes]:
+def images_by_view(pipeline: ImagePipeline, epochs: range) -> dict[tuple[int, int], bytes]:
     batches = itertools.chain.from_iterable(pipeline.train_batches(epoch, 4) for epoch in epochs)
     return {
         (int(index), int(view)): image.numpy().tobytes()
@@ -358,8 +361,104 @@ def test_a_test_folder_without_classes_is_refused_with_the_hint_at_val(image_fol
 
 def test_a_class_without_training_images_is_refused(image_folder: Path) -> None:
     (image_folder / "train" / "dog").mkdir()
-    with pytest.raises(UserError, match="train/dog has no images that can be read"):
+    with pytest.raises(UserError, match="photos/train has no images of the class dog that can be read"):
         opened(image_folder)
+
+
+# Class folders that nobody has split ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def unsplit_folder(image_folder: Path) -> Path:
+    """The same 30 images, ten in each class, without `train` and `test`."""
+    root = image_folder.with_name("unsplit")
+    for file in image_folder.rglob("*.png"):
+        split, name, *_ = file.relative_to(image_folder).parts
+        (root / name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, root / name / f"{split}_{file.name}")
+    return root
+
+
+def opened_unsplit(root: Path, test_fraction: float = 0.3, **options: Any) -> ImagePipeline:
+    source = folder(root.parent, path=root.name, image_size=SIZE, num_workers=0, test_fraction=test_fraction)
+    pipeline: ImagePipeline = source.open(SplitOptions(**options), seed=0, device=CPU)
+    return pipeline
+
+
+def hashes(pipeline: ImagePipeline) -> dict[Split, set[int]]:
+    splits: tuple[Split, ...] = ("train", "val", "test")
+    return {split: set(pipeline.image_hashes(split).tolist()) for split in splits}
+
+
+def test_every_class_gives_its_share_of_test_images(unsplit_folder: Path) -> None:
+    for file in sorted((unsplit_folder / "bee").iterdir())[:5]:
+        file.unlink()
+    pipeline = opened_unsplit(unsplit_folder)
+    (batch,) = pipeline.eval_batches("test", 100)
+    assert batch.labels.tolist() == [0, 0, 0, 1, 1, 2, 2, 2]  # 0.3 of 10, 5 and 10
+    assert sum(map(len, hashes(pipeline).values())) == 25
+
+
+def test_test_images_depend_on_names_alone(unsplit_folder: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "elsewhere" / "photos"
+    shutil.copytree(unsplit_folder, moved)
+    test = hashes(opened_unsplit(unsplit_folder))["test"]
+    assert hashes(opened_unsplit(moved, split_seed=3, val_size=5))["test"] == test
+
+
+def test_new_images_move_few_others_into_test_or_out_of_it(unsplit_folder: Path) -> None:
+    before = hashes(opened_unsplit(unsplit_folder))["test"]
+    rng = np.random.default_rng(2)
+    for number in range(4):
+        file = unsplit_folder / "ant" / f"new_{number}.png"
+        Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8)).save(file)
+    after = hashes(opened_unsplit(unsplit_folder))["test"]
+    assert len(after) == len(before) + 1  # 0.3 of 14 is 4
+    assert len(before - after) <= 4
+
+
+def test_copies_of_an_image_are_never_split(unsplit_folder: Path) -> None:
+    for file in list(unsplit_folder.rglob("*.png")):
+        shutil.copy(file, file.with_name(f"copy_of_{file.name}"))
+    splits = hashes(opened_unsplit(unsplit_folder, val_size=9))
+    assert all(splits.values())
+    assert not splits["test"] & (splits["train"] | splits["val"])
+    assert not splits["val"] & splits["train"]
+
+
+def test_images_split_by_hand_in_the_same_way_give_equal_batches(unsplit_folder: Path, tmp_path: Path) -> None:
+    drawn = opened_unsplit(unsplit_folder)
+    test = hashes(drawn)["test"]
+    by_hand = tmp_path / "by_hand"
+    for file in unsplit_folder.rglob("*.png"):
+        split = "test" if content_hash(file.read_bytes()) in test else "train"
+        target = by_hand / split / file.relative_to(unsplit_folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, target)
+    given = opened(by_hand)
+    assert_equal(list(drawn.train_batches(1, 4)), list(given.train_batches(1, 4)))
+    assert_equal(list(drawn.eval_batches("val", 4)), list(given.eval_batches("val", 4)))
+    assert_equal(list(drawn.eval_batches("test", 4)), list(given.eval_batches("test", 4)))
+
+
+def test_class_folders_without_a_split_are_refused_with_the_option(unsplit_folder: Path) -> None:
+    with pytest.raises(OptionError) as error:
+        folder(unsplit_folder.parent, path="unsplit")
+    assert str(error.value) == (
+        f"path: no folder {unsplit_folder}/train; expected train/CLASS/ and test/CLASS/ or val/CLASS/; "
+        f'"test_fraction": 0.1 draws the test images of class folders that are not split, {unsplit_folder}/CLASS/'
+    )
+
+
+def test_a_fraction_of_folders_that_are_split_is_refused(image_folder: Path) -> None:
+    with pytest.raises(OptionError, match=r"^test_fraction: .* there is .*photos/train: leave it out$"):
+        folder(image_folder.parent, path="photos", test_fraction=0.1)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5])
+def test_a_fraction_that_is_no_part_is_refused(unsplit_folder: Path, fraction: float) -> None:
+    with pytest.raises(OptionError, match=f"^test_fraction: must be above 0 and below 1, got {fraction}$"):
+        folder(unsplit_folder.parent, path="unsplit", test_fraction=fraction)
 
 
 # Images that cannot be read -------------------------------------------------------------------------------------------
@@ -404,7 +503,7 @@ def test_skipped_images_are_left_out_and_named(image_folder: Path) -> None:
 def test_a_class_whose_images_are_all_skipped_is_refused(image_folder: Path) -> None:
     images = (image_folder / "train" / "cow").rglob("*.png")
     break_images(image_folder, *(str(file.relative_to(image_folder)) for file in images))
-    with pytest.raises(UserError, match="train/cow has no images that can be read"):
+    with pytest.raises(UserError, match="photos/train has no images of the class cow that can be read"):
         opened(image_folder, on_error="skip")
 
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from model.data import image_index
-from model.data.image_index import CheckedImages, check_images, name_hashes
+from model.data.image_index import CheckedImages, ImagePaths, Images, Stamps, check_images, index_name, name_hashes
 from model.data.pixels import decode
 
 NUM_IMAGES = 200
@@ -33,11 +33,12 @@ class Folder:
         self.files = sorted(str(path) for path in self.root.iterdir())
 
     def check(self) -> CheckedImages:
-        return check_images(self.files, self.root, self.index)
+        index_file = self.index / index_name(str(self.root))
+        return check_images(ImagePaths(self.files), name_hashes(self.files, self.root), index_file, str(self.root))
 
     def record(self, decode: Callable[..., Image.Image]) -> Callable[..., Image.Image]:
-        def decode_and_record(path: Path, mode: str, content: IO[bytes]) -> Image.Image:
-            self._decoded.add(path.name)
+        def decode_and_record(path: str, mode: str, content: IO[bytes]) -> Image.Image:
+            self._decoded.add(Path(path).name)
             return decode(path, mode, content)
 
         return decode_and_record
@@ -97,7 +98,7 @@ def test_a_replacement_of_the_same_size_and_date_is_noticed(photos: Folder) -> N
 
 def test_everything_is_read_again_where_a_sample_differs(photos: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a file system without dates that one can rely on."""
-    monkeypatch.setattr(image_index, "_stamps", lambda _: (0, 0, 0))
+    monkeypatch.setattr(image_index, "_stamps", lambda _: Stamps(0, 0, 0))
     before = photos.check().content
     photos.decoded()
     contents = [Path(file).read_bytes() for file in photos.files]
@@ -178,10 +179,10 @@ def test_a_broken_image_is_read_again(photos: Folder) -> None:
 def test_what_an_interrupted_check_has_read_is_remembered(photos: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     read = image_index._read
 
-    def interrupted(path: Path, row: np.void) -> str | None:
-        if path.name == "199.png":
+    def interrupted(images: Images, index: int, row: np.void) -> str | None:
+        if index == 199:
             raise KeyboardInterrupt
-        return read(path, row)
+        return read(images, index, row)
 
     monkeypatch.setattr(image_index, "usable_cpus", lambda: 1)
     monkeypatch.setattr(image_index, "_read", interrupted)

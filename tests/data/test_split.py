@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from model.data.split import batch_bounds, split_indices
+from model.data.split import batch_bounds, draw_test, split_indices
 from model.types import SplitOptions
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 100))
@@ -167,3 +167,78 @@ def test_wrong_options_are_refused(options: dict[str, float], message: str) -> N
 )
 def test_a_last_batch_of_one_joins_the_one_before(size: int, batch_size: int, bounds: list[int]) -> None:
     assert batch_bounds(size, batch_size) == bounds
+
+
+# Groups ---------------------------------------------------------------------------------------------------------------
+
+NUMBERS = np.random.default_rng(0).integers(0, 2**63, 300).astype(np.uint64)
+
+
+def test_images_that_are_alone_in_their_group_are_drawn_as_without_groups() -> None:
+    labels, options = np.arange(300) % 7, SplitOptions(val_size=50, split_seed=3)
+    for one, other in zip(
+        split_indices(labels, options, NUMBERS), split_indices(labels, options, groups=NUMBERS), strict=True
+    ):
+        assert np.array_equal(one, other)
+
+
+def test_groups_are_never_split_and_the_size_is_about_right() -> None:
+    """Videos of 1 to 5 frames, in three classes."""
+    videos = np.repeat(np.arange(100), np.arange(100) % 5 + 1)
+    labels = videos % 3
+    train, val = split_indices(labels, SplitOptions(val_size=60), groups=NUMBERS[videos])
+    assert not set(videos[train]) & set(videos[val])
+    assert sorted([*train, *val]) == list(range(300))
+    assert all(abs(np.bincount(labels[val]) - 20) <= 2)
+
+
+def test_a_group_of_several_classes_is_never_split() -> None:
+    labels, groups = np.arange(60) % 2, np.repeat(NUMBERS[:15], 4)
+    train, val = split_indices(labels, SplitOptions(val_size=12), groups=groups)
+    assert len(val) == 12
+    assert not set(groups[train]) & set(groups[val])
+
+
+def test_a_class_of_large_groups_gives_the_first_of_them() -> None:
+    labels, groups = np.zeros(90, int), np.repeat(NUMBERS[:3], 30)
+    is_test = draw_test(labels, 0.1, groups)
+    assert is_test.sum() == 30
+    assert len(set(groups[is_test])) == 1
+
+
+def test_a_class_of_one_group_gives_none() -> None:
+    labels, groups = np.repeat([0, 1], 30), np.concatenate([NUMBERS[:30], NUMBERS[:1].repeat(30)])
+    groups[30:] = 5
+    assert draw_test(labels, 0.1, groups).nonzero()[0].max() < 30
+
+
+def test_given_val_images_are_val_and_train_is_drawn_from_the_others() -> None:
+    is_val = np.arange(100) % 10 == 3
+    train, val = split_indices(np.arange(100) % 2, SplitOptions(train_fraction=0.5), is_val=is_val)
+    assert val.tolist() == list(range(3, 100, 10))
+    assert len(train) == 45
+    assert not set(train) & set(val)
+
+
+@pytest.mark.parametrize("val_size", [0, 10])
+def test_val_size_is_refused_where_val_images_are_given(val_size: int) -> None:
+    with pytest.raises(ValueError, match=f"val_size must be left out where val images are given, got {val_size}"):
+        split_indices(np.arange(100) % 2, SplitOptions(val_size=val_size), is_val=np.arange(100) < 10)
+
+
+def test_new_images_of_a_class_move_none_of_another_into_test() -> None:
+    labels = np.arange(200) % 2
+    before = draw_test(labels, 0.1, NUMBERS[:200])
+    after = draw_test(np.append(labels, [0] * 30), 0.1, NUMBERS[:230])
+    assert before.sum() == 20
+    assert after.sum() == 23
+    moved = np.flatnonzero(before != after[:200])
+    assert len(moved) <= 3
+    assert not labels[moved].any()
+
+
+@pytest.mark.parametrize(
+    ("images", "fraction", "expected"), [(1, 0.5, 0), (2, 0.1, 1), (4, 0.1, 1), (25, 0.1, 3), (3, 0.9, 2)]
+)
+def test_a_class_gives_one_test_image_at_least_and_keeps_one(images: int, fraction: float, expected: int) -> None:
+    assert draw_test(np.zeros(images, int), fraction, NUMBERS[:images]).sum() == expected

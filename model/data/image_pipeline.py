@@ -1,0 +1,189 @@
+"""The pipeline of compressed images, read while training, whatever form lists them: a folder, a table, ...
+
+What a user may want to know is in docs/images.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..randomness import CUTOUT
+from ..types import UNSHARDED, Batch, Normalisation, Shard, Split, SplitOptions, Views
+from .base import BasePipeline, on_device
+from .image_listing import ImageListing, OnError, read_listing
+from .image_loader import default_workers, read_batches
+from .preprocess import Preprocess, as_pil
+from .split import Indices
+
+if TYPE_CHECKING:
+    from ..types import ImageInput
+    from .image_reader import BatchReader
+
+CENTRE_CROP = -1  # the view without augmentation
+IMAGENET_NORMALISATION = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+class ImageForm(Protocol):
+    """A form in which users have images: its layout has been checked, its images are listed when they are needed."""
+
+    def list_images(self) -> ImageListing: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSource:
+    """A data set of compressed images.
+
+    Args:
+        index_folder: Where it is remembered which images can be read.
+        image_size: Height and width of the network's input.
+        num_workers: Processes that read images; None for as many as fit the machine.
+    """
+
+    form: ImageForm
+    class_names: tuple[str, ...]
+    image_size: int
+    num_workers: int | None
+    on_error: OnError
+    index_folder: Path
+    normalisation: Normalisation = IMAGENET_NORMALISATION
+
+    def __post_init__(self) -> None:
+        if self.image_size < 1:
+            raise ValueError(f"image_size must be positive, got {self.image_size}")
+        if self.num_workers is not None and self.num_workers < 0:
+            raise ValueError(f"num_workers must be 0 or more, got {self.num_workers}")
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return 3, self.image_size, self.image_size
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return Preprocess(image_shape=self.image_shape, normalisation=self.normalisation, fit=center_crop)
+
+    def is_ready(self) -> bool:
+        return True
+
+    def open(self, options: SplitOptions, *, seed: int, device: torch.device) -> ImagePipeline:
+        return ImagePipeline(self, options, seed=seed, device=device)
+
+
+def center_crop(image: ImageInput, image_shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """The pixels (H, W, C) of an image's unaugmented view."""
+    from .image_reader import resized_center_crop
+
+    num_channels, size, _ = image_shape
+    return np.asarray(resized_center_crop(as_pil(image, num_channels), size))
+
+
+class ImagePipeline(BasePipeline):
+    """Batches of compressed images, read by worker processes; see `model.types.Pipeline`.
+
+    The view of a training image is the epoch's number. With the run's seed and the index it gives the seed of crop and
+    flip, so the image is a function of (index, view), whatever the number of workers. With strong views, an epoch has
+    two numbers, of which the odd one is the strong view's. With `views_per_image`, the views of all runs are those that
+    a run with the split's seed shows in its first epochs.
+    """
+
+    in_memory = False
+
+    def __init__(self, source: ImageSource, options: SplitOptions, *, seed: int, device: torch.device) -> None:
+        from .image_reader import BatchReader
+
+        if options.alternating_flip:
+            raise ValueError("alternating_flip is for data sets in memory: it must be false here")
+        self.augment = options.augment
+        self.num_workers = default_workers(device) if source.num_workers is None else source.num_workers
+        self.reads_ahead = self.num_workers > 0
+        images = read_listing(
+            source.form.list_images(), source.class_names, index_folder=source.index_folder, on_error=source.on_error
+        )
+        train, test, self.skipped = images
+        self._content = {"train": train.content, "test": test.content}
+        super().__init__(
+            train.labels,
+            test.labels,
+            options,
+            source.normalisation,
+            seed=seed,
+            device=device,
+            split_keys=train.keys,
+            split_groups=train.groups,
+            is_val=train.is_val if train.is_val.any() else None,
+        )
+        size = source.image_shape[1]
+        training = (BatchReader(train.images, size, self._view_seed), torch.from_numpy(train.labels).to(device))
+        testing = (BatchReader(test.images, size, self._view_seed), torch.from_numpy(test.labels).to(device))
+        self._readers: dict[Split, BatchReader] = {"train": training[0], "val": training[0], "test": testing[0]}
+        self._labels = {"train": training[1], "val": training[1], "test": testing[1]}
+
+    def train_batches(
+        self, epoch: int, batch_size: int, first_step: int = 0, shard: Shard = UNSHARDED
+    ) -> Iterator[Batch]:
+        index, view, bounds = self._epoch_samples(epoch, batch_size)
+        parts = [shard.slice_of(start, stop) for start, stop in pairwise(bounds)]
+        return self._batches("train", index, view, parts[first_step:])
+
+    def eval_batches(self, split: Split, batch_size: int, shard: Shard = UNSHARDED) -> Iterator[Batch]:
+        indices = shard.of(self.indices[split])
+        parts = [slice(start, start + batch_size) for start in range(0, len(indices), batch_size)]
+        return self._batches(split, indices, np.full(len(indices), CENTRE_CROP), parts)
+
+    def views(self, num_epochs: int) -> Views:
+        config: dict[str, Any] = {"size": self._readers["train"].size, "augment": self.augment}
+        if self.augment:
+            config["seed"] = self._view_seed
+        if self.cutout:
+            config["cutout"] = self.cutout
+        if self.views_shown == 2:
+            config["strong_views"] = True
+        unbounded = self.augment and self.views_per_image is None
+        per_image = (self.views_per_image or num_epochs) * self.views_shown if self.augment else 1
+        return Views(
+            num_images=self.num_images,
+            per_image=per_image,
+            config=config,
+            unbounded=unbounded,
+            can_grow=self.augment,
+        )
+
+    def augmented_batch(self, index: Indices, view: Indices) -> Batch:
+        if not self.augment:
+            view = np.full(len(index), CENTRE_CROP)
+        return next(self._batches("train", index, view, [slice(None)], num_workers=0))
+
+    def _hash_images(self, split: Literal["train", "test"]) -> NDArray[np.uint64]:
+        return self._content[split]
+
+    def _weak_views(self, epoch: int, index: Indices) -> Indices:
+        return self._shown_views(epoch, index) * self.views_shown if self.augment else np.full(len(index), CENTRE_CROP)
+
+    def _strong_views(self, epoch: int, index: Indices) -> Indices:
+        return self._weak_views(epoch, index) + 1
+
+    def _is_strong(self, view: Indices) -> NDArray[np.bool_]:
+        return np.asarray(view % self.views_shown == 1)
+
+    def _batches(
+        self, split: Split, index: Indices, view: Indices, parts: list[slice], num_workers: int | None = None
+    ) -> Iterator[Batch]:
+        batches = [(index[part], view[part]) for part in parts]
+        workers = self.num_workers if num_workers is None else num_workers
+        pixels = read_batches(self._readers[split], batches, num_workers=workers, device=self.device)
+        for (indices, views), pixels_NHWC in zip(batches, pixels, strict=True):
+            if CENTRE_CROP in views:
+                images = self.normalise(pixels_NHWC)
+            else:
+                num_pixels = pixels_NHWC.shape[1] * pixels_NHWC.shape[2]
+                centres = self._draw(CUTOUT, below=num_pixels, index=indices, view=views)
+                images = self._training_images(pixels_NHWC, indices, views, centres)
+            index_N, view_N = on_device(indices, self.device), on_device(views, self.device)
+            yield Batch(images, self._labels[split][index_N], index_N, view_N)
