@@ -33,7 +33,7 @@ RUN_FILES = (
 # Values that change no result. Data, teachers, initial weights and plug-ins are compared by their content instead.
 WITHOUT_INFLUENCE = (
     *("description", "compile", "checkpoint_minutes", "plugins"),
-    *("dataset.path", "dataset.num_workers", "teacher.model_dir", "init.model_dir"),
+    *("dataset.path", "dataset.root", "dataset.num_workers", "teacher.model_dir", "init.model_dir"),
 )
 
 

@@ -138,9 +138,9 @@ def index_name(identity: str) -> str:
     return f"{digest(os.fsencode(identity))}.v{VERSION}.npz"
 
 
-def name_hashes(files: Sequence[str], root: Path) -> NDArray[np.uint64]:
-    """A hash of the path of every file below a folder, (M,)."""
-    start = len(f"{root}{os.sep}")
+def name_hashes(files: Sequence[str], root: Path | None = None) -> NDArray[np.uint64]:
+    """A hash of the path of every file, (M,), below a folder, or relative to it already."""
+    start = 0 if root is None else len(f"{root}{os.sep}")
     # A copy on another system may have the same names in another normalisation of Unicode.
     names = (os.fsencode(unicodedata.normalize("NFC", file[start:].replace(os.sep, "/"))) for file in files)
     return np.fromiter(map(content_hash, names), np.uint64, len(files))

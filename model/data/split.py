@@ -34,7 +34,7 @@ def split_indices(
         is_val: Which images are val, where they are not drawn.
 
     Raises:
-        ValueError: `val_size` leaves no training image, or it is given beside `is_val`.
+        ValueError: `val_size` leaves no training image, is given beside `is_val`, or cannot be had in whole groups.
     """
     total = len(labels)
     drawn_by = keys if groups is None else groups
@@ -51,6 +51,9 @@ def split_indices(
         val = _stratified(shuffled, labels, val_size)
     else:
         val = _take_groups(shuffled, labels, groups, _quotas(np.bincount(labels), val_size))
+        if val_size and not len(val):
+            hint = "val_size 0 trains on all of them"
+            raise ValueError(f"no images can be held out for val: every class is one group that stays together; {hint}")
     rest = shuffled[~np.isin(shuffled, val)]
     train = _stratified(rest, labels, max(1, round(len(rest) * options.train_fraction)))
     return np.sort(train), np.sort(val)

@@ -46,3 +46,13 @@ def image_folder(tmp_path: Path) -> Path:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8)).save(file)
     return root
+
+
+@pytest.fixture
+def image_table(image_folder: Path) -> Path:
+    """A user's table of the images in that folder, beside them."""
+    files = [file.relative_to(image_folder) for file in sorted(image_folder.rglob("*.png"))]
+    rows = ["path,label,split", *(f"{file.as_posix()},{file.parts[1]},{file.parts[0]}" for file in files)]
+    table = image_folder / "photos.csv"
+    table.write_text("\n".join(rows), encoding="utf-8")
+    return table

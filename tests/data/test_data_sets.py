@@ -29,6 +29,7 @@ DECLARED = {  # classes and image shape, as published: the one row that a new da
     "fashion_mnist": (10, (1, 28, 28)),
     "folder": (3, (3, 12, 12)),
     "mnist": (10, (1, 28, 28)),
+    "table": (3, (3, 12, 12)),
 }
 DOWNLOADED = [name for name in DATASETS.names() if hasattr(sys.modules[DATASETS[name].__module__], "Store")]
 
@@ -66,6 +67,8 @@ def source(name: str, request: pytest.FixtureRequest, tmp_path: Path, small_stor
         options = {"path": request.getfixturevalue("npz").name}
     if name == "folder":
         options = {"path": request.getfixturevalue("image_folder").name, "image_size": 12, "num_workers": 0}
+    if name == "table":
+        options = {"path": str(request.getfixturevalue("image_table")), "image_size": 12, "num_workers": 0}
     built: DataSource = DATASETS.build(name, tmp_path, **options)
     return built
 
@@ -78,7 +81,7 @@ def pipeline(source: DataSource) -> Pipeline:
 @pytest.fixture
 def test_images(name: str, source: Any, request: pytest.FixtureRequest) -> list[Any]:
     """The test images in their order, as a user has them: files, or arrays."""
-    if name == "folder":
+    if name in ("folder", "table"):
         return sorted((request.getfixturevalue("image_folder") / "test").rglob("*.png"))
     arrays = source.arrays if name == "arrays" else source.load()
     return list(arrays.test_images[:BATCH])

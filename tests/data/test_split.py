@@ -212,6 +212,14 @@ def test_a_class_of_one_group_gives_none() -> None:
     assert draw_test(labels, 0.1, groups).nonzero()[0].max() < 30
 
 
+def test_where_no_group_can_be_held_out_it_is_said() -> None:
+    labels = np.repeat([0, 1], 30)
+    with pytest.raises(ValueError, match=r"no images can be held out for val: .*; val_size 0 trains on all of them"):
+        split_indices(labels, SplitOptions(val_size=6), groups=NUMBERS[labels])
+    train, val = split_indices(labels, SplitOptions(val_size=0), groups=NUMBERS[labels])
+    assert (len(train), len(val)) == (60, 0)
+
+
 def test_given_val_images_are_val_and_train_is_drawn_from_the_others() -> None:
     is_val = np.arange(100) % 10 == 3
     train, val = split_indices(np.arange(100) % 2, SplitOptions(train_fraction=0.5), is_val=is_val)
