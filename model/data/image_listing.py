@@ -38,7 +38,7 @@ class ImageListing:
         images: Where their bytes are.
         labels: (M,), the class of each image.
         splits: (M,), TRAIN, VAL or TEST. Without VAL, val is drawn from the training images.
-        keys: (M,), by which images are drawn: they follow an image, such as a hash of its name.
+        keys: (M,), by which images are drawn: they follow an image, such as a hash of its name; None for its content's.
         groups: (M,), equal for images that are drawn together, such as the frames of a video; None without groups.
         keeps_copies_together: Whether images of equal content are drawn together.
         test_fraction: The part of each class that is drawn as test images, where none are given.
@@ -51,7 +51,7 @@ class ImageListing:
     images: Images
     labels: NDArray[np.int64]
     splits: NDArray[np.int8]
-    keys: NDArray[np.uint64]
+    keys: NDArray[np.uint64] | None
     groups: NDArray[np.uint64] | None = None
     keeps_copies_together: bool = True
     test_fraction: float | None = None
@@ -65,7 +65,7 @@ class ImageListing:
             images=self.images.select(rows),
             labels=self.labels[rows],
             splits=self.splits[rows],
-            keys=self.keys[rows],
+            keys=None if self.keys is None else self.keys[rows],
             groups=None if self.groups is None else self.groups[rows],
             index_keys=self.index_keys[rows],
         )
@@ -106,12 +106,12 @@ def read_listing(
         readable = np.setdiff1d(np.arange(len(listing.labels)), list(checked.broken))
         listing, content = listing.select(readable), content[readable]
         _refuse_empty(listing, class_names)
-    groups = listing.groups
+    keys, groups = content if listing.keys is None else listing.keys, listing.groups
     if listing.keeps_copies_together:
-        groups = merged_groups(listing.keys if groups is None else groups, content)
+        groups = merged_groups(keys if groups is None else groups, content)
     splits = listing.splits
     if listing.test_fraction is not None:
-        is_test = draw_test(listing.labels, listing.test_fraction, listing.keys if groups is None else groups)
+        is_test = draw_test(listing.labels, listing.test_fraction, keys if groups is None else groups)
         splits = np.where(is_test, TEST, splits)
         listing = replace(listing, splits=splits)
         _refuse_empty(listing, class_names)
@@ -121,7 +121,7 @@ def read_listing(
             labels=listing.labels[rows],
             content=content[rows],
             is_val=splits[rows] == VAL,
-            keys=listing.keys[rows],
+            keys=keys[rows],
             groups=None if groups is None else groups[rows],
         )
         for rows in (np.flatnonzero(splits != TEST), np.flatnonzero(splits == TEST))

@@ -56,3 +56,13 @@ def image_table(image_folder: Path) -> Path:
     table = image_folder / "photos.csv"
     table.write_text("\n".join(rows), encoding="utf-8")
     return table
+
+
+@pytest.fixture
+def flat_folder(image_folder: Path) -> Path:
+    """The same images, directly in the class folders."""
+    for file in list(image_folder.rglob("*.png")):
+        file.rename(file.parent.with_name(file.name))
+    for folder in list(image_folder.rglob("part_*")):
+        folder.rmdir()
+    return image_folder

@@ -28,6 +28,7 @@ DECLARED = {  # classes and image shape, as published: the one row that a new da
     "cifar10_mini": (10, (3, 32, 32)),
     "fashion_mnist": (10, (1, 28, 28)),
     "folder": (3, (3, 12, 12)),
+    "huggingface": (3, (3, 12, 12)),
     "mnist": (10, (1, 28, 28)),
     "table": (3, (3, 12, 12)),
 }
@@ -65,8 +66,12 @@ def source(name: str, request: pytest.FixtureRequest, tmp_path: Path, small_stor
     options: dict[str, object] = {}
     if name == "arrays":
         options = {"path": request.getfixturevalue("npz").name}
-    if name == "folder":
-        options = {"path": request.getfixturevalue("image_folder").name, "image_size": 12, "num_workers": 0}
+    if name in ("folder", "huggingface"):
+        path = request.getfixturevalue("flat_folder" if name == "huggingface" else "image_folder")
+        options = {"path": path.name, "image_size": 12, "num_workers": 0}
+    if name == "huggingface":
+        datasets = pytest.importorskip("datasets")
+        request.getfixturevalue("monkeypatch").setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     if name == "table":
         options = {"path": str(request.getfixturevalue("image_table")), "image_size": 12, "num_workers": 0}
     built: DataSource = DATASETS.build(name, tmp_path, **options)
@@ -81,7 +86,7 @@ def pipeline(source: DataSource) -> Pipeline:
 @pytest.fixture
 def test_images(name: str, source: Any, request: pytest.FixtureRequest) -> list[Any]:
     """The test images in their order, as a user has them: files, or arrays."""
-    if name in ("folder", "table"):
+    if name in ("folder", "huggingface", "table"):
         return sorted((request.getfixturevalue("image_folder") / "test").rglob("*.png"))
     arrays = source.arrays if name == "arrays" else source.load()
     return list(arrays.test_images[:BATCH])
