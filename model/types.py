@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # searches and reports import this module and never load torc
 IntegersT = TypeVar("IntegersT", "NDArray[np.integer]", "Tensor")
 
 Split = Literal["train", "val", "test"]
+AutoAugment = Literal["trivial_augment", "rand_augment"]
 Part = Literal["logits", "embedding", "maps", "preacts", "exits", "stem"]  # the fields of Output
 # What a loss needs of its teacher: probabilities are logits up to a constant, the classifier is `LossContext`'s.
 Need = Literal["probabilities", "classifier", Part]
@@ -101,6 +102,18 @@ class SplitOptions:
             crop and flip, RandAugment (Cubuk et al., https://arxiv.org/abs/1909.13719) with 2 operations at magnitude
             10 of 30, and a blanked square of up to half the image's side. A step takes twice as long, and teacher
             outputs are not cached by default.
+        auto_augment: Operations of random kinds on every training image, after crop and flip: "trivial_augment", one
+            of random magnitude (Mueller and Hutter, https://arxiv.org/abs/2103.10158), or "rand_augment", two at
+            magnitude 10 of 30 (Cubuk et al.), both with torchvision's operations.
+        color_jitter: Strength of random changes of colour, as torchvision's ColorJitter: a number b for brightness,
+            contrast and saturation, each multiplied by a factor from 1 - b to 1 + b, or a list of brightness,
+            contrast, saturation and hue (hue: 0 to 0.5 of the colour circle); 0 for none.
+        random_erasing: Probability that a random rectangle of a training image is erased, 2 to 33 % of its area, with
+            torchvision's distribution (Zhong et al., https://arxiv.org/abs/1708.04896): it is set to the data set's
+            mean, the paper's RE-M. With `strong_view`, the strong views have neither this nor `color_jitter`.
+        crop_scale: Least and largest area of a random crop as a share of the image's; for image files, by default
+            [0.08, 1].
+        crop_ratio: Least and largest aspect ratio of a random crop; for image files, by default [3/4, 4/3].
         alternating_flip: Flip an image in every second epoch, instead of at random in each: the seed draws whether it
             begins with the first or with the second epoch, so two consecutive epochs always contain both orientations
             (Jordan, https://arxiv.org/abs/2404.00498). For in-memory data sets whose augmentation flips.
@@ -117,6 +130,11 @@ class SplitOptions:
     augment: bool = True
     cutout: int = 0
     strong_view: bool = False
+    auto_augment: AutoAugment | None = None
+    color_jitter: float | list[float] = 0.0
+    random_erasing: float = 0.0
+    crop_scale: list[float] | None = None
+    crop_ratio: list[float] | None = None
     alternating_flip: bool = False
     views_per_image: int | None = None
     class_map: dict[str, str] = field(default_factory=dict)
@@ -134,6 +152,7 @@ class SplitOptions:
             raise ValueError(f"cutout is an augmentation: it must be 0 where augment is false, got {self.cutout}")
         if self.strong_view and not self.augment:
             raise ValueError("strong_view is an augmentation: it must be false where augment is")
+        self._check_augmentations()
         if self.views_per_image is None:
             return
         if self.views_per_image < 1:
@@ -142,6 +161,38 @@ class SplitOptions:
             raise ValueError("views_per_image is for augmented views: it must be left out where augment is false")
         if self.alternating_flip and self.views_per_image % 2:
             raise ValueError(f"views_per_image must be even with alternating_flip, got {self.views_per_image}")
+
+    def _check_augmentations(self) -> None:
+        values = {key: getattr(self, key) for key in ("auto_augment", "color_jitter", "random_erasing")}
+        values |= {key: getattr(self, key) for key in ("crop_scale", "crop_ratio")}
+        for key, value in values.items():
+            if value and not self.augment:
+                raise ValueError(f"{key} is an augmentation: it must be left out where augment is false, got {value}")
+        if self.auto_augment and self.strong_view:
+            raise ValueError("auto_augment must be left out with strong_view, whose strong views have a RandAugment")
+        if not 0 <= self.random_erasing <= 1:
+            raise ValueError(f"random_erasing must be in [0, 1], got {self.random_erasing}")
+        strengths = self.color_jitter_strengths
+        if len(strengths) != 4 or min(strengths) < 0 or strengths[3] > 0.5:
+            raise ValueError(
+                "color_jitter must be a number or a list of brightness, contrast, saturation and hue, "
+                f"0 or more, hue at most 0.5, got {self.color_jitter}"
+            )
+        if self.crop_scale is not None and not (
+            len(self.crop_scale) == 2 and 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1
+        ):
+            raise ValueError(
+                f"crop_scale must be two shares of the area, ascending, above 0 and at most 1, got {self.crop_scale}"
+            )
+        if self.crop_ratio is not None and not (
+            len(self.crop_ratio) == 2 and 0 < self.crop_ratio[0] <= self.crop_ratio[1]
+        ):
+            raise ValueError(f"crop_ratio must be two aspect ratios, ascending, above 0, got {self.crop_ratio}")
+
+    @property
+    def color_jitter_strengths(self) -> list[float]:
+        """Of brightness, contrast, saturation and hue."""
+        return [*3 * [self.color_jitter], 0.0] if isinstance(self.color_jitter, float | int) else self.color_jitter
 
 
 @dataclass(frozen=True, kw_only=True)

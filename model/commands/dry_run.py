@@ -6,8 +6,10 @@ import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +28,7 @@ from ..logs import format_bytes, format_duration, logging_to
 from ..training.probe import estimate_time
 from ..training.threads import limit_threads
 from ..training.trainer import Trainer
-from ..types import Pipeline, SplitOptions
+from ..types import Pipeline
 from .preflight import check_experiment, preflight
 from .provenance import peak_memory
 
@@ -198,7 +200,8 @@ def random_data(experiment: Experiment) -> MemoryPipeline:
     images = np.random.default_rng(0).integers(0, 256, (num_images, height, width, channels), np.uint8)
     labels = np.arange(num_images) % len(source.class_names)
     arrays = Arrays(train_images=images, train_labels=labels, test_images=images, test_labels=labels)
-    shown = experiment.split_options
-    options = SplitOptions(val_size=0, strong_view=shown.strong_view, views_per_image=shown.views_per_image)
+    # What is augmented, but for crop and flip, which these images do not have.
+    not_here: dict[str, Any] = {"alternating_flip": False, "crop_scale": None, "crop_ratio": None}
+    options = replace(experiment.split_options, val_size=0, train_fraction=1.0, **not_here)
     device = experiment.runtime.device
     return MemoryPipeline(arrays, options, source.normalisation, Augmentation(), seed=0, device=device)

@@ -62,10 +62,11 @@ class TeacherParams(Strict):
         weights: Which weights of the teacher's run to load.
         combine: Whether an ensemble averages the probabilities or the logits of its networks.
         cache: Whether the teacher's outputs are cached in its folder, for this run and later ones. By default they are
-            if the data set has finitely many views (all but `folder`, and all with `views_per_image`), all loss terms
-            need only logits or embeddings, and what a run caches takes 16 GB at most.
+            if the data set has finitely many views (all in memory without `cutout`, `strong_view`, `auto_augment`,
+            `color_jitter` and `random_erasing`, and all with `views_per_image`), all loss terms need only logits or
+            embeddings, and what a run caches takes 16 GB at most.
         cache_top_k: Cache only this number of largest probabilities an image and spread the rest evenly over the other
-            classes; by default all logits are cached, or 16 probabilities for `folder` data sets.
+            classes; by default all logits are cached, or 16 probabilities where views are not finitely many.
         class_map: The student's names of classes that the teacher calls otherwise, `{"tabby": "cat"}`; or `by_index`
             where names mean nothing: both number their classes alike. Classes of equal names are matched by name.
             Several of the teacher's may have one of the student's: their probabilities are added up.

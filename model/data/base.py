@@ -1,11 +1,11 @@
-"""The common part of both pipelines: the samples of each split and batch, strong augmentation and cutout."""
+"""The common part of both pipelines: the samples of each split and batch, and what is augmented after crop and flip."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import cached_property, partial
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..fingerprint import Fingerprint, SplitFingerprint, digest
-from ..randomness import FIRST_VIEW, ORDER, STRONG, permutation, random_bits
+from ..randomness import AUTO_AUGMENT, COLOUR, ERASE, FIRST_VIEW, ORDER, STRONG, permutation, random_bits
 from ..types import Normalisation, Split, SplitOptions
+from .erasing import cut_out, erase, random_rectangles
 from .preprocess import normalise, scale_and_shift
 from .split import Indices, batch_bounds, split_indices
 
@@ -49,11 +50,13 @@ class BasePipeline(ABC):
         split_groups: NDArray[np.uint64] | None = None,
         is_val: NDArray[np.bool_] | None = None,
     ) -> None:
-        if options.strong_view and (channels := len(normalisation.mean)) not in (1, 3):
-            raise ValueError(f"strong_view is for images of 1 or 3 channels, these have {channels}")
+        if (channels := len(normalisation.mean)) not in (1, 3):
+            for key in ("strong_view", "auto_augment", "color_jitter"):
+                if getattr(options, key):
+                    raise ValueError(f"{key} is for images of 1 or 3 channels, these have {channels}")
         self.seed, self.device = seed, device
         self.num_images = len(train_labels)
-        self.cutout, self.views_shown = options.cutout, 2 if options.strong_view else 1
+        self.options, self.cutout, self.views_shown = options, options.cutout, 2 if options.strong_view else 1
         self.views_per_image = options.views_per_image
         self._view_seed = seed if options.views_per_image is None else options.split_seed
         train, val = split_indices(train_labels, options, split_keys, groups=split_groups, is_val=is_val)
@@ -134,33 +137,79 @@ class BasePipeline(ABC):
         shown: Indices = (first.astype(np.int64) + epoch) % self.views_per_image
         return shown
 
+    @cached_property
+    def _augmentations(self) -> dict[str, Any]:
+        """The options that define a view after crop and flip, where they are set."""
+        options, strengths = self.options, self.options.color_jitter_strengths
+        values = {
+            "cutout": options.cutout,
+            "auto_augment": options.auto_augment,
+            "color_jitter": strengths if any(strengths) else None,
+            "random_erasing": options.random_erasing,
+        }
+        return {name: value for name, value in values.items() if value}
+
     def _draw(self, *key: int, below: int, index: Indices, view: Indices) -> Indices:
         """A random number in [0, below) for each sample, f(seed of the views, key, index, view)."""
         bits = random_bits(self._view_seed, *key, index=view * self.num_images + index)
         drawn: Indices = (bits % np.uint64(below)).astype(np.int64)
         return drawn
 
+    def _draw_uniform(self, *key: int, index: Indices, view: Indices) -> NDArray[np.float64]:
+        """The same in [0, 1)."""
+        return self._draw(*key, below=2**53, index=index, view=view) / 2**53
+
     def _training_images(self, pixels_NHWC: Tensor, index: Indices, view: Indices, centre_N: Indices) -> Tensor:
-        """The network's input from cropped uint8 pixels: RandAugment of strong views, normalisation, cutout.
+        """The network's input from cropped uint8 pixels: changes of pixels, normalisation, blank rectangles.
 
         Args:
             centre_N: Centre of the cutout square, a pixel's number; replaced where the view is strong.
         """
         H, W = pixels_NHWC.shape[1:3]
-        side_N = np.full(len(index), self.cutout)
-        strong = np.flatnonzero(self._is_strong(view))
+        side_N, is_strong_N = np.full(len(index), self.cutout), self._is_strong(view)
+        strong, weak = np.flatnonzero(is_strong_N), np.flatnonzero(~is_strong_N)
         if len(strong):
-            from .randaugment import NUM_CHOICES, rand_augment
+            from .auto_augment import RAND_AUGMENT, auto_augment
 
             draw = partial(self._draw, STRONG, index=index[strong], view=view[strong])
             rows = on_device(strong, self.device)
-            pixels_NHWC[rows] = rand_augment(pixels_NHWC[rows], draw(OPERATIONS, below=NUM_CHOICES))
+            choice_S = draw(OPERATIONS, below=RAND_AUGMENT.num_choices)
+            pixels_NHWC[rows] = auto_augment(pixels_NHWC[rows], RAND_AUGMENT, choice_S)
             centre_N[strong] = draw(SQUARE_CENTRE, below=H * W)
             side_N[strong] = draw(SQUARE_SIDE, below=min(H, W) // 2 + 1)
+        if len(weak) and self._augmentations.keys() & {"auto_augment", "color_jitter"}:
+            rows = on_device(weak, self.device)
+            pixels_NHWC[rows] = self._changed(pixels_NHWC[rows], index[weak], view[weak])
         images = self.normalise(pixels_NHWC)
-        if not side_N.any():
-            return images
-        return cut_out(images, *(on_device(values, self.device) for values in (centre_N, side_N)))
+        if side_N.any():
+            cut_out(images, *(on_device(values, self.device) for values in (centre_N, side_N)))
+        if self.options.random_erasing:
+            self._erase_at_random(images, index, view, is_strong_N)
+        return images
+
+    def _changed(self, pixels_NHWC: Tensor, index: Indices, view: Indices) -> Tensor:
+        """The pixels of weak views after automatic augmentation and colour jitter."""
+        draw = partial(self._draw, index=index, view=view)
+        if self.options.auto_augment:
+            from .auto_augment import POLICIES, auto_augment
+
+            policy = POLICIES[self.options.auto_augment]
+            pixels_NHWC = auto_augment(pixels_NHWC, policy, draw(AUTO_AUGMENT, below=policy.num_choices))
+        if strengths := self._augmentations.get("color_jitter"):
+            from .color_jitter import ORDERS, color_jitter, draw_factors
+
+            uniform = partial(self._draw_uniform, COLOUR, index=index, view=view)
+            factors_N4 = draw_factors(strengths, uniform)
+            pixels_NHWC = color_jitter(pixels_NHWC, factors_N4, draw(COLOUR, 4, below=len(ORDERS)))
+        return pixels_NHWC
+
+    def _erase_at_random(self, images: Tensor, index: Indices, view: Indices, is_strong_N: NDArray[np.bool_]) -> None:
+        """Erase a rectangle of some of the images that are weak views, in place."""
+        uniform = partial(self._draw_uniform, ERASE, index=index, view=view)
+        is_erased_N = (uniform(0) < self.options.random_erasing) & ~is_strong_N
+        top, left, height, width = random_rectangles(partial(uniform, 1), *images.shape[2:])
+        values = (top, left, height * is_erased_N, width)
+        erase(images, *(on_device(each, self.device) for each in values))
 
     def normalise(self, pixels_NHWC: Tensor) -> Tensor:
         return normalise(pixels_NHWC, self._scale_C, self._shift_C)
@@ -170,25 +219,3 @@ def on_device(array: NDArray[np.generic], device: torch.device) -> Tensor:
     """The array's content on a device: a GPU copies it while the host goes on."""
     # CUDA's driver keeps a copy of the source until it is done; MPS would read memory that may be freed by then.
     return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=device.type == "cuda")
-
-
-def cut_out(images_NCHW: Tensor, centre_N: Tensor, side_N: Tensor) -> Tensor:
-    """Set a square of each image to 0, the data set's mean, in place; a square may extend over the border.
-
-    Sec. 3.2 of DeVries and Taylor: any pixel may be the centre, so squares at the border are smaller.
-
-    Args:
-        centre_N: The pixel below and right of the square's centre, numbered row by row.
-        side_N: Height and width of the square in pixels; 0 for none.
-    """
-    H, W = images_NCHW.shape[2:]
-    rows_NH = _span_mask(centre_N // W, side_N, H)
-    columns_NW = _span_mask(centre_N % W, side_N, W)
-    return images_NCHW.masked_fill_((rows_NH[:, :, None] & columns_NW[:, None, :])[:, None], 0.0)
-
-
-def _span_mask(centre_N: Tensor, side_N: Tensor, length: int) -> Tensor:
-    side_N1 = side_N[:, None]
-    start_N1 = centre_N[:, None] - side_N1 // 2
-    position_L = torch.arange(length, device=centre_N.device)
-    return (position_L >= start_N1) & (position_L < start_N1 + side_N1)

@@ -120,7 +120,14 @@ class ImagePipeline(BasePipeline):
             is_val=train.is_val if train.is_val.any() else None,
         )
         size = source.image_shape[1]
-        training = (BatchReader(train.images, size, self._view_seed), torch.from_numpy(train.labels).to(device))
+        # The bounds of random crops, where they are given.
+        self._crop = {
+            key: value for key in ("crop_scale", "crop_ratio") if (value := getattr(options, key)) is not None
+        }
+        training = (
+            BatchReader(train.images, size, self._view_seed, **self._crop),
+            torch.from_numpy(train.labels).to(device),
+        )
         testing = (BatchReader(test.images, size, self._view_seed), torch.from_numpy(test.labels).to(device))
         self._readers: dict[Split, BatchReader] = {"train": training[0], "val": training[0], "test": testing[0]}
         self._labels = {"train": training[1], "val": training[1], "test": testing[1]}
@@ -141,8 +148,7 @@ class ImagePipeline(BasePipeline):
         config: dict[str, Any] = {"size": self._readers["train"].size, "augment": self.augment}
         if self.augment:
             config["seed"] = self._view_seed
-        if self.cutout:
-            config["cutout"] = self.cutout
+        config |= self._augmentations | self._crop
         if self.views_shown == 2:
             config["strong_views"] = True
         unbounded = self.augment and self.views_per_image is None

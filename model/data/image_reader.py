@@ -1,13 +1,14 @@
 """Image files: read, cropped and flipped a batch at a time.
 
-Crop and flip are those of Szegedy et al., "Going Deeper with Convolutions", CVPR 2015, sec. 6: 8 to 100 % of the area,
-aspect ratio 3/4 to 4/3. The unaugmented view is the centre crop, 7/8 of the shorter side.
+Crop and flip are those of Szegedy et al., "Going Deeper with Convolutions", CVPR 2015, sec. 6: by default 8 to 100 % of
+the area, aspect ratio 3/4 to 4/3. The unaugmented view is the centre crop, 7/8 of the shorter side.
 Imported only when needed: torchvision takes as long to import as torch.
 """
 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from ..randomness import VIEW, random_bits
 from .image_index import Images
 from .pixels import decode, printable, why_broken
 
+CROP_SCALE, CROP_RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 MAX_ASPECT = 16  # of an image that is resized as a whole before its centre is cropped
 
 
@@ -33,8 +35,17 @@ class BatchReader(Dataset[tuple[Tensor, str]]):
     in a worker process would arrive with the whole traceback as its message.
     """
 
-    def __init__(self, images: Images, size: int, seed: int) -> None:
+    def __init__(
+        self,
+        images: Images,
+        size: int,
+        seed: int,
+        *,
+        crop_scale: Sequence[float] = CROP_SCALE,
+        crop_ratio: Sequence[float] = CROP_RATIO,
+    ) -> None:
         self.images, self.size, self.seed = images, size, seed
+        self.crop_scale, self.crop_ratio = crop_scale, crop_ratio
 
     def __getitem__(self, batch: tuple[NDArray[np.integer], NDArray[np.integer]]) -> tuple[Tensor, str]:
         index_N, view_N = batch
@@ -51,7 +62,8 @@ class BatchReader(Dataset[tuple[Tensor, str]]):
     def _crop(self, image: Image.Image, index: int, view: int) -> Image.Image:
         if view < 0:
             return resized_center_crop(image, self.size)
-        return random_resized_crop(image, int(random_bits(self.seed, VIEW, view, index=index)) >> 1, self.size)
+        crop_seed = int(random_bits(self.seed, VIEW, view, index=index)) >> 1
+        return random_resized_crop(image, crop_seed, self.size, scale=self.crop_scale, ratio=self.crop_ratio)
 
 
 def resized_center_crop(image: Image.Image, size: int) -> Image.Image:
@@ -72,11 +84,18 @@ def _without_ends(image: Image.Image) -> Image.Image:
     return image.crop((left, top, left + min(width, longest), top + min(height, longest)))
 
 
-def random_resized_crop(image: Image.Image, crop_seed: int, size: int) -> Image.Image:
+def random_resized_crop(
+    image: Image.Image,
+    crop_seed: int,
+    size: int,
+    *,
+    scale: Sequence[float] = CROP_SCALE,
+    ratio: Sequence[float] = CROP_RATIO,
+) -> Image.Image:
     """Random crop and flip, drawn with this seed, resized: size x size."""
     with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
         torch.default_generator.manual_seed(crop_seed)
-        box = v2.RandomResizedCrop.get_params(image, scale=[0.08, 1.0], ratio=[3 / 4, 4 / 3])
+        box = v2.RandomResizedCrop.get_params(image, scale=[*scale], ratio=[*ratio])
         flipped = torch.rand(()) < 0.5
     crop: Image.Image = F.resized_crop(image, *box, [size, size], antialias=True)
     return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flipped else crop

@@ -5,8 +5,9 @@ function of (seed, epoch, index), and the augmented image is a function of (inde
 cached by view. Above these numbers are the strong views, one per epoch; their augmentations are drawn from
 (seed, view, index).
 
-With `views_per_image`, an image's views are numbered from 0 instead, weak and strong ones in turn, and all their
-augmentations are drawn from (split seed, view, index).
+With `auto_augment`, `color_jitter` or `random_erasing`, there are too many views to be numbered by what they are: their
+number is the epoch's instead, weak and strong ones in turn, and all their augmentations are drawn from
+(seed, view, index). With `views_per_image` likewise, from the split's seed and a number below `views_per_image`.
 """
 
 from __future__ import annotations
@@ -92,6 +93,9 @@ class MemorySource:
         return self.ready()
 
     def open(self, options: SplitOptions, *, seed: int, device: torch.device) -> MemoryPipeline:
+        for key in ("crop_scale", "crop_ratio"):
+            if getattr(options, key) is not None:
+                raise ValueError(f"{key} is for image files: data sets in memory are padded and shifted")
         augmentation = self.augmentation if options.augment else Augmentation()
         arrays = self.load()
         for labels in (arrays.train_labels, arrays.test_labels):
@@ -118,6 +122,8 @@ class MemoryPipeline(BasePipeline):
         if options.alternating_flip and not augmentation.flip:
             raise ValueError("alternating_flip needs an augmentation that flips: it must be false here")
         self.augmentation, self.alternating_flip = augmentation, options.alternating_flip
+        # Whether views are numbered, and drawn by their number; else a view's number says what it is.
+        self._is_drawn = bool(self.views_per_image is not None or self._augmentations.keys() - {"cutout"})
         height, width = arrays.train_images.shape[1:3]
         self._num_centres = height * width if self.cutout else 1
         training = (on_device(arrays.train_images, device), on_device(arrays.train_labels, device).long())
@@ -143,14 +149,15 @@ class MemoryPipeline(BasePipeline):
             yield Batch(images, self._labels[split][index_N], index_N, identity_N)
 
     def views(self, num_epochs: int) -> Views:
-        config: dict[str, Any] = asdict(self.augmentation)
-        if self.cutout:
-            config["cutout"] = self.cutout
-        if self.views_per_image is not None:
-            config["drawn_by_split_seed"] = self._view_seed
+        config: dict[str, Any] = asdict(self.augmentation) | self._augmentations
+        if self._is_drawn:
+            is_fixed = self.views_per_image is not None
+            config["drawn_by_split_seed" if is_fixed else "drawn_by_seed"] = self._view_seed
             config |= {"alternating_flip": self.alternating_flip, "strong_views": self.views_shown == 2}
-            per_image = self.views_per_image * self.views_shown
-            return Views(num_images=self.num_images, per_image=per_image, config=config, unbounded=False, can_grow=True)
+            per_image = (self.views_per_image or num_epochs) * self.views_shown
+            return Views(
+                num_images=self.num_images, per_image=per_image, config=config, unbounded=not is_fixed, can_grow=True
+            )
         if self.views_shown == 2:
             config["strong_views_of_seed"] = self.seed
         return Views(
@@ -164,7 +171,7 @@ class MemoryPipeline(BasePipeline):
     def augmented_batch(self, index: Indices, view: Indices) -> Batch:
         index_N, view_N = on_device(index, self.device), on_device(view, self.device)
         weak_view, strong = view, self._is_strong(view)  # crop and flip of a strong view are those of a weak one
-        if self.views_per_image is not None:
+        if self._is_drawn:
             drawn = self._draw(VIEW, below=self._num_views, index=index, view=view)
             weak_view = self._with_alternating_flip(drawn, index, view // self.views_shown)
         if strong.any():
@@ -186,7 +193,7 @@ class MemoryPipeline(BasePipeline):
         return self.augmentation.num_views * self._num_centres
 
     def _weak_views(self, epoch: int, index: Indices) -> Indices:
-        if self.views_per_image is not None:
+        if self._is_drawn:
             return self._shown_views(epoch, index) * self.views_shown
         drawn = random_bits(self.seed, VIEW, epoch, index=index) % np.uint64(self._num_views)
         return self._with_alternating_flip(drawn.astype(np.int64), index, epoch)
@@ -199,12 +206,12 @@ class MemoryPipeline(BasePipeline):
         return views - views % self.augmentation.flips + flipped
 
     def _strong_views(self, epoch: int, index: Indices) -> Indices:
-        if self.views_per_image is not None:
+        if self._is_drawn:
             return self._weak_views(epoch, index) + 1
         return np.full(len(index), self._num_views + epoch)
 
     def _is_strong(self, view: Indices) -> NDArray[np.bool_]:
-        if self.views_per_image is not None:
+        if self._is_drawn:
             return np.asarray(view % self.views_shown == 1)
         return np.asarray(view >= self._num_views)
 

@@ -238,6 +238,45 @@ def test_half_of_the_views_are_flipped_and_crops_have_at_least_8_percent_of_the_
     assert widths.max() < 102
 
 
+CHANGES: dict[str, dict[str, Any]] = {
+    "trivial_augment": {"auto_augment": "trivial_augment"},
+    "color_jitter": {"color_jitter": [0.4, 0.4, 0.4, 0.1]},
+    "random_erasing": {"random_erasing": 0.5},
+    "crop": {"crop_scale": [0.5, 1.0], "crop_ratio": [1.0, 1.0]},
+    "strong views": {"color_jitter": 0.4, "random_erasing": 0.5, "strong_view": True},
+}
+every_change = pytest.mark.parametrize("options", CHANGES.values(), ids=CHANGES)
+
+
+@every_change
+def test_a_changed_image_is_a_function_of_index_and_view(image_folder: Path, options: dict[str, Any]) -> None:
+    plain, changed = opened(image_folder), opened(image_folder, **options)
+    for batch in changed.train_batches(1, 8):
+        index, view = batch.index.numpy()[::-1].copy(), batch.view.numpy()[::-1].copy()
+        assert torch.equal(batch.images.flip(0), changed.augmented_batch(index, view).images)
+        assert not torch.equal(batch.images.flip(0), plain.augmented_batch(index, view).images)
+
+
+@every_change
+def test_fixed_views_with_changes_are_those_of_the_split_seed(image_folder: Path, options: dict[str, Any]) -> None:
+    fixed = opened(image_folder, seed=7, split_seed=3, views_per_image=2, **options)
+    unlimited = opened(image_folder, seed=3, split_seed=3, **options)
+    assert images_by_view(fixed, range(2)) == images_by_view(fixed, range(2, 4)) == images_by_view(unlimited, range(2))
+    assert fixed.views(9).config == unlimited.views(9).config != opened(image_folder, seed=3).views(9).config
+
+
+def test_crops_have_the_bounds_that_are_given() -> None:
+    """Brightness rises by 2 a column: the slope of a crop reveals its width."""
+    rising = Image.fromarray(np.tile(np.arange(0, 200, 2, dtype=np.uint8), (100, 1))).convert("RGB")
+    widths = []
+    for crop_seed in range(200):
+        crop = random_resized_crop(rising, crop_seed, 50, scale=[0.25, 0.49], ratio=[1.0, 1.0])
+        row = np.asarray(crop)[25, :, 0].astype(float)
+        widths.append(abs(row[45] - row[5]) / 40 * 50 / 2)
+    assert min(widths) == pytest.approx(50, abs=2)
+    assert max(widths) == pytest.approx(70, abs=2)
+
+
 def test_without_augmentation_training_images_are_centre_crops(image_folder: Path) -> None:
     pipeline = opened(image_folder, augment=False)
     for batch in pipeline.train_batches(0, 4):

@@ -29,11 +29,11 @@ NORMALISATION = Normalisation(mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.1))
 
 
 def opened(
-    seed: int = 0, augmentation: Augmentation = CROP_AND_FLIP, device: torch.device = CPU, **options: float
+    seed: int = 0, augmentation: Augmentation = CROP_AND_FLIP, device: torch.device = CPU, **options: Any
 ) -> MemoryPipeline:
     return MemoryPipeline(
         ARRAYS,
-        SplitOptions(**options),  # type: ignore[arg-type]
+        SplitOptions(**options),
         NORMALISATION,
         augmentation,
         seed=seed,
@@ -189,7 +189,12 @@ def test_strong_views_without_augmentation_are_refused() -> None:
         SplitOptions(augment=False, strong_view=True)
 
 
-def test_strong_views_of_images_with_two_channels_are_refused() -> None:
+@pytest.mark.parametrize(
+    "option",
+    [{"strong_view": True}, {"auto_augment": "rand_augment"}, {"color_jitter": 0.1}],
+    ids=lambda option: next(iter(option)),
+)
+def test_changes_of_images_with_two_channels_are_refused(option: dict[str, Any]) -> None:
     arrays = Arrays(
         train_images=ARRAYS.train_images[..., :2],
         train_labels=ARRAYS.train_labels,
@@ -197,8 +202,169 @@ def test_strong_views_of_images_with_two_channels_are_refused() -> None:
         test_labels=ARRAYS.test_labels,
     )
     normalisation = Normalisation(mean=(0.5, 0.5), std=(0.2, 0.2))
-    with pytest.raises(ValueError, match="strong_view is for images of 1 or 3 channels, these have 2"):
-        MemoryPipeline(arrays, SplitOptions(strong_view=True), normalisation, CROP_AND_FLIP, seed=0, device=CPU)
+    (name,) = option
+    with pytest.raises(ValueError, match=f"{name} is for images of 1 or 3 channels, these have 2"):
+        MemoryPipeline(arrays, SplitOptions(**option), normalisation, CROP_AND_FLIP, seed=0, device=CPU)
+
+
+# Changes of pixels ---------------------------------------------------------------------------------------------------
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "trivial_augment": {"auto_augment": "trivial_augment"},
+    "rand_augment": {"auto_augment": "rand_augment"},
+    "color_jitter": {"color_jitter": 0.4},
+    "hue": {"color_jitter": [0.0, 0.0, 0.0, 0.5]},
+    "random_erasing": {"random_erasing": 0.5},
+    "all": {"auto_augment": "trivial_augment", "color_jitter": 0.4, "random_erasing": 0.5, "cutout": 2},
+}
+every_change = pytest.mark.parametrize("options", CHANGES.values(), ids=CHANGES)
+
+
+@pytest.mark.parametrize("views_per_image", [None, 4])
+@every_change
+def test_a_changed_image_is_a_function_of_index_and_view(options: dict[str, Any], views_per_image: int | None) -> None:
+    pipeline = opened(views_per_image=views_per_image, **options)
+    for batch in pipeline.train_batches(3, 16):
+        order = np.random.default_rng(0).permutation(len(batch.index))
+        again = pipeline.augmented_batch(batch.index.numpy()[order], batch.view.numpy()[order])
+        assert torch.equal(batch.images[order], again.images)
+        assert batch.images.is_contiguous(memory_format=torch.channels_last)
+
+
+@every_change
+def test_changes_are_others_in_every_epoch_and_with_every_seed(options: dict[str, Any]) -> None:
+    epochs = [shown(opened(seed, val_size=0, **options), range(epoch, epoch + 1)) for seed, epoch in EPOCHS]
+    for one, other in itertools.combinations(epochs, 2):
+        assert np.mean([pixels == others for (*_, pixels), (*_, others) in zip(one, other, strict=True)]) < 0.1
+
+
+EPOCHS = [(0, 0), (0, 1), (1, 0)]  # seed, epoch
+
+
+@every_change
+def test_views_of_changed_images_are_numbered_by_epoch_and_unbounded(options: dict[str, Any]) -> None:
+    pipeline = opened(**options)
+    views = pipeline.views(num_epochs=5)
+    assert (views.per_image, views.unbounded, views.can_grow) == (5, True, True)
+    assert set(pipeline.epoch_views(3)[1].tolist()) == {3}
+    fixed = opened(views_per_image=4, **options).views(num_epochs=5)
+    assert (fixed.per_image, fixed.unbounded) == (4, False)
+
+
+def test_whatever_an_image_depends_on_is_in_the_configuration_of_views() -> None:
+    variants = [{}, *CHANGES.values(), {"color_jitter": 0.5}, {"random_erasing": 0.25}, {"cutout": 2}]
+    variants += [options | {"views_per_image": 4} for options in variants]
+    configs = [opened(seed, **options).views(3).config for options in variants for seed in (0, 1)]
+    # Views that are not drawn by the run's seed are shared by both seeds.
+    num_shared = sum("views_per_image" in options or not options.keys() - {"cutout"} for options in variants)
+    assert len({str(config) for config in configs}) == 2 * len(variants) - num_shared
+
+
+def test_a_number_is_the_strength_of_brightness_contrast_and_saturation() -> None:
+    number, listed = (next(opened(color_jitter=jitter).train_batches(0, 16)) for jitter in (0.4, [0.4, 0.4, 0.4, 0.0]))
+    assert torch.equal(number.images, listed.images)
+
+
+def test_changes_keep_crop_and_flip() -> None:
+    """Random erasing alone leaves all other pixels those of a crop."""
+    plain, pipeline = opened(val_size=0), opened(val_size=0, random_erasing=1.0)
+    crops = [plain.augmented_batch(np.full(162, index), np.arange(162)).images for index in range(NUM_TRAIN)]
+    for batch in pipeline.train_batches(0, 16):
+        for image, index in zip(batch.images, batch.index.tolist(), strict=True):
+            blank_HW = (image == 0).all(dim=0)
+            rows, columns = blank_HW.any(dim=1), blank_HW.any(dim=0)
+            assert torch.equal(blank_HW, rows[:, None] & columns[None, :])
+            assert 1 <= blank_HW.sum() <= 0.4 * 35
+            same = torch.where(blank_HW, image, crops[index]) == image
+            assert same.flatten(1).all(dim=1).any()
+
+
+@pytest.mark.parametrize("probability", [0.25, 1.0])
+def test_random_erasing_erases_a_share_of_the_images(probability: float) -> None:
+    pipeline = opened(val_size=0, random_erasing=probability)
+    batches = itertools.chain.from_iterable(pipeline.train_batches(epoch, 61) for epoch in range(20))
+    erased = [bool(((image == 0).all(dim=0)).any()) for batch in batches for image in batch.images]
+    assert np.mean(erased) == pytest.approx(probability, abs=0.05)
+
+
+def test_strong_views_are_as_they_are_without_changes_of_the_weak_ones() -> None:
+    plain = opened(strong_view=True, views_per_image=4)
+    changed = opened(strong_view=True, views_per_image=4, color_jitter=0.4, random_erasing=1.0)
+    for one, other in zip(plain.train_batches(0, 16), changed.train_batches(0, 16), strict=True):
+        half = len(one.labels) // 2
+        assert torch.equal(one.images[half:], other.images[half:])
+        assert not (one.images[:half] == other.images[:half]).flatten(1).all(dim=1).any()
+
+
+def test_flips_alternate_with_changes_too() -> None:
+    rising = np.broadcast_to(np.arange(20, 70, 10, dtype=np.uint8)[None, None, :, None], (20, 7, 5, 3)).copy()
+    arrays = Arrays(
+        train_images=rising, train_labels=np.zeros(20, int), test_images=rising, test_labels=np.zeros(20, int)
+    )
+    options = SplitOptions(val_size=0, alternating_flip=True, color_jitter=0.2)
+    pipeline = MemoryPipeline(arrays, options, NORMALISATION, Augmentation(flip=True), seed=0, device=CPU)
+    epochs = [next(pipeline.train_batches(epoch, 20)) for epoch in range(4)]
+    rises = [(batch.images[:, 0, 0, -1] > batch.images[:, 0, 0, 0])[batch.index.argsort()] for batch in epochs]
+    assert all((one != other).all() for one, other in itertools.pairwise(rises))
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+@every_change
+def test_evaluation_images_are_not_changed(split: Split, options: dict[str, Any]) -> None:
+    plain, changed = (next(opened(**each).eval_batches(split, 8)) for each in ({}, options))
+    assert torch.equal(plain.images, changed.images)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"augment": False, "random_erasing": 0.5},
+            "random_erasing is an augmentation: it must be left out where augmen",
+        ),
+        (
+            {"augment": False, "color_jitter": [0, 0, 0, 0.1]},
+            "color_jitter is an augmentation: it must be left out where",
+        ),
+        (
+            {"augment": False, "auto_augment": "rand_augment"},
+            "auto_augment is an augmentation: it must be left out wher",
+        ),
+        (
+            {"augment": False, "crop_scale": [0.5, 1.0]},
+            "crop_scale is an augmentation: it must be left out where augment",
+        ),
+        (
+            {"strong_view": True, "auto_augment": "rand_augment"},
+            "auto_augment must be left out with strong_view, whose",
+        ),
+        ({"random_erasing": 1.5}, r"random_erasing must be in \[0, 1\], got 1.5"),
+        ({"color_jitter": -0.1}, "color_jitter must be a number or a list of .* 0 or more, hue at most 0.5, got -0.1"),
+        ({"color_jitter": [0.4, 0.4]}, r"color_jitter must be .*, got \[0.4, 0.4\]"),
+        ({"color_jitter": [0.4, 0.4, 0.4, 0.6]}, "color_jitter must be .*, hue at most 0.5, got"),
+        ({"crop_scale": [0.0, 1.0]}, r"crop_scale must be two shares of the area, .* got \[0.0, 1.0\]"),
+        ({"crop_scale": [0.9, 0.5]}, "crop_scale must be two shares of the area, ascending"),
+        ({"crop_scale": [0.5]}, "crop_scale must be two shares of the area"),
+        ({"crop_ratio": [2.0, 1.0]}, "crop_ratio must be two aspect ratios, ascending"),
+    ],
+)
+def test_wrong_augmentations_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SplitOptions(**options)
+
+
+@pytest.mark.parametrize("option", [{"crop_scale": [0.5, 1.0]}, {"crop_ratio": [1.0, 1.0]}])
+def test_bounds_of_resized_crops_are_refused_for_images_in_memory(option: dict[str, Any]) -> None:
+    (name,) = option
+    source = MemorySource(
+        class_names=("a", "b", "c", "d"),
+        image_shape=(3, 7, 5),
+        normalisation=NORMALISATION,
+        augmentation=CROP_AND_FLIP,
+        load=lambda: pytest.fail("data was read"),
+    )
+    with pytest.raises(ValueError, match=f"{name} is for image files: data sets in memory are padded and shifted"):
+        source.open(SplitOptions(**option), seed=0, device=CPU)
 
 
 def test_without_cutout_views_are_those_of_crop_and_flip() -> None:
@@ -210,9 +376,8 @@ def test_without_cutout_views_are_those_of_crop_and_flip() -> None:
 
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_evaluation_has_neither_cutout_nor_strong_views(split: Split) -> None:
-    plain, *others = (
-        next(opened(**options).eval_batches(split, 8)) for options in ({}, {"cutout": 4}, {"strong_view": True})
-    )
+    cases: list[dict[str, Any]] = [{}, {"cutout": 4}, {"strong_view": True}]
+    plain, *others = (next(opened(**options).eval_batches(split, 8)) for options in cases)
     assert all(torch.equal(plain.images, other.images) for other in others)
 
 

@@ -25,6 +25,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "strong_view and cutout": {"strong_view": True, "cutout": 8},
     "alternating_flip": {"alternating_flip": True},
     "views_per_image": {"views_per_image": 4},
+    "auto_augment": {"auto_augment": "trivial_augment"},
+    "color_jitter": {"color_jitter": [0.4, 0.4, 0.4, 0.1]},
+    "random_erasing": {"random_erasing": 0.5},
 }
 CASES = [(name, options) for name in ("arrays", "cifar10_mini", "folder") for options in OPTIONS]
 CASES.remove(("folder", "alternating_flip"))  # for data sets in memory
@@ -71,8 +74,8 @@ def test_training_batch_is_made_on_the_device(
     dataset: str, options: str, gpu: FakeDevice, open_pipeline: OpenPipeline
 ) -> None:
     batches = open_pipeline(dataset, gpu, **OPTIONS[options]).train_batches(0, 4)
-    # The shears and rotations of strong views are torchvision's, which makes a matrix on the CPU for each of them.
-    with nullcontext() if "strong_view" in options else gpu.step():
+    # The shears and rotations are torchvision's, which makes a matrix on the CPU for each of them.
+    with nullcontext() if options.startswith(("strong_view", "auto_augment")) else gpu.step():
         batch = next(batches)
     assert is_on(gpu, batch)
 
