@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def loop_table(runs: BenchmarkRuns, times: Mapping[str, Any]) -> None:
     runtime, batch = runs.runtime, runs.batch
     dtype = resolve_precision("auto", runtime.device)
     live, cached = runs.live_teacher("resnet18", compiled=True), runs.teacher("resnet18", cache=True)
-    in_float32 = batch._replace(images=batch.images.contiguous())
+    in_float32 = replace(batch, images=batch.images.contiguous())
     with conventional_loop(runtime, "ancestor") as conventional:
         speeds = time_loops(
             {

@@ -13,7 +13,7 @@ from torch import Tensor
 
 # The purpose of a random number is a part of its key, so that numbers of two purposes have nothing in common.
 ORDER, VIEW, STEP, SPLIT, CHECK, CUTOUT, NEGATIVE, STRONG, FLIP, FIRST_VIEW, TEST = range(11)
-AUTO_AUGMENT, COLOUR, ERASE = range(11, 14)
+AUTO_AUGMENT, COLOUR, ERASE, MIX = range(11, 15)
 
 
 def random_bits(*key: int, index: NDArray[np.integer] | int = 0) -> NDArray[np.uint64]:

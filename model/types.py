@@ -45,13 +45,21 @@ class Output(NamedTuple):
     stem: Tensor | None = None  # (N, C, H, W), the first stage's input, where layers come before it
 
 
-class Batch(NamedTuple):
-    """The data of one step: images, labels, and which images these are."""
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """The data of one step: images, labels, and which images these are. Iterating gives the tensors that it has."""
 
     images: Tensor  # (N, C, H, W) float, normalised, channels-last
     labels: Tensor  # (N,) int64
-    index: Tensor  # type: ignore[assignment]  # (N,) int64, the sample's index among the data set's training or test images
+    index: Tensor  # (N,) int64, the sample's index among the data set's training or test images
     view: Tensor  # (N,) int64, which augmentation of the sample this is
+    # Of images that are mixed with others of the batch:
+    partner_labels: Tensor | None = None  # (N,) int64, the other image's label
+    label_share: Tensor | None = None  # (N,) float, the own label's share of the target
+
+    def __iter__(self) -> Iterator[Tensor]:
+        tensors = (self.images, self.labels, self.index, self.view, self.partner_labels, self.label_share)
+        return (tensor for tensor in tensors if tensor is not None)
 
 
 class Finding(NamedTuple):
@@ -114,6 +122,13 @@ class SplitOptions:
         crop_scale: Least and largest area of a random crop as a share of the image's; for image files, by default
             [0.08, 1].
         crop_ratio: Least and largest aspect ratio of a random crop; for image files, by default [3/4, 4/3].
+        mixup: Mix every training image with another one of its batch, and their labels with them (Zhang et al.,
+            https://arxiv.org/abs/1710.09412): the share of the first is drawn for each batch from Beta(mixup, mixup);
+            0 for none, 0.2 in the paper for ImageNet and 1 for CIFAR-10. The teacher is run on every mixed batch, as
+            these are too many to be cached, and loss terms that need one label for each image are refused.
+        cutmix: Likewise, but paste a box of the other image (Yun et al., https://arxiv.org/abs/1905.04899), the own
+            image's share of the area drawn from Beta(cutmix, cutmix); 0 for none, 1 in the paper. With both, each batch
+            has one of the two, with equal chance.
         alternating_flip: Flip an image in every second epoch, instead of at random in each: the seed draws whether it
             begins with the first or with the second epoch, so two consecutive epochs always contain both orientations
             (Jordan, https://arxiv.org/abs/2404.00498). For in-memory data sets whose augmentation flips.
@@ -135,6 +150,8 @@ class SplitOptions:
     random_erasing: float = 0.0
     crop_scale: list[float] | None = None
     crop_ratio: list[float] | None = None
+    mixup: float = 0.0
+    cutmix: float = 0.0
     alternating_flip: bool = False
     views_per_image: int | None = None
     class_map: dict[str, str] = field(default_factory=dict)
@@ -170,6 +187,11 @@ class SplitOptions:
                 raise ValueError(f"{key} is an augmentation: it must be left out where augment is false, got {value}")
         if self.auto_augment and self.strong_view:
             raise ValueError("auto_augment must be left out with strong_view, whose strong views have a RandAugment")
+        for key in ("mixup", "cutmix"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"{key} must be 0 or more, got {getattr(self, key)}")
+            if getattr(self, key) and self.strong_view:
+                raise ValueError(f"{key} must be 0 with strong_view, whose losses compare two views of one image")
         if not 0 <= self.random_erasing <= 1:
             raise ValueError(f"random_erasing must be in [0, 1], got {self.random_erasing}")
         strengths = self.color_jitter_strengths
@@ -188,6 +210,11 @@ class SplitOptions:
             len(self.crop_ratio) == 2 and 0 < self.crop_ratio[0] <= self.crop_ratio[1]
         ):
             raise ValueError(f"crop_ratio must be two aspect ratios, ascending, above 0, got {self.crop_ratio}")
+
+    @property
+    def mixing(self) -> list[str]:
+        """The names of the options that mix images, where they are set."""
+        return [key for key in ("mixup", "cutmix") if getattr(self, key)]
 
     @property
     def color_jitter_strengths(self) -> list[float]:

@@ -107,7 +107,7 @@ def teacher_output_shapes(experiment: Experiment, teacher: Experiment, num_image
 
 def has_cache(experiment: Experiment) -> bool:
     """Whether the outputs of the teachers are cached."""
-    if _uncacheable_needs(experiment):
+    if _uncacheable_needs(experiment) or experiment.split_options.mixing:
         return False
     wanted = experiment.teacher_options.cache
     if wanted is None:
@@ -197,7 +197,9 @@ def _live_or_cached(experiment: Experiment, teacher: Experiment, weights: Weight
     live = build_live_member(experiment, teacher, weights)
     is_compiled = _is_worth_compiling(experiment, teacher)
     if not has_cache(experiment):
-        if options.cache:
+        if experiment.split_options.mixing:
+            log.info("teacher %s: mixed images cannot be cached, so it is run on every batch", teacher.name)
+        elif options.cache:
             parts = ", ".join(sorted(_uncacheable_needs(experiment)))
             log.info("teacher %s: %s cannot be cached, so it is run on every batch", teacher.name, parts)
         if is_compiled:

@@ -134,6 +134,8 @@ def _teacher_lines(experiment: Experiment) -> list[str]:
     if has_cache(experiment):
         num_views = num_views_shown(experiment)
         lines.append(f"cache     the teacher is run once on each view, {num_views:,} at most; its outputs are cached")
+    elif mixing := experiment.split_options.mixing:
+        lines.append(f"cache     none: the teacher is run on every batch, as {' and '.join(mixing)} mixes images anew")
     return lines
 
 

@@ -48,6 +48,7 @@ def check_experiment(experiment: Experiment) -> None:
         return
     output = _try_parts(experiment)
     _check_needs(experiment)
+    _check_mixing(experiment)
     teacher_outputs = [
         _check_teacher(experiment, teacher, len(output.logits)) for teacher in experiment.teachers_in_use
     ]
@@ -96,6 +97,18 @@ def _check_needs(experiment: Experiment) -> None:
             raise OptionError("teacher", f"the loss {terms} compares with one network: name one folder")
 
 
+def _check_mixing(experiment: Experiment) -> None:
+    """Refuse what cannot be had of mixed images: a cache, and loss terms with one label for each of them."""
+    teacher, mixing = experiment.params.teacher, " and ".join(experiment.split_options.mixing)
+    if not mixing:
+        return
+    with experiment.naming_params():
+        for name in experiment.objective.single_label_terms:
+            raise OptionError(f"loss.{name}", f"needs one label for each image, and {mixing} mixes two: leave one out")
+        if teacher is not None and teacher.cache:
+            raise OptionError("teacher.cache", f"images that {mixing} mixes are never the same again: leave this out")
+
+
 def _check_generations(experiment: Experiment) -> None:
     """Check the first generation, and a later one, whose teacher is the same network and need not be there yet."""
     params, folder = experiment.written_params, experiment.folder
@@ -105,6 +118,7 @@ def _check_generations(experiment: Experiment) -> None:
         check_experiment(Experiment(folder.path, experiment.runtime, params=first_generation(params)))
         later = Experiment(folder.path, experiment.runtime, params=params.model_copy(update={"generations": None}))
         output = _try_parts(later)
+        _check_mixing(later)
         _try_losses(later, output, output, later.classifier(None))
         if not later.objective.needs:
             raise OptionError("generations", "no loss term needs a teacher, so none learns from the one before")

@@ -45,6 +45,9 @@ def draw_samples(
     if teacher is not None:
         outputs["teacher"] = teacher(first)
     captions: list[list[Line]] = [[Line(class_names[label], TEXT)] for label in first.labels.tolist()]
+    if first.partner_labels is not None:
+        for lines, partner in zip(captions, first.partner_labels.tolist(), strict=True):
+            lines.append(Line(f"mixed with: {class_names[partner]}", TEXT))
     for who, output in outputs.items():
         if not output.logits.shape[1]:  # a cache of embeddings alone
             continue

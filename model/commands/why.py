@@ -118,8 +118,10 @@ def _teacher_predictions(experiment: Experiment, teacher: Teacher) -> Tensor:
 
 @torch.no_grad()
 def _training_views(experiment: Experiment, net: RestoredNetwork, teacher: Teacher) -> Views:
-    all_batches = experiment.data.train_batches(0, experiment.params.batch_size, 0)
-    batches = list(itertools.islice(all_batches, NUM_BATCHES))
+    data = experiment.data
+    batches = [*itertools.islice(data.train_batches(0, experiment.params.batch_size, 0), NUM_BATCHES)]
+    if experiment.split_options.mixing:  # what is said of labels is said of images that have one
+        batches = [data.augmented_batch(batch.index.cpu().numpy(), batch.view.cpu().numpy()) for batch in batches]
     outputs: list[Output] = [net(batch.images) for batch in batches]
     return Views(
         batches,

@@ -91,7 +91,7 @@ class ArraysSource:
         return Normalisation(mean=mean, std=std)
 
     def open(self, options: SplitOptions, *, seed: int, device: torch.device) -> MemoryPipeline:
-        augmentation = self.augmentation if options.augment else Augmentation()
+        augmentation = self.augmentation.with_options(options)
         return MemoryPipeline(self.arrays, options, self.normalisation, augmentation, seed=seed, device=device)
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from ..types import AutoAugment
-from .base import on_device
+from .preprocess import on_device
 
 NUM_BINS = 31  # of magnitudes, from 0 to an operation's maximum
 

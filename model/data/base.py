@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any, Literal
@@ -14,9 +15,10 @@ from torch import Tensor
 
 from ..fingerprint import Fingerprint, SplitFingerprint, digest
 from ..randomness import AUTO_AUGMENT, COLOUR, ERASE, FIRST_VIEW, ORDER, STRONG, permutation, random_bits
-from ..types import Normalisation, Split, SplitOptions
+from ..types import UNSHARDED, Batch, Normalisation, Shard, Split, SplitOptions
 from .erasing import cut_out, erase, random_rectangles
-from .preprocess import normalise, scale_and_shift
+from .mixing import Mixing, Step
+from .preprocess import normalise, on_device, scale_and_shift
 from .split import Indices, batch_bounds, split_indices
 
 CROP, OPERATIONS, SQUARE_CENTRE, SQUARE_SIDE = range(4)  # the random numbers of a strong view
@@ -58,6 +60,7 @@ class BasePipeline(ABC):
         self.num_images = len(train_labels)
         self.options, self.cutout, self.views_shown = options, options.cutout, 2 if options.strong_view else 1
         self.views_per_image = options.views_per_image
+        self._mixing = Mixing(mixup=options.mixup, cutmix=options.cutmix, seed=seed) if options.mixing else None
         self._view_seed = seed if options.views_per_image is None else options.split_seed
         train, val = split_indices(train_labels, options, split_keys, groups=split_groups, is_val=is_val)
         self.indices: dict[Split, Indices] = {"train": train, "val": val, "test": np.arange(len(test_labels))}
@@ -89,6 +92,26 @@ class BasePipeline(ABC):
             train=SplitFingerprint(len(train), digest(train.tobytes(), keys), digest(labels[0].tobytes())),
             test=SplitFingerprint(len(test), digest(test.tobytes()), digest(labels[1].tobytes())),
         )
+
+    def train_batches(
+        self, epoch: int, batch_size: int, first_step: int = 0, shard: Shard = UNSHARDED
+    ) -> Iterator[Batch]:
+        index, view, bounds = self._epoch_samples(epoch, batch_size)
+        steps = [Step(epoch, number, *bound) for number, bound in enumerate(pairwise(bounds))][first_step:]
+        if self._mixing is None:
+            parts = [shard.slice_of(step.start, step.stop) for step in steps]
+            yield from self._augmented_batches(index, view, parts)
+            return
+        pairs = [self._mixing.pairs(step, shard) for step in steps]
+        batches = self._augmented_batches(index, view, [places for places, _ in pairs])
+        for step, (_, partner), batch in zip(steps, pairs, batches, strict=True):
+            yield self._mixing(batch, partner, step)
+
+    @abstractmethod
+    def _augmented_batches(
+        self, index: Indices, view: Indices, parts: Sequence[slice] | Sequence[Indices]
+    ) -> Iterator[Batch]:
+        """A batch of each part of these views of training images."""
 
     @abstractmethod
     def _hash_images(self, split: Literal["train", "test"]) -> NDArray[np.uint64]:
@@ -213,9 +236,3 @@ class BasePipeline(ABC):
 
     def normalise(self, pixels_NHWC: Tensor) -> Tensor:
         return normalise(pixels_NHWC, self._scale_C, self._shift_C)
-
-
-def on_device(array: NDArray[np.generic], device: torch.device) -> Tensor:
-    """The array's content on a device: a GPU copies it while the host goes on."""
-    # CUDA's driver keeps a copy of the source until it is done; MPS would read memory that may be freed by then.
-    return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=device.type == "cuda")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from .base import on_device
+from .preprocess import on_device
 
 ORDERS = np.array([*permutations(range(4))])  # of brightness, contrast, saturation, hue
 

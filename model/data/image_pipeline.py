@@ -5,9 +5,8 @@ What a user may want to know is in docs/images.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -17,10 +16,10 @@ from numpy.typing import NDArray
 
 from ..randomness import CUTOUT
 from ..types import UNSHARDED, Batch, Normalisation, Shard, Split, SplitOptions, Views
-from .base import BasePipeline, on_device
+from .base import BasePipeline
 from .image_listing import ImageListing, OnError, read_listing
 from .image_loader import default_workers, read_batches
-from .preprocess import Preprocess, as_pil
+from .preprocess import Preprocess, as_pil, on_device
 from .split import Indices
 
 if TYPE_CHECKING:
@@ -132,12 +131,10 @@ class ImagePipeline(BasePipeline):
         self._readers: dict[Split, BatchReader] = {"train": training[0], "val": training[0], "test": testing[0]}
         self._labels = {"train": training[1], "val": training[1], "test": testing[1]}
 
-    def train_batches(
-        self, epoch: int, batch_size: int, first_step: int = 0, shard: Shard = UNSHARDED
+    def _augmented_batches(
+        self, index: Indices, view: Indices, parts: Sequence[slice] | Sequence[Indices]
     ) -> Iterator[Batch]:
-        index, view, bounds = self._epoch_samples(epoch, batch_size)
-        parts = [shard.slice_of(start, stop) for start, stop in pairwise(bounds)]
-        return self._batches("train", index, view, parts[first_step:])
+        return self._batches("train", index, view, parts)
 
     def eval_batches(self, split: Split, batch_size: int, shard: Shard = UNSHARDED) -> Iterator[Batch]:
         indices = shard.of(self.indices[split])
@@ -179,7 +176,12 @@ class ImagePipeline(BasePipeline):
         return np.asarray(view % self.views_shown == 1)
 
     def _batches(
-        self, split: Split, index: Indices, view: Indices, parts: list[slice], num_workers: int | None = None
+        self,
+        split: Split,
+        index: Indices,
+        view: Indices,
+        parts: Sequence[slice] | Sequence[Indices],
+        num_workers: int | None = None,
     ) -> Iterator[Batch]:
         batches = [(index[part], view[part]) for part in parts]
         workers = self.num_workers if num_workers is None else num_workers

@@ -12,9 +12,8 @@ number is the epoch's instead, weak and strong ones in turn, and all their augme
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -26,8 +25,8 @@ from torch import Tensor
 from ..fingerprint import content_hash
 from ..randomness import FLIP, STRONG, VIEW, random_bits
 from ..types import UNSHARDED, Batch, Normalisation, Shard, Split, SplitOptions, Views
-from .base import CROP, BasePipeline, on_device
-from .preprocess import Preprocess, resize
+from .base import CROP, BasePipeline
+from .preprocess import Preprocess, on_device, resize
 from .split import Indices
 
 
@@ -68,6 +67,17 @@ class Augmentation:
         """The view without crop and flip."""
         return (self.pad * self.offsets + self.pad) * self.flips
 
+    def with_options(self, options: SplitOptions) -> Augmentation:
+        """The same, or none where the options ask for that.
+
+        Raises:
+            ValueError: They are about crops of another kind.
+        """
+        for key in ("crop_scale", "crop_ratio"):
+            if getattr(options, key) is not None:
+                raise ValueError(f"{key} is for image files: images in memory are padded and shifted")
+        return self if options.augment else Augmentation()
+
 
 @dataclass(frozen=True, kw_only=True)
 class MemorySource:
@@ -93,10 +103,7 @@ class MemorySource:
         return self.ready()
 
     def open(self, options: SplitOptions, *, seed: int, device: torch.device) -> MemoryPipeline:
-        for key in ("crop_scale", "crop_ratio"):
-            if getattr(options, key) is not None:
-                raise ValueError(f"{key} is for image files: data sets in memory are padded and shifted")
-        augmentation = self.augmentation if options.augment else Augmentation()
+        augmentation = self.augmentation.with_options(options)
         arrays = self.load()
         for labels in (arrays.train_labels, arrays.test_labels):
             if len(labels) and (largest := int(labels.max())) >= (num_classes := len(self.class_names)):
@@ -132,13 +139,10 @@ class MemoryPipeline(BasePipeline):
         self._images = {"train": training[0], "val": training[0], "test": testing[0]}
         self._labels = {"train": training[1], "val": training[1], "test": testing[1]}
 
-    def train_batches(
-        self, epoch: int, batch_size: int, first_step: int = 0, shard: Shard = UNSHARDED
+    def _augmented_batches(
+        self, index: Indices, view: Indices, parts: Sequence[slice] | Sequence[Indices]
     ) -> Iterator[Batch]:
-        index, view, bounds = self._epoch_samples(epoch, batch_size)
-        for start, stop in list(pairwise(bounds))[first_step:]:
-            part = shard.slice_of(start, stop)
-            yield self.augmented_batch(index[part], view[part])
+        return (self.augmented_batch(index[part], view[part]) for part in parts)
 
     def eval_batches(self, split: Split, batch_size: int, shard: Shard = UNSHARDED) -> Iterator[Batch]:
         indices = on_device(shard.of(self.indices[split]), self.device)

@@ -1,4 +1,4 @@
-"""From pixels to a network's input: normalisation of a batch, and the evaluation view of a single image."""
+"""From pixels to a network's input: on the device, normalised; and the evaluation view of a single image."""
 
 from __future__ import annotations
 
@@ -96,3 +96,9 @@ def normalise(pixels_NHWC: Tensor, scale_C: Tensor, shift_C: Tensor) -> Tensor:
     rows_NHR = pixels_NHWC.float().view(N, H, W * C)  # in whole rows, as operations on rows of C values are slow
     rows_NHR.mul_(scale_C.repeat(W)).add_(shift_C.repeat(W))
     return rows_NHR.view(N, H, W, C).permute(0, 3, 1, 2)
+
+
+def on_device(array: NDArray[np.generic], device: torch.device) -> Tensor:
+    """The array's content on a device: a GPU copies it while the host goes on."""
+    # CUDA's driver keeps a copy of the source until it is done; MPS would read memory that may be freed by then.
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=device.type == "cuda")

@@ -35,6 +35,7 @@ class ActivationBoundaries(DistillLoss):
     """
 
     needs = frozenset({"preacts"})
+    labels = "none"
 
     def __init__(self, *, layers: Layers | None = None, margin: float = 1.0) -> None:
         super().__init__()

@@ -31,6 +31,7 @@ class AttentionTransfer(DistillLoss):
     """
 
     needs = frozenset({"maps"})
+    labels = "none"
 
     def __init__(self, *, layers: Layers | None = None) -> None:
         super().__init__()

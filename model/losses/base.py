@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -19,6 +20,8 @@ class DistillLoss(nn.Module, ABC):
 
     Attributes:
         needs: What it reads of the teacher; if it is empty, no teacher is run.
+        labels: How it reads labels, and thereby whether it can be used with mixed images: "none", not at all; "mixed",
+            also of two images by their shares; "single", only one for each image.
         global_batch: The parts of both outputs that it reads, for a loss that is not a mean over images, for instance
             because it compares them with one another. In a run of several processes it gets these parts, the labels
             and the indices of the global batch; a loss that names none gets its rank's shard of everything.
@@ -28,6 +31,7 @@ class DistillLoss(nn.Module, ABC):
     """
 
     needs: frozenset[Need] = frozenset({"logits"})
+    labels: Literal["none", "mixed", "single"] = "single"
     global_batch: frozenset[Part] = frozenset()
     epoch: float = 0.0
     part_names: tuple[str, ...] = ()

@@ -32,6 +32,7 @@ class CorrelationCongruence(DistillLoss):
     """
 
     needs = frozenset({"embedding"})
+    labels = "none"
     global_batch: frozenset[Part] = frozenset({"embedding"})
 
     def __init__(self, *, gamma: float = 0.4, order: int = 2) -> None:

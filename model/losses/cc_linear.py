@@ -28,6 +28,7 @@ class LinearCorrelationCongruence(DistillLoss):
     """
 
     needs = frozenset({"embedding"})
+    labels = "none"
     global_batch: frozenset[Part] = frozenset({"embedding"})
 
     def __init__(self, *, embedding_size: int = 128) -> None:

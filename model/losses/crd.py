@@ -45,6 +45,7 @@ class ContrastiveRepresentationDistillation(DistillLoss):
     """
 
     needs = frozenset({"embedding"})
+    labels = "single"
     global_batch: frozenset[Part] = frozenset({"embedding"})
 
     # Created in `prepare`: banks (M, E) and their Z; the used images sorted by class, each class's start and size (K).

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..registry import LOSSES
 from ..types import Batch, Output
 from .base import DistillLoss
+from .ce import cross_entropy
 from .probabilities import kl
 
 
@@ -35,6 +36,7 @@ class CurriculumTemperature(DistillLoss):
     """
 
     needs = frozenset({"probabilities"})
+    labels = "mixed"
 
     def __init__(
         self, *, alpha: float = 0.9, lowest: float = 1.0, span: float = 20.0, curriculum_epochs: float = 10.0
@@ -49,7 +51,7 @@ class CurriculumTemperature(DistillLoss):
         self.theta = nn.Parameter(torch.ones(()))
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        hard = F.cross_entropy(student.logits, batch.labels)
+        hard = cross_entropy(student.logits, batch)
         temperature = scaled_gradient(self.lowest + self.span * self.theta.sigmoid(), self.gradient_factor())
         soft_N = kl(
             F.log_softmax(teacher.logits / temperature, dim=1), F.log_softmax(student.logits / temperature, dim=1)

@@ -7,12 +7,12 @@ knowledge. Includes the labels, so it is used without `ce`.
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..registry import LOSSES
 from ..types import Batch, Output, Part
 from .base import DistillLoss
+from .ce import cross_entropies
 
 
 @LOSSES.register("cwtm", example={"loss": {"cwtm": {}}})
@@ -20,6 +20,7 @@ class ConfidenceWeightedByTeacherMax(DistillLoss):
     """Cross-entropy with the labels, weighted by the teacher's largest probability; a batch's weights sum to 1."""
 
     needs = frozenset({"probabilities"})
+    labels = "mixed"
     global_batch: frozenset[Part] = frozenset({"logits"})
 
     def __init__(self) -> None:
@@ -27,5 +28,5 @@ class ConfidenceWeightedByTeacherMax(DistillLoss):
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         confidence_N = teacher.logits.softmax(dim=1).amax(dim=1)
-        loss_N = F.cross_entropy(student.logits, batch.labels, reduction="none")
+        loss_N = cross_entropies(student.logits, batch)
         return (confidence_N / confidence_N.sum() * loss_N).sum()

@@ -29,6 +29,7 @@ class DistillationFromAStrongerTeacher(DistillLoss):
     """
 
     needs = frozenset({"probabilities"})
+    labels = "none"
     global_batch: frozenset[Part] = frozenset({"logits"})
 
     def __init__(self, *, beta: float = 2.0, gamma: float = 2.0, temperature: float = 4.0) -> None:

@@ -35,6 +35,8 @@ class DecoupledKnowledgeDistillation(DistillLoss):
         standardize: Whether each image's logits are first brought to mean 0 and standard deviation 1.
     """
 
+    labels = "single"
+
     def __init__(
         self, *, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0, standardize: bool = False
     ) -> None:

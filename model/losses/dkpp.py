@@ -21,6 +21,7 @@ class DarkKnowledgeWithPermutedPredictions(DistillLoss):
     """Cross-entropy with the teacher's permuted probabilities; every image gets a new permutation at every step."""
 
     needs = frozenset({"probabilities"})
+    labels = "none"
 
     def __init__(self) -> None:
         super().__init__()

@@ -21,6 +21,7 @@ class EmbeddingRegression(DistillLoss):
     """Mean squared difference of the embeddings, which must have equal widths; uses no labels."""
 
     needs = frozenset({"embedding"})
+    labels = "none"
 
     def __init__(self) -> None:
         super().__init__()

@@ -29,6 +29,7 @@ class FitNet(DistillLoss):
     """
 
     needs = frozenset({"maps"})
+    labels = "none"
 
     def __init__(self, *, layers: Layers = [2], relu: bool = True) -> None:
         super().__init__()

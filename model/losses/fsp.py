@@ -44,6 +44,7 @@ class FlowOfSolutionProcedure(DistillLoss):
     """
 
     needs = frozenset({"maps", "stem"})
+    labels = "none"
 
     def __init__(
         self,

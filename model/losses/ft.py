@@ -39,6 +39,7 @@ class FactorTransfer(DistillLoss):
     """
 
     needs = frozenset({"maps"})
+    labels = "none"
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..registry import LOSSES
 from ..types import Batch, Output
 from .base import DistillLoss
+from .ce import cross_entropy
 from .probabilities import standardized
 
 
@@ -67,12 +68,13 @@ class KnowledgeDistillation(DistillLoss):
         self.reduction, self.divergence, self.standardize = reduction, divergence, standardize
         # Mean and deviation are of all logits: they cannot be computed from the largest probabilities alone.
         self.needs = frozenset({"logits" if standardize else "probabilities"}) if self.soft_weight else frozenset()
+        self.labels = "mixed" if self.hard_weight else "none"
         self.part_names = ("hard", "soft") if self.hard_weight and self.soft_weight else ()
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         self.parts = {}
         if self.hard_weight:
-            self.parts["hard"] = self.hard_weight * F.cross_entropy(student.logits, batch.labels)
+            self.parts["hard"] = self.hard_weight * cross_entropy(student.logits, batch)
         if self.soft_weight:
             self.parts["soft"] = self.soft_weight * self.soft(student.logits, teacher.logits)
         return torch.stack([*self.parts.values()]).sum()

@@ -19,6 +19,8 @@ from .base import DistillLoss
 class LogitRegression(DistillLoss):
     """Mean squared difference of the logits; uses no labels."""
 
+    labels = "none"
+
     def __init__(self) -> None:
         super().__init__()
 

@@ -34,6 +34,7 @@ from torch import Tensor
 from ..registry import LOSSES
 from ..types import Batch, LossContext, Output, Part
 from .base import DistillLoss
+from .ce import cross_entropy
 from .probabilities import kl
 
 
@@ -48,6 +49,7 @@ class MultiLevelLogitDistillation(DistillLoss):
     """
 
     needs = frozenset({"probabilities"})
+    labels = "mixed"
     global_batch: frozenset[Part] = frozenset({"logits"})
 
     def __init__(
@@ -69,15 +71,14 @@ class MultiLevelLogitDistillation(DistillLoss):
         self.views_shown = context.views_shown
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        student_VNK, teacher_VNK, labels_VN = (
-            rows.chunk(self.views_shown) for rows in (student.logits, teacher.logits, batch.labels)
-        )
-        loss = self._weak_loss(student_VNK[0], teacher_VNK[0], labels_VN[0])
+        student_VNK, teacher_VNK = (rows.chunk(self.views_shown) for rows in (student.logits, teacher.logits))
+        batch_V = [Batch(*rows) for rows in zip(*(rows.chunk(self.views_shown) for rows in batch), strict=True)]
+        loss = self._weak_loss(student_VNK[0], teacher_VNK[0], batch_V[0])
         if self.views_shown == 2:
-            loss = loss + self._strong_loss(student_VNK[1], teacher_VNK[1], labels_VN[1])
+            loss = loss + self._strong_loss(student_VNK[1], teacher_VNK[1], batch_V[1])
         return loss
 
-    def _weak_loss(self, student_NK: Tensor, teacher_NK: Tensor, labels_N: Tensor) -> Tensor:
+    def _weak_loss(self, student_NK: Tensor, teacher_NK: Tensor, batch: Batch) -> Tensor:
         p_NK = teacher_NK.softmax(dim=1)
         mask_N, mask_K = self._mask(p_NK.amax(dim=1)), self._mask(p_NK.sum(dim=0))
         soft = []
@@ -87,14 +88,14 @@ class MultiLevelLogitDistillation(DistillLoss):
             relations_K = squared_rows(p_NK.T @ p_NK - t_NK.T @ t_NK)
             soft.append((mask_N * (divergence(student_NK, teacher_NK, T) + relations_N)).mean())
             soft.append((mask_K * relations_K).mean())
-        return self._total(student_NK, labels_N, soft)
+        return self._total(student_NK, batch, soft)
 
-    def _strong_loss(self, student_NK: Tensor, teacher_NK: Tensor, labels_N: Tensor) -> Tensor:
+    def _strong_loss(self, student_NK: Tensor, teacher_NK: Tensor, batch: Batch) -> Tensor:
         soft = [divergence(student_NK, teacher_NK, T).mean() for T in self.temperatures]
-        return self._total(student_NK, labels_N, soft)
+        return self._total(student_NK, batch, soft)
 
-    def _total(self, student_NK: Tensor, labels_N: Tensor, soft: list[Tensor]) -> Tensor:
-        return (1 - self.alpha) * F.cross_entropy(student_NK, labels_N) + self.alpha * torch.stack(soft).sum()
+    def _total(self, student_NK: Tensor, batch: Batch, soft: list[Tensor]) -> Tensor:
+        return (1 - self.alpha) * cross_entropy(student_NK, batch) + self.alpha * torch.stack(soft).sum()
 
     def _mask(self, confidence: Tensor) -> Tensor:
         """1 up to the median, 0 above it."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..registry import LOSSES
 from ..types import Batch, Output
 from .base import DistillLoss
+from .ce import cross_entropy
 from .probabilities import kl
 
 
@@ -37,6 +38,7 @@ class MutualLearning(DistillLoss):
     """
 
     needs = frozenset()
+    labels = "mixed"
 
     def __init__(self, *, others_weight: float = 1.0, temperature: float = 1.0) -> None:
         super().__init__()
@@ -50,7 +52,7 @@ class MutualLearning(DistillLoss):
         if not student.exits:
             raise ValueError('the loss mutual needs several networks: use the student "peers"')
         logits = [peer.logits for peer in (student, *student.exits)]
-        hard = torch.stack([F.cross_entropy(logits_NK, batch.labels) for logits_NK in logits]).sum()
+        hard = torch.stack([cross_entropy(logits_NK, batch) for logits_NK in logits]).sum()
         log_ps = [F.log_softmax(logits_NK / self.temperature, dim=1) for logits_NK in logits]
         soft = torch.stack([kl(other_NK.detach(), log_p_NK).mean() for log_p_NK, other_NK in permutations(log_ps, 2)])
         return hard + self.others_weight * self.temperature**2 * soft.sum() / (len(logits) - 1)

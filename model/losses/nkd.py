@@ -30,6 +30,7 @@ class NormalizedKnowledgeDistillation(DistillLoss):
     """
 
     needs = frozenset({"probabilities"})
+    labels = "single"
 
     def __init__(self, *, gamma: float = 3.5, temperature: float = 3.0) -> None:
         super().__init__()

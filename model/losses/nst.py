@@ -29,6 +29,7 @@ class NeuronSelectivityTransfer(DistillLoss):
     """
 
     needs = frozenset({"maps"})
+    labels = "none"
 
     def __init__(self, *, layers: Layers | None = None) -> None:
         super().__init__()

@@ -50,6 +50,11 @@ class Objective(nn.Module):
         return {name: loss.needs for name, (loss, _) in self.terms.items()}
 
     @property
+    def single_label_terms(self) -> list[str]:
+        """The terms that need one label for each image."""
+        return [name for name, (loss, _) in self.terms.items() if loss.labels == "single"]
+
+    @property
     def needs(self) -> frozenset[Need]:
         """What the terms together read of the teacher; if it is empty, no teacher is run."""
         return frozenset().union(*self.needs_of.values())

@@ -33,6 +33,7 @@ class OneForAll(DistillLoss):
     """
 
     needs = frozenset({"probabilities"})
+    labels = "single"
 
     def __init__(self, *, gamma: float = 1.0, layers: list[int] | None = None) -> None:
         super().__init__()

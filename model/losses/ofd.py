@@ -32,6 +32,7 @@ class OverhaulOfFeatureDistillation(DistillLoss):
     """
 
     needs = frozenset({"preacts"})
+    labels = "none"
     global_batch: frozenset[Part] = frozenset({"preacts"})  # margins are means over all images so far
 
     def __init__(self, *, layers: Layers | None = None) -> None:

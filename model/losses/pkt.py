@@ -28,6 +28,7 @@ class ProbabilisticKnowledgeTransfer(DistillLoss):
     """Divergence of the neighbour probabilities within a batch, by cosines of embeddings; uses no labels."""
 
     needs = frozenset({"embedding"})
+    labels = "none"
     global_batch: frozenset[Part] = frozenset({"embedding"})
 
     def __init__(self) -> None:

@@ -33,6 +33,7 @@ class KnowledgeReview(DistillLoss):
     """
 
     needs = frozenset({"preacts", "embedding"})
+    labels = "none"
 
     def __init__(self, *, layers: Layers | None = None) -> None:
         super().__init__()

@@ -31,6 +31,7 @@ class RelationalKnowledgeDistillation(DistillLoss):
     """
 
     needs = frozenset({"embedding"})
+    labels = "none"
     global_batch: frozenset[Part] = frozenset({"embedding"})
 
     def __init__(self, *, distance_weight: float = 25.0, angle_weight: float = 50.0) -> None:

@@ -33,6 +33,7 @@ class RefinedLogitDistillation(DistillLoss):
     """
 
     needs = frozenset({"probabilities"})
+    labels = "single"
 
     def __init__(
         self,

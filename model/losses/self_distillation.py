@@ -17,6 +17,7 @@ from torch import Tensor
 from ..registry import LOSSES
 from ..types import Batch, Output
 from .base import DistillLoss
+from .ce import cross_entropy
 
 
 @LOSSES.register(
@@ -38,6 +39,7 @@ class SelfDistillation(DistillLoss):
     """
 
     needs = frozenset()
+    labels = "mixed"
 
     def __init__(
         self,
@@ -64,9 +66,9 @@ class SelfDistillation(DistillLoss):
         if not student.exits:
             raise ValueError("the loss self_distillation needs a network with early exits, such as multi_exit_resnet18")
         last_NK, last_ND = student.logits.detach(), student.embedding.detach()
-        loss = (1 - self.alpha) * F.cross_entropy(student.logits, batch.labels)
+        loss = (1 - self.alpha) * cross_entropy(student.logits, batch)
         for early in student.exits:
-            loss = loss + (1 - self.alpha) * F.cross_entropy(early.logits, batch.labels)
+            loss = loss + (1 - self.alpha) * cross_entropy(early.logits, batch)
             if self.alpha:
                 loss = loss + self.alpha * self.temperature**2 * self.soft(early.logits, last_NK)
             if self.beta:

@@ -32,6 +32,7 @@ class SemanticCalibration(DistillLoss):
     """Squared distances of each map of the student to all of the teacher's, weighted by attention; uses no labels."""
 
     needs = frozenset({"maps"})
+    labels = "none"
     global_batch: frozenset[Part] = frozenset({"maps"})
 
     def __init__(self) -> None:

@@ -30,6 +30,7 @@ class ReusedTeacherClassifier(DistillLoss):
     """Mean squared difference of the last maps; the student starts with the teacher's classifier, frozen."""
 
     needs = frozenset({"preacts", "classifier"})
+    labels = "none"
     classifier: nn.Linear
 
     def __init__(self) -> None:

@@ -23,6 +23,7 @@ class SimilarityPreserving(DistillLoss):
     """Mean squared distance between the similarities of the batch's images, by the last maps; uses no labels."""
 
     needs = frozenset({"maps"})
+    labels = "none"
     global_batch: frozenset[Part] = frozenset({"maps"})
 
     def __init__(self) -> None:

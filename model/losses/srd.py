@@ -32,6 +32,7 @@ class SimpleRecipeDistillation(DistillLoss):
     """
 
     needs = frozenset({"embedding"})
+    labels = "none"
     global_batch: frozenset[Part] = frozenset({"embedding"})
 
     def __init__(self, *, exponent: float = 4.0) -> None:

@@ -34,6 +34,7 @@ class SoftmaxRegression(DistillLoss):
     """
 
     needs = frozenset({"classifier", "embedding", "logits"})
+    labels = "none"
     classifier_weight: Tensor
     classifier_bias: Tensor | None
 

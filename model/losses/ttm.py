@@ -27,6 +27,7 @@ class TransformedTeacherMatching(DistillLoss):
     """
 
     needs = frozenset({"probabilities"})
+    labels = "none"
 
     def __init__(self, *, gamma: float = 0.1) -> None:
         super().__init__()

@@ -34,6 +34,7 @@ class VariationalInformationDistillation(DistillLoss):
     """
 
     needs = frozenset({"maps"})
+    labels = "none"
 
     def __init__(
         self, *, layers: Layers | None = None, initial_variance: float = 5.0, least_variance: float = 1e-5

@@ -27,6 +27,7 @@ class WeightedSoftLabelDistillation(DistillLoss):
     """
 
     needs = frozenset({"probabilities"})
+    labels = "single"
 
     def __init__(self, *, temperature: float = 4.0) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -272,7 +272,7 @@ def unique_rows(views: Views, epoch_views: Iterable[tuple[Rows, Rows]]) -> Rows:
 def select(batch: Batch, selected_N: Tensor) -> Batch:
     """Some samples of a batch, by a mask or by their positions."""
     part = Batch(*(tensor[selected_N] for tensor in batch))
-    return part._replace(images=part.images.contiguous(memory_format=torch.channels_last))
+    return replace(part, images=part.images.contiguous(memory_format=torch.channels_last))
 
 
 def _first_values(values_D: Tensor) -> str:

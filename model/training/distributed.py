@@ -146,9 +146,9 @@ class World:
         )
 
     def all_gather_batch(self, batch: Batch, total: int) -> Batch:
-        """Labels, indices and views of the global batch, without its images."""
-        labels, index, view = (self.all_gather(rows, total) for rows in (batch.labels, batch.index, batch.view))
-        return Batch(batch.images.new_empty(total, 0), labels, index, view)
+        """The global batch without its images."""
+        without_images = replace(batch, images=batch.images.new_empty(len(batch.labels), 0))
+        return Batch(*(self.all_gather(rows, total) for rows in without_images))
 
     def convert_sync_batchnorm(self, module: nn.Module) -> nn.Module:
         """The module with batch norm over the global batch, where the device has such a batch norm."""

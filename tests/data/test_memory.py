@@ -363,7 +363,7 @@ def test_bounds_of_resized_crops_are_refused_for_images_in_memory(option: dict[s
         augmentation=CROP_AND_FLIP,
         load=lambda: pytest.fail("data was read"),
     )
-    with pytest.raises(ValueError, match=f"{name} is for image files: data sets in memory are padded and shifted"):
+    with pytest.raises(ValueError, match=f"{name} is for image files: images in memory are padded and shifted"):
         source.open(SplitOptions(**option), seed=0, device=CPU)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -35,7 +36,7 @@ def test_divergence_is_the_first_part_plus_the_second_times_the_rest_s_probabili
 
 
 def test_two_classes_have_no_second_part() -> None:
-    batch = BATCH._replace(labels=torch.tensor([1]))
+    batch = replace(BATCH, labels=torch.tensor([1]))
     student_NK = random_logits(2, seed=1).requires_grad_()
     loss = value(student_NK, random_logits(2, seed=2), batch, alpha=0.0)
     loss.backward()  # type: ignore[no-untyped-call]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -311,7 +312,7 @@ class MisalignedTeacher(LiveTeacher):
     """A teacher that gets the images of other rows of the batch."""
 
     def __call__(self, batch: Batch) -> Output:
-        return super().__call__(batch._replace(images=batch.images.roll(1, dims=0)))
+        return super().__call__(replace(batch, images=batch.images.roll(1, dims=0)))
 
 
 def test_kd_is_not_zero_when_the_teacher_gets_other_images(tmp_path: Path) -> None:
