@@ -251,6 +251,7 @@ class LossContext:
         labels: (M,), the class of each training image in the data set's order; -1 for images that the run does not
             train on.
         seed: The run's seed.
+        class_names: Of the student's classes, in their order.
         views_shown: Views of an image in its batch: 1, or 2 with the data set's `strong_view`, whose strong views are
             the second half of the batch.
         classifier: The linear layer from the teacher's embedding to its logits, with its weights; None where no term
@@ -261,6 +262,7 @@ class LossContext:
     teacher: Output | None
     labels: Tensor
     seed: int
+    class_names: tuple[str, ...] = ()
     views_shown: int = 1
     classifier: nn.Linear | None = None
 

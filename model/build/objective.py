@@ -48,6 +48,7 @@ def build_loss_context(experiment: Experiment) -> LossContext:
         teacher=concat_embeddings([teacher_output_shapes(experiment, teacher, num_images) for teacher in teachers]),
         labels=torch.from_numpy(data.training_labels()),
         seed=experiment.params.seed,
+        class_names=experiment.class_names,
         views_shown=data.views_shown,
         classifier=_teacher_classifier(experiment) if reads_classifier else None,
     )

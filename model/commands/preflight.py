@@ -131,7 +131,12 @@ def _try_losses(experiment: Experiment, student: Output, teacher: Output | None,
     batch = Batch(torch.zeros(num_images, 1, 1, 1), index_N, index_N, index_N)
     labels_M = torch.arange(2 * num_classes) % num_classes  # two images of each class, as none has been read yet
     context = LossContext(
-        student=student, teacher=teacher, labels=labels_M, seed=experiment.params.seed, classifier=classifier
+        student=student,
+        teacher=teacher,
+        labels=labels_M,
+        seed=experiment.params.seed,
+        class_names=experiment.class_names,
+        classifier=classifier,
     )
     objective = experiment.new_objective()
     with experiment.naming_params():

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..registry import LOSSES
-from ..types import Batch, Output
+from ..types import Batch, LossContext, Output
 from .base import DistillLoss
-from .ce import cross_entropy
+from .ce import ClassWeights, check_class_weights, class_weight_tensor, cross_entropy
 from .probabilities import standardized
 
 
@@ -35,9 +35,12 @@ class KnowledgeDistillation(DistillLoss):
             by the number of classes (the default of PyTorch's KLDivLoss, which many projects used).
         t_squared: Whether the soft part has the factor T^2, which keeps its gradient's size independent of T.
         divergence: "kl", or "cross_entropy": the same gradients, the value larger by the teacher's entropy.
+        class_weights: Weights of the classes in the cross-entropy with the labels, as of `ce`.
         standardize: Whether each image's logits are first brought to mean 0 and standard deviation 1 in the soft part
             (Sun et al., https://arxiv.org/abs/2403.01427; theirs for CIFAR-100: temperature 2, soft_scale 10).
     """
+
+    class_weight: Tensor | None
 
     def __init__(
         self,
@@ -50,6 +53,7 @@ class KnowledgeDistillation(DistillLoss):
         t_squared: bool = True,
         divergence: Literal["kl", "cross_entropy"] = "kl",
         standardize: bool = False,
+        class_weights: ClassWeights | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= alpha <= 1:
@@ -69,12 +73,22 @@ class KnowledgeDistillation(DistillLoss):
         # Mean and deviation are of all logits: they cannot be computed from the largest probabilities alone.
         self.needs = frozenset({"logits" if standardize else "probabilities"}) if self.soft_weight else frozenset()
         self.labels = "mixed" if self.hard_weight else "none"
+        self.class_weights = class_weights
+        self.register_buffer("class_weight", None, persistent=False)  # follows from the data
+        if class_weights is not None:
+            check_class_weights(class_weights)
+            if not self.hard_weight:
+                raise ValueError("class_weights are those of the labels, which alpha or hard_weight leaves out")
+            self.global_batch = frozenset({"logits"})  # the weighted mean's weights are those of all images
         self.part_names = ("hard", "soft") if self.hard_weight and self.soft_weight else ()
+
+    def prepare(self, context: LossContext) -> None:
+        self.class_weight = class_weight_tensor(self.class_weights, context)
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         self.parts = {}
         if self.hard_weight:
-            self.parts["hard"] = self.hard_weight * cross_entropy(student.logits, batch)
+            self.parts["hard"] = self.hard_weight * cross_entropy(student.logits, batch, weight_K=self.class_weight)
         if self.soft_weight:
             self.parts["soft"] = self.soft_weight * self.soft(student.logits, teacher.logits)
         return torch.stack([*self.parts.values()]).sum()

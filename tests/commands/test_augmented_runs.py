@@ -150,6 +150,11 @@ def test_two_processes_reach_the_weights_of_one(make_student: MakeStudent, runti
             {"teacher": {"model_dir": "../teacher", "cache": True}},
             "teacher.cache: images that mixup mixes are never the same again: leave this out",
         ),
+        (
+            {},
+            {"loss": {"ce": {"class_weights": {"33": 2.0}}}},
+            'loss.ce: class_weights: the data has no class "33", did you mean "3"?',
+        ),
         ({"mixup": -1}, {}, "dataset: mixup must be 0 or more, got -1.0"),
         ({"mixup": 1, "strong_view": True}, {}, "dataset: mixup must be 0 with strong_view"),
         ({"auto_augment": "autoaugment"}, {}, "dataset.auto_augment: should be 'trivial_augment' or 'rand_augment'"),
