@@ -40,9 +40,15 @@ def permutation(*key: int, index: NDArray[np.integer], keys: NDArray[np.uint64] 
     return shuffled
 
 
-def step_seed(seed: int, step: int, rank: int = 0) -> int:
-    """Seed of the generator that dropout uses in one step of the process `rank`, in [0, 2**63)."""
-    key = (seed, STEP, step, rank) if rank else (seed, STEP, step)
+def step_seed(seed: int, step: int, rank: int = 0, micro_batch: int = 0) -> int:
+    """Seed of the generator that dropout uses in one step of the process `rank`, in [0, 2**63).
+
+    Args:
+        micro_batch: The number of the batch among those of the step.
+    """
+    key = [seed, STEP, step, rank, micro_batch]
+    while not key[-1] and len(key) > 3:
+        key.pop()
     return int(random_bits(*key)) >> 1
 
 

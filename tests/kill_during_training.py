@@ -26,8 +26,8 @@ STEP, SIGNAL = int(sys.argv.pop(1)), signal.Signals(int(sys.argv.pop(1)))
 take_step, save = Trainer.take_step, Trainer.save
 
 
-def take_step_then_signal(trainer: Trainer, batch: Batch) -> None:
-    take_step(trainer, batch)
+def take_step_then_signal(trainer: Trainer, *batches: Batch) -> None:
+    take_step(trainer, *batches)
     world = trainer.world if isinstance(trainer, DistributedTrainer) else SINGLE_PROCESS
     if trainer.step == STEP and world.rank == world.size - 1 and (SIGNAL is not signal.SIGKILL or world.size > 1):
         os.kill(os.getpid(), SIGNAL)

@@ -254,6 +254,11 @@ class Experiment:
             return data
 
     @property
+    def steps_per_epoch(self) -> int:
+        """Steps of the optimizer."""
+        return math.ceil(self.data.steps_per_epoch(self.params.batch_size) / self.params.accumulate)
+
+    @property
     def eval_batch_size(self) -> int:
         """Images of a batch in evaluation: the larger they are, the fewer, but no fewer than in a training batch.
 

@@ -57,7 +57,8 @@ def build_trainer(
         "teacher": teacher,
         "objective": objective,
         "seed": params.seed,
-        "steps_per_epoch": experiment.data.steps_per_epoch(params.batch_size),
+        "steps_per_epoch": experiment.steps_per_epoch,
+        "accumulate": params.accumulate,
         "device": device,
         "dtype": experiment.dtype,
     }
@@ -69,7 +70,7 @@ def build_trainer(
         run: dict[str, Any] = {
             "train_step": train_step,
             "optimizer": build_optimizer(params.optimizer, train_step.parameters),
-            "schedule": build_schedule(params.schedule, params.num_epochs, parts["steps_per_epoch"]),
+            "schedule": build_schedule(params.schedule, params.num_epochs, experiment.steps_per_epoch),
             "data": experiment.data,
             "evaluate": evaluation_of(experiment),
             "folder": experiment.folder,

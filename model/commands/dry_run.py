@@ -107,8 +107,10 @@ def _describe(experiment: Experiment, startup: float) -> str:
     ]
     if ready:
         dtype = str(experiment.dtype).removeprefix("torch.")
+        each = f", each of {trainer.accumulate} batches" if trainer.accumulate > 1 else ""
+        steps = f"{trainer.num_epochs} epochs of {trainer.steps_per_epoch}, {trainer.total_steps} in all{each}"
         lines += [
-            f"steps     {trainer.num_epochs} epochs of {trainer.steps_per_epoch}, {trainer.total_steps} in all",
+            f"steps     {steps}",
             f"time      about {format_duration(seconds)} on {device.type}, {dtype}",
         ]
     for needed, estimate in estimates:

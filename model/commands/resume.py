@@ -109,7 +109,7 @@ def read_last_checkpoint(experiment: Experiment) -> WeightsFile | None:
         file.check(experiment.network_on_meta())
     except UserError as error:
         raise UserError(f"{error}; --restart begins anew") from None
-    steps = experiment.data.steps_per_epoch(experiment.params.batch_size)
+    steps = experiment.steps_per_epoch
     if "step" not in file.content or file.content.get("steps_per_epoch") != steps:
         raise UserError(
             f"{path}: is not this run's checkpoint (steps per epoch: "

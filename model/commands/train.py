@@ -432,9 +432,10 @@ def plan(experiment: Experiment, trainer: Trainer, seconds: float) -> str:
     """One line: what will be done and about how long it takes."""
     size = experiment.runtime.world.size
     epochs = "epoch" if trainer.num_epochs == 1 else "epochs"
+    batches = f"{trainer.accumulate} x " if trainer.accumulate > 1 else ""
     processes = f" in {size} processes" if size > 1 else ""
     return (
-        f"{trainer.num_epochs} {epochs} of {trainer.steps_per_epoch} steps, batch size {trainer.batch_size}, "
+        f"{trainer.num_epochs} {epochs} of {trainer.steps_per_epoch} steps, batch size {batches}{trainer.batch_size}, "
         f"{str(experiment.dtype).removeprefix('torch.')} on {experiment.runtime.device.type}{processes}: "
         f"about {format_duration(seconds)} left"
     )

@@ -141,7 +141,10 @@ class Params(Strict):
         loss: The terms of the objective, which are added up: the name of each, and its options.
         optimizer: The optimizer, by name, with its options.
         schedule: The learning-rate schedule, by name, with its options.
-        batch_size: Images per step.
+        batch_size: Images per step, or per forward and backward pass where `accumulate` is above 1.
+        accumulate: Batches whose gradients are added up before a step of the optimizer: 4 batches of 32 images give the
+            step of one of 128 with less memory. Batch norm's statistics are those of each batch, and loss terms that
+            compare the images of a batch with one another compare those of one of the small ones.
         num_epochs: Passes over the training images.
         gradient_clip: Maximum norm of the gradient; a longer one is scaled down to it.
         seed: Seed of initial weights, the order of images, their augmentation, and dropout.
@@ -165,6 +168,7 @@ class Params(Strict):
     optimizer: Component = Component(name="sgd")
     schedule: Component = Component(name="constant")
     batch_size: Annotated[int, Field(ge=1)] = 128
+    accumulate: Annotated[int, Field(ge=1)] = 1
     num_epochs: Annotated[int, Field(ge=1)] = 30
     gradient_clip: Annotated[float, Field(gt=0)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

@@ -169,7 +169,9 @@ class World:
             dist.all_reduce(buffer, group=self._group_of(buffer))
             buffer.div_(self.size)
 
-    def wrap_ddp(self, modules: Sequence[nn.Module], function: Callable[..., Any], *, find_unused: bool) -> nn.Module:
+    def wrap_ddp(
+        self, modules: Sequence[nn.Module], function: Callable[..., Any], *, find_unused: bool
+    ) -> DistributedDataParallel:
         """The function as a module: the backward pass of its first result averages the gradients of all processes.
 
         Args:

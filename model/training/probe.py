@@ -44,7 +44,7 @@ class Estimate(NamedTuple):
 class Pace(NamedTuple):
     """Seconds that parts of a run take."""
 
-    step: float  # with its batch
+    batch: float  # of training: reading it, forward and backward pass
     evaluated_image: float
     epoch_start: float  # until the first batch comes, beyond what other batches take
 
@@ -66,7 +66,8 @@ def remaining_seconds(trainer: Trainer, pace: Pace, num_processes: int = 1) -> f
     epochs = steps / trainer.steps_per_epoch
     evaluated = (epochs * data.size("val") + 2 * data.size("test")) / num_processes
     num_starts = epochs * (2 if data.size("val") else 1) + 2
-    return steps * pace.step + evaluated * pace.evaluated_image + num_starts * pace.epoch_start
+    num_batches = epochs * data.steps_per_epoch(trainer.batch_size)
+    return num_batches * pace.batch + evaluated * pace.evaluated_image + num_starts * pace.epoch_start
 
 
 def measure_pace(trainer: Trainer, batch: Batch, num_processes: int = 1) -> Pace:
@@ -137,7 +138,10 @@ def speed_up_of_one_thread(train_step: TrainStep, batch: Batch) -> float:
 
 def compile_student(train_step: TrainStep, batch: Batch) -> None:
     """Compile the student for batches like this one; where that fails, log it and leave the student as it is."""
-    compiled = cast(nn.Module, torch.compile(train_step.student, **COMPILE_OPTIONS.get(train_step.device.type, {})))
+    options = COMPILE_OPTIONS.get(train_step.device.type, {})
+    if train_step.accumulate > 1:  # a CUDA graph would overwrite the gradients that are added up
+        options = options | {"mode": "default"}
+    compiled = cast(nn.Module, torch.compile(train_step.student, **options))
     with unchanged(train_step):
         try:
             gradients(train_step, compiled, batch)

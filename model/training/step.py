@@ -22,8 +22,24 @@ EPOCHS_BETWEEN_GRADIENT_NORMS = 5  # each costs a backward pass a term
 GlobalBatch = tuple[Output, "Output | None", Batch]  # student output, teacher output, batch
 
 
+class MicroBatch(NamedTuple):
+    """One of the batches whose gradients are added up before a step of the optimizer; by default the only one.
+
+    Args:
+        number: Counted from 0.
+        share: Of the step's images that are in this batch.
+    """
+
+    number: int = 0
+    share: float = 1.0
+    is_last: bool = True
+
+
+WHOLE_STEP = MicroBatch()
+
+
 class StepResult(NamedTuple):
-    """What the forward pass of a step gives."""
+    """What the forward pass of a batch gives."""
 
     loss: Tensor  # the objective, a scalar
     terms: dict[str, Tensor]  # every loss term, and every part of one, before its weight
@@ -69,6 +85,8 @@ class TrainStep:
     Args:
         teacher: Called on every batch; None where no term needs one.
         seed: The run's.
+        steps_per_epoch: Steps of the optimizer.
+        accumulate: Batches of a step; the last one of an epoch may have fewer.
     """
 
     student: nn.Module
@@ -78,6 +96,7 @@ class TrainStep:
     steps_per_epoch: int
     device: torch.device
     dtype: torch.dtype
+    accumulate: int = 1
     rank: int = 0
 
     def __post_init__(self) -> None:
@@ -86,13 +105,13 @@ class TrainStep:
     def start(self, batch: Batch) -> None:
         """Called with the first batch, before training."""
 
-    def __call__(self, batch: Batch, step: int) -> StepResult:
+    def __call__(self, batch: Batch, step: int, micro: MicroBatch = WHOLE_STEP) -> StepResult:
         """Run the forward and the backward pass; gradients are added to the parameters'."""
-        self.seed_step(step)
-        result = self.forward(self.forward_student, batch, step)
-        if self._measures_gradients(step):
+        self.seed_step(step, micro)
+        result = self.forward(self.forward_student, batch, step, micro)
+        if micro.is_last and self._measures_gradients(step):
             result = result._replace(gradient_norms=self.gradient_norms(result.terms, step))
-        result.loss.backward()  # type: ignore[no-untyped-call]
+        (result.loss * micro.share).backward()  # type: ignore[no-untyped-call]
         return result
 
     def _measures_gradients(self, step: int) -> bool:
@@ -115,21 +134,23 @@ class TrainStep:
             norms[name] = torch.stack([each.norm() for each in gradients if each is not None]).norm()
         return norms
 
-    def forward(self, student: nn.Module, batch: Batch, step: int) -> StepResult:
+    def forward(self, student: nn.Module, batch: Batch, step: int, micro: MicroBatch = WHOLE_STEP) -> StepResult:
         with autocast(self.dtype, self.device):
             output: Output = student(batch.images)
         teacher_output = None if self.teacher is None else self.teacher(batch)
-        global_batch = self.gather(output, teacher_output, batch, step)
+        global_batch = self.gather(output, teacher_output, batch, step, micro)
         loss, terms = self.objective(output, teacher_output, batch, step / self.steps_per_epoch, global_batch)
         return StepResult(loss, terms, output, teacher_output)
 
-    def gather(self, output: Output, teacher_output: Output | None, batch: Batch, step: int) -> GlobalBatch | None:
-        """What terms that compare images are given, where the batch is but a shard of the step's images."""
+    def gather(
+        self, output: Output, teacher_output: Output | None, batch: Batch, step: int, micro: MicroBatch
+    ) -> GlobalBatch | None:
+        """What terms that compare images are given, where the batch is but a shard of one of several processes."""
         return None
 
-    def seed_step(self, step: int) -> None:
-        """Seed the generators that the step's dropout draws from."""
-        seed_generators(step_seed(self.seed, step, self.rank), self.device)
+    def seed_step(self, step: int, micro: MicroBatch = WHOLE_STEP) -> None:
+        """Seed the generators that dropout draws from."""
+        seed_generators(step_seed(self.seed, step, self.rank, micro.number), self.device)
 
     @property
     def parameters(self) -> list[nn.Parameter]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from .checkpoint import save_checkpoint, training_state
 from .meters import Clock, Meters
 from .run_logger import RunLogger, SilentRunLogger
 from .schedules import Schedule
-from .step import TrainingObjective, TrainStep
+from .step import MicroBatch, TrainingObjective, TrainStep
 
 if TYPE_CHECKING:
     from .probe import Estimate
@@ -41,7 +42,7 @@ class Trainer:
         schedule: Epochs done, part epochs included -> factor of the optimizer's learning rates.
         evaluate: Metrics of a network on a split; `accuracy` and `loss` among them.
         describe: Plain values that go into the weights file beside the weights: the network, the data set.
-        batch_size: Images of a step.
+        batch_size: Images of a batch.
         should_stop: Called after every step; True saves and raises Stopped.
     """
 
@@ -59,11 +60,10 @@ class Trainer:
     should_stop: Callable[[], bool] = lambda: False
 
     def __post_init__(self) -> None:
-        self.step = 0  # finished steps of the whole run
+        self.step = 0  # finished steps of the optimizer in the whole run
         self.seconds = 0.0  # spent in training and validation, interruptions left out
         self.best: dict[str, float] | None = None  # metrics on val of the best weights so far
         self.estimate: Estimate | None = None  # of the time from here on
-        self.steps_per_epoch = self.data.steps_per_epoch(self.batch_size)
         self.meters = self.make_meters()
         self.gradient_norms: dict[str, float] = {}  # of the epoch's last step, where it measured them
         self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -80,6 +80,14 @@ class Trainer:
     @property
     def objective(self) -> TrainingObjective:
         return self.train_step.objective
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.train_step.steps_per_epoch
+
+    @property
+    def accumulate(self) -> int:
+        return self.train_step.accumulate
 
     @property
     def total_steps(self) -> int:
@@ -106,12 +114,12 @@ class Trainer:
         last_saved, start = time.monotonic(), self.step
         self.student.train()
         with logger.progress(epoch + 1, self.step):
-            for batch in self.train_batches(epoch, first_step):
-                self.take_step(batch)
+            for batches in batched(self.train_batches(epoch, first_step), self.accumulate):
+                self.take_step(*batches)
                 is_old = time.monotonic() - last_saved > 60 * self.checkpoint_minutes
                 show, stop, save = self.any_process(logger.is_due(), self.should_stop(), is_old)
                 if show:
-                    self._log_step(logger, images_per_second=(self.step - start) * self.batch_size / clock.elapsed())
+                    self._log_step(logger, self._num_images_since(start) / clock.elapsed())
                 if self.step % self.steps_per_epoch:  # the epoch's last step is saved below, with its metrics
                     if stop or save:
                         self.seconds = clock.total()
@@ -119,23 +127,30 @@ class Trainer:
                         last_saved = time.monotonic()
                     if stop:
                         raise Stopped(f"{self.folder.name}: saved at step {self.step} of {self.total_steps}")
-        self._finish_epoch(epoch + 1, logger, clock, (self.step - start) * self.batch_size / clock.elapsed())
+        self._finish_epoch(epoch + 1, logger, clock, self._num_images_since(start) / clock.elapsed())
         (stop,) = self.any_process(self.should_stop())
         if stop and self.step < self.total_steps:
             raise Stopped(f"{self.folder.name}: saved after epoch {epoch + 1} of {self.num_epochs}")
 
-    def take_step(self, batch: Batch) -> None:
-        """One step of the optimizer on one batch."""
+    def _num_images_since(self, step: int) -> int:
+        """About how many images have been trained on since a step."""
+        return (self.step - step) * self.accumulate * self.batch_size
+
+    def take_step(self, *batches: Batch) -> None:
+        """One step of the optimizer, on the mean gradient over the images of one batch or of several."""
         factor = self.schedule(self.step / self.steps_per_epoch)
         for group, base in zip(self.optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = base * factor
         self.optimizer.zero_grad(set_to_none=True)
-        result = self.train_step(batch, self.step)
+        sizes = self.num_images(batches)
+        for number, (batch, size) in enumerate(zip(batches, sizes, strict=True)):
+            micro = MicroBatch(number, size / sum(sizes), is_last=number == len(batches) - 1)
+            result = self.train_step(batch, self.step, micro)
+            self.meters.add(result, batch)
         if self.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self._parameters, self.gradient_clip)
         self.optimizer.step()
         self.step += 1
-        self.meters.add(result, batch)
         if result.gradient_norms:
             self.gradient_norms = {name: norm.item() for name, norm in result.gradient_norms.items()}
 
@@ -243,7 +258,11 @@ class Trainer:
         )
 
     def train_batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
-        return self.data.train_batches(epoch, self.batch_size, first_step)
+        return self.data.train_batches(epoch, self.batch_size, first_step * self.accumulate)
+
+    def num_images(self, batches: Sequence[Batch]) -> list[int]:
+        """Images of each of a step's batches, in all processes together."""
+        return [len(batch.labels) for batch in batches]
 
     def any_process(self, *flags: bool) -> tuple[bool, ...]:
         """Of each flag whether it is set in one of the processes."""
@@ -255,3 +274,10 @@ class Trainer:
 
     def sync_buffers(self) -> None:
         """Make buffers, such as batch norm's running statistics, equal in all processes."""
+
+
+def batched(batches: Iterable[Batch], count: int) -> Iterator[tuple[Batch, ...]]:
+    """The batches, `count` at a time; the last ones may be fewer."""
+    remaining = iter(batches)
+    while group := tuple(islice(remaining, count)):
+        yield group

@@ -28,6 +28,7 @@ def test_step_with_every_loss_stays_on_the_device(
     [
         *({"optimizer": {"name": name}} for name in OPTIMIZERS.names()),
         {"gradient_clip": 1.0},
+        {"accumulate": 2, "batch_size": 4},
         {"precision": "float32"},
         {"dataset.strong_view": True},
         {"dataset.cutout": 8},
@@ -52,4 +53,4 @@ def take_steps(trainer: Trainer, device: FakeDevice, num_steps: int = 1) -> None
     batch = first_batch(trainer)
     with device.step():
         for _ in range(num_steps):
-            trainer.take_step(batch)
+            trainer.take_step(*[batch] * trainer.accumulate)

@@ -51,7 +51,7 @@ CHOSEN: dict[str, tuple[dict[str, Any], float]] = {
 TERMS = CHOSEN | {name: ({}, 0.1) for name in LOSSES.names() if LOSSES[name]().global_batch and name not in CHOSEN}
 
 
-RUNS = ("one_view", "two_views")
+RUNS = ("one_view", "two_views", "accumulated")
 
 
 class Net(nn.Module):
@@ -77,7 +77,7 @@ class Net(nn.Module):
 
 
 def make_trainer(path: Path, world: World = SINGLE_PROCESS) -> Trainer:
-    """A run of two epochs at step 0; the name of the folder selects one or two views of each image."""
+    """A run of two epochs at step 0; the name of the folder selects what is special."""
     data, student, teacher = open_data(strong_view=path.name == "two_views"), seeded(Net, 0), seeded(Net, 1)
     losses = {name: cast(DistillLoss, LOSSES.build(name, **options)) for name, (options, _) in TERMS.items()}
     objective = Objective({name: (losses[name], TermOptions(weight=weight)) for name, (_, weight) in TERMS.items()})
@@ -103,6 +103,7 @@ def make_trainer(path: Path, world: World = SINGLE_PROCESS) -> Trainer:
         data=data,
         evaluate=evaluate,
         batch_size=BATCH_SIZE,
+        accumulate=4 if path.name == "accumulated" else 1,  # 6 batches an epoch: 4 and 2
         gradient_clip=5.0,
         world=world,
     )

@@ -270,6 +270,61 @@ def test_network_is_in_training_mode_in_every_epoch(tmp_path: Path) -> None:
     assert training_modes == [True] * 10
 
 
+# Accumulated gradients ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("accumulate", "batch_size"), [(2, 16), (4, 8), (32, 1)])
+@pytest.mark.parametrize("val_size", [20, 19])  # 80 images make steps of 32, 32 and 16; 81 a last step of 17
+def test_accumulated_batches_give_the_steps_of_large_ones(
+    accumulate: int, batch_size: int, val_size: int, tmp_path: Path
+) -> None:
+    def trained(name: str, **sizes: int) -> Trainer:
+        student, ce = seeded(LinearNet, 0), Objective({"ce": (CrossEntropy(), TermOptions(warmup_epochs=1.5))})
+        parts = {"schedule": lambda epoch: 1 / (1 + epoch), "gradient_clip": 0.2, "data": open_data(val_size)}
+        optimizer = torch.optim.SGD(student.parameters(), lr=0.1, momentum=0.9)
+        trainer = toy_trainer(tmp_path / name, student=student, objective=ce, optimizer=optimizer, **parts, **sizes)
+        trainer.fit()
+        return trainer
+
+    large, small = trained("large", batch_size=32), trained("small", batch_size=batch_size, accumulate=accumulate)
+    assert large.step == small.step == 6
+    for name, weight in large.student.state_dict().items():
+        torch.testing.assert_close(small.student.state_dict()[name], weight, rtol=1e-4, atol=1e-6)
+    for one, other in zip(history_without_times(large), history_without_times(small), strict=True):
+        assert other == pytest.approx(one, rel=1e-4)
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 3, 5])
+def test_resumed_run_of_accumulated_batches_equals_an_uninterrupted_run(stop_at: int, tmp_path: Path) -> None:
+    def made(name: str, **changes: Any) -> Trainer:  # 5 batches an epoch: steps of 2, 2 and 1
+        return with_own_scale(tmp_path / name, torch.optim.SGD, accumulate=2, **changes)
+
+    uninterrupted = made("uninterrupted")
+    uninterrupted.fit()
+    stopped: Trainer = made("stopped", should_stop=lambda: stopped.step == stop_at)
+    with pytest.raises(Stopped):
+        stopped.fit()
+    resumed = made("stopped")
+    restore(resumed, load_checkpoint(resumed.folder.checkpoint("last")))
+    resumed.fit()
+    assert_same(state_tensors(resumed), state_tensors(uninterrupted))
+    assert history_without_times(resumed) == history_without_times(uninterrupted)
+
+
+def test_batches_of_one_step_have_dropout_of_their_own(tmp_path: Path) -> None:
+    dropped = []
+
+    class Spy(SmallNet):
+        def forward(self, images_NCHW: Tensor) -> Output:
+            output = super().forward(images_NCHW)
+            dropped.append(output.embedding == 0)
+            return output
+
+    batch = next(open_data().train_batches(0, 16))
+    toy_trainer(tmp_path, student=Spy(), accumulate=2).take_step(batch, batch)
+    assert not torch.equal(*dropped)
+
+
 # The teacher --------------------------------------------------------------------------------------------------------
 
 
@@ -555,7 +610,7 @@ def test_estimate_of_the_run_time_does_not_change_the_run(tmp_path: Path) -> Non
 def test_estimate_counts_steps_evaluations_and_starts_of_epochs(tmp_path: Path, step: int, expected: float) -> None:
     trainer = toy_trainer(tmp_path)  # 2 epochs of 5 steps, 20 images in val and 30 in test
     trainer.step = step
-    pace = Pace(step=1.0, evaluated_image=0.1, epoch_start=0.5)
+    pace = Pace(batch=1.0, evaluated_image=0.1, epoch_start=0.5)
     assert remaining_seconds(trainer, pace) == pytest.approx(expected)
 
 
@@ -633,8 +688,11 @@ def compile_eagerly(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
     return compiled
 
 
-def test_compiled_run_equals_the_run_that_is_not_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, compiled = toy_trainer(tmp_path / "plain"), toy_trainer(tmp_path / "compiled")
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_compiled_run_equals_the_run_that_is_not_compiled(
+    accumulate: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, compiled = (toy_trainer(tmp_path / name, accumulate=accumulate) for name in ("plain", "compiled"))
     traced = compile_eagerly(monkeypatch)
     compile_student(compiled.train_step, next(compiled.data.train_batches(0, 16)))
     for trainer in (plain, compiled):

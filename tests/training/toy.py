@@ -92,6 +92,7 @@ def toy_trainer(path: Path, **changes: Any) -> Trainer:
     student = changes.pop("student", None) or seeded(SmallNet, 0)
     data = changes.pop("data", None) or open_data()
     objective = changes.pop("objective", None) or Objective({"ce": (CrossEntropy(), TermOptions())})
+    accumulate = changes.pop("accumulate", 1)
     parameters = [*student.parameters(), *objective.parameters()]
 
     def evaluate(net: nn.Module, split: Split) -> dict[str, float]:
@@ -102,7 +103,8 @@ def toy_trainer(path: Path, **changes: Any) -> Trainer:
         "teacher": changes.pop("teacher", None),
         "objective": objective,
         "seed": changes.pop("seed", 0),
-        "steps_per_epoch": data.steps_per_epoch(changes.get("batch_size", 16)),
+        "steps_per_epoch": -(-data.steps_per_epoch(changes.get("batch_size", 16)) // accumulate),
+        "accumulate": accumulate,
         "device": CPU,
         "dtype": torch.float32,
     }
