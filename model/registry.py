@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from .errors import OptionError, did_you_mean, option_error, preview
-from .types import ScheduleOptions, SplitOptions, TermOptions
+from .types import OptimizerOptions, ScheduleOptions, SplitOptions, TermOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 Common = TypeVar("Common")
@@ -192,7 +192,7 @@ def _validate_option(key: str, value: Any, annotation: Any) -> Any:
 NETS: Registry[None] = Registry("network")
 LOSSES: Registry[TermOptions] = Registry("loss", common=TermOptions)
 DATASETS: Registry[SplitOptions] = Registry("data set", common=SplitOptions)
-OPTIMIZERS: Registry[None] = Registry("optimizer")
+OPTIMIZERS: Registry[OptimizerOptions] = Registry("optimizer", common=OptimizerOptions)
 SCHEDULES: Registry[ScheduleOptions] = Registry("schedule", common=ScheduleOptions)
 SAMPLERS: Registry[None] = Registry("sampler")
 PRUNERS: Registry[None] = Registry("pruner")

@@ -283,6 +283,31 @@ class ScheduleOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OptimizerOptions:
+    """Options of every optimizer, in addition to its own.
+
+    Args:
+        classifier_learning_rate: Learning rate of the classifier, the linear layer that computes the logits; by default
+            that of the other layers.
+        layer_decay: Layer-wise learning rate decay: each layer's rate is this factor of that of the layer behind it, as
+            when a pretrained network is fine-tuned (0.75). Layers are those of timm: the blocks of a network, its stem
+            and its classifier. 1 for equal rates.
+        decay_norms_and_biases: Whether weight decay also applies to biases and other one-dimensional parameters, such
+            as those of norms. Parameters of loss terms have the plain learning rate and weight decay.
+    """
+
+    classifier_learning_rate: float | None = None
+    layer_decay: float = 1.0
+    decay_norms_and_biases: bool = True
+
+    def __post_init__(self) -> None:
+        if self.classifier_learning_rate is not None and self.classifier_learning_rate <= 0:
+            raise ValueError(f"classifier_learning_rate must be positive, got {self.classifier_learning_rate}")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay must be above 0 and at most 1, got {self.layer_decay}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Views:
     """The augmented views of the training images that a run can draw, numbered from 0.
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -66,8 +67,7 @@ def classifier_of(net: nn.Module, image_shape: ImageShape, state: dict[str, Tens
     Args:
         state: The network's weights; without them, the layer's are random.
     """
-    with torch.device("meta"):
-        name = classifier_name(net.eval(), torch.empty(2, *image_shape))
+    name = find_classifier(net, image_shape)
     if name is None:
         return None
     classifier = cast(nn.Linear, net.get_submodule(name)).to_empty(device="cpu")
@@ -78,6 +78,13 @@ def classifier_of(net: nn.Module, image_shape: ImageShape, state: dict[str, Tens
     return classifier.requires_grad_(False)
 
 
+def find_classifier(net: nn.Module, image_shape: ImageShape) -> str | None:
+    """The name of the linear layer that computes a network's logits; None where there is no such."""
+    device = next(net.parameters()).device
+    with _in_eval_mode(net), device:
+        return classifier_name(net, torch.zeros(2, *image_shape))
+
+
 def select_classes(net: nn.Module, columns: Sequence[int], image_shape: ImageShape) -> bool:
     """Keep these classes of a network, in this order; returns False where its logits are not one linear layer's output.
 
@@ -85,16 +92,24 @@ def select_classes(net: nn.Module, columns: Sequence[int], image_shape: ImageSha
     """
     if (parameter := next(net.parameters(), None)) is None:
         return False
-    images = torch.zeros(2, *image_shape, device=parameter.device)
-    was_training = net.training
-    name = classifier_name(net.eval(), images)
-    with torch.no_grad():
-        output: Output = net(images)
-    net.train(was_training)
+    name = find_classifier(net, image_shape)
+    with _in_eval_mode(net), torch.no_grad():
+        output: Output = net(torch.zeros(2, *image_shape, device=parameter.device))
     if name is None or output.exits:
         return False
     select_rows(cast(nn.Linear, net.get_submodule(name)), columns)
     return True
+
+
+@contextmanager
+def _in_eval_mode(net: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in net.modules()}
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def select_rows(classifier: nn.Linear, columns: Sequence[int]) -> None:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from ..config.params import Component
-from ..errors import option_scope
+from ..errors import OptionError, option_scope
 from ..evaluation.metrics import metrics_of, predict
 from ..registry import OPTIMIZERS, SCHEDULES
 from ..training.parallel import DistributedTrainer, DistributedTrainStep
+from ..training.parameter_groups import parameter_groups, set_rates
 from ..training.precision import to_device
 from ..training.schedules import Schedule, warmed_up
 from ..training.step import TrainStep
 from ..training.trainer import Evaluate, Trainer
 from ..types import Split, Teacher
+from .freeze import freeze
+from .network import find_classifier
 from .seen import seen_images
 from .weights import WeightsFile
 
@@ -49,6 +52,7 @@ def build_trainer(
     with experiment.naming_params():
         objective.prepare(context)
         objective.initialize_student(student)
+        frozen = freeze(student, params.freeze, experiment.source.image_shape)
     objective.to(device)
     for loss in objective.per_shard_terms():
         world.convert_sync_batchnorm(loss)
@@ -58,6 +62,7 @@ def build_trainer(
         "objective": objective,
         "seed": params.seed,
         "steps_per_epoch": experiment.steps_per_epoch,
+        "frozen": frozen,
         "accumulate": params.accumulate,
         "device": device,
         "dtype": experiment.dtype,
@@ -69,7 +74,7 @@ def build_trainer(
     with experiment.naming_params():
         run: dict[str, Any] = {
             "train_step": train_step,
-            "optimizer": build_optimizer(params.optimizer, train_step.parameters),
+            "optimizer": build_optimizer(params.optimizer, groups_of(experiment, student, objective.parameters())),
             "schedule": build_schedule(params.schedule, params.num_epochs, experiment.steps_per_epoch),
             "data": experiment.data,
             "evaluate": evaluation_of(experiment),
@@ -101,9 +106,32 @@ def evaluation_of(experiment: Experiment) -> Evaluate:
     return evaluate
 
 
-def build_optimizer(optimizer: Component, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+def groups_of(
+    experiment: Experiment, student: nn.Module, others: Iterable[nn.Parameter] = ()
+) -> Sequence[nn.Parameter] | Sequence[dict[str, Any]]:
+    """What the optimizer is given: the student's parameters and those of loss terms, in groups where they differ.
+
+    Raises:
+        OptionError: An option does not suit the network.
+    """
+    optimizer, image_shape = experiment.params.optimizer, experiment.source.image_shape
     with option_scope("optimizer"):
-        return cast(torch.optim.Optimizer, OPTIMIZERS.build(optimizer.name, parameters, **optimizer.options))
+        options = OPTIMIZERS.common_options(optimizer.name, optimizer.options)
+        classifier = None
+        if options.classifier_learning_rate is not None and (name := find_classifier(student, image_shape)):
+            classifier = student.get_submodule(name)
+        try:
+            return parameter_groups(student, others, classifier, options)
+        except ValueError as error:
+            raise OptionError("", str(error)) from None
+
+
+def build_optimizer(
+    optimizer: Component, parameters: Sequence[nn.Parameter] | Sequence[dict[str, Any]]
+) -> torch.optim.Optimizer:
+    with option_scope("optimizer"):
+        built: torch.optim.Optimizer = OPTIMIZERS.build(optimizer.name, parameters, **optimizer.options)
+        return set_rates(built)
 
 
 def build_schedule(schedule: Component, num_epochs: int, steps_per_epoch: int) -> Schedule:

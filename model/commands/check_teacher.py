@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -139,7 +140,7 @@ def _probable_cause(experiment: Experiment, live: LiveTeacher, batches: Sequence
     """What would make the teacher most accurate; empty where nothing helps much."""
     own = experiment.source.normalisation
     reverse = Normalisation(mean=own.mean[::-1], std=own.std[::-1])
-    reversed_batches = [batch._replace(images=batch.images.flip(1)) for batch in batches]
+    reversed_batches = [replace(batch, images=batch.images.flip(1)) for batch in batches]
 
     def accuracy_of(normalisation: Normalisation, *, reversed_channels: bool = False, training: bool = False) -> float:
         if training and not any(isinstance(module, BATCH_NORM) for module in live.net.modules()):

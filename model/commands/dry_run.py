@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..build.experiment import Experiment
+from ..build.freeze import trained_share
 from ..build.seen import describe_seen, held_out_seen, seen_by
 from ..build.teacher import build_untrained_teacher, has_cache, num_views_shown
 from ..build.trainer import build_trainer
@@ -97,6 +98,7 @@ def _describe(experiment: Experiment, startup: float) -> str:
         json.dumps(params.model_dump(mode="json"), indent=2),
         "",
         f"student   {params.student.name}, {experiment.cost}",
+        *([f"trained   {trained_share(trainer.student)}"] if params.freeze else []),
         *_teacher_lines(experiment),
         *_init_lines(experiment),
         *_term_lines(experiment),
@@ -122,7 +124,7 @@ def _describe(experiment: Experiment, startup: float) -> str:
 @contextmanager
 def _untrained(experiment: Experiment) -> Iterator[Trainer]:
     """The experiment's trainer with an untrained teacher, whose outputs are cached while the block lasts."""
-    with tempfile.TemporaryDirectory() as scratch:
+    with experiment.naming_params(), tempfile.TemporaryDirectory() as scratch:
         yield build_trainer(experiment, build_untrained_teacher(experiment, Path(scratch)))
 
 

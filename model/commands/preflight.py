@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from ..build.experiment import Experiment
+from ..build.freeze import freeze
 from ..build.network import concat_embeddings, output_shapes
 from ..build.state_dicts import mismatch
 from ..build.teacher import teacher_output_shapes
-from ..build.trainer import build_optimizer, build_schedule
+from ..build.trainer import build_optimizer, build_schedule, groups_of
 from ..config.folder import Folder
 from ..config.generations import first_generation
 from ..errors import OptionError, first_sentence
@@ -63,6 +64,9 @@ def _try_parts(experiment: Experiment) -> Output:
     output = _try_student(experiment)
     with experiment.naming_params():
         build_optimizer(params.optimizer, [nn.Parameter(torch.zeros(1))])
+        student = experiment.network_on_meta()
+        freeze(student, params.freeze, experiment.source.image_shape)
+        groups_of(experiment, student)
         build_schedule(params.schedule, params.num_epochs, steps_per_epoch=1)
     return output
 

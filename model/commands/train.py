@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..build.experiment import Experiment
+from ..build.freeze import trained_share
 from ..build.network import select_classes
 from ..build.seen import describe_seen, held_out_seen, seen_by
 from ..build.teacher import build_teacher, read_teacher_weights
@@ -277,6 +278,8 @@ def build(
     else:
         restore(trainer, checkpoint.content)
         log.info("%s: resuming at step %d of %d", experiment.name, trainer.step, trainer.total_steps)
+    if experiment.params.freeze:
+        log.info("%s: %s are trained", experiment.name, trained_share(trainer.student))
     for other in experiment.dependencies:
         other.close()
     return trainer
@@ -319,7 +322,8 @@ def run(experiment: Experiment, trainer: Trainer, signals: StopSignals) -> None:
     """Train from where the trainer stands to the end."""
     world, compiling = experiment.runtime.world, experiment.params.compile
     batch = next(trainer.train_batches(0, 0))
-    estimate = estimate_time(trainer, batch, num_processes=world.size)
+    with experiment.naming_params():
+        estimate = estimate_time(trainer, batch, num_processes=world.size)
     trainer.estimate = world.on_rank_zero(lambda: estimate)
     log.info("%s: %s", experiment.name, plan(experiment, trainer, trainer.estimate.total))
     if world.size == 1:

@@ -221,7 +221,8 @@ def _gradients(experiment: Experiment, teacher: Teacher, views: Views) -> Findin
 
     def norms_of(number: int) -> dict[str, Tensor]:
         last_step = trainer.total_steps - 1
-        result = step.forward(trainer.student.train(), views.batches[number], last_step)
+        step.set_train_mode()
+        result = step.forward(trainer.student, views.batches[number], last_step)
         return {name: norm for name, norm in step.gradient_norms(result.terms, last_step).items() if name not in parts}
 
     shares = gradient_shares(norms_of, len(views.batches))

@@ -141,6 +141,8 @@ class Params(Strict):
         loss: The terms of the objective, which are added up: the name of each, and its options.
         optimizer: The optimizer, by name, with its options.
         schedule: The learning-rate schedule, by name, with its options.
+        freeze: Modules of the student that are not trained, by name with all that is inside, `["conv1", "layer1"]`, or
+            `all_but_classifier`. Their batch norm and dropout stay in eval mode.
         batch_size: Images per step, or per forward and backward pass where `accumulate` is above 1.
         accumulate: Batches whose gradients are added up before a step of the optimizer: 4 batches of 32 images give the
             step of one of 128 with less memory. Batch norm's statistics are those of each batch, and loss terms that
@@ -167,6 +169,7 @@ class Params(Strict):
     loss: Annotated[dict[str, dict[str, Any]], Field(min_length=1)] = {"ce": {}}
     optimizer: Component = Component(name="sgd")
     schedule: Component = Component(name="constant")
+    freeze: list[Annotated[str, Field(min_length=1)]] | Literal["all_but_classifier"] = []
     batch_size: Annotated[int, Field(ge=1)] = 128
     accumulate: Annotated[int, Field(ge=1)] = 1
     num_epochs: Annotated[int, Field(ge=1)] = 30

@@ -117,4 +117,4 @@ class DistributedTrainer(Trainer):
         self.world.on_rank_zero(action)
 
     def sync_buffers(self) -> None:
-        self.world.sync_buffers([*self.student.buffers(), *self.objective.buffers()])
+        self.world.sync_buffers(self.train_step.buffers)

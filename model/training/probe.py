@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..cpus import usable_cpus
-from ..errors import first_sentence
+from ..errors import OptionError, first_sentence
 from ..logs import log
 from ..types import Batch
 from .precision import autocast
@@ -152,8 +152,15 @@ def compile_student(train_step: TrainStep, batch: Batch) -> None:
 
 
 def gradients(train_step: TrainStep, student: nn.Module, batch: Batch) -> tuple[Tensor, Sequence[Tensor | None]]:
-    """The loss of a first batch and its gradients; the parameters' own gradients stay as they are."""
-    loss = train_step.forward(student.train(), batch, step=0).loss
+    """The loss of a first batch and its gradients; the parameters' own gradients stay as they are.
+
+    Raises:
+        OptionError: So much of the student is frozen that the loss does not depend on the rest.
+    """
+    train_step.set_train_mode()
+    loss = train_step.forward(student, batch, step=0).loss
+    if not loss.requires_grad:
+        raise OptionError("freeze", "no loss term depends on what is left to train")
     return loss, torch.autograd.grad(loss, train_step.parameters, allow_unused=True)
 
 

@@ -6,7 +6,7 @@ a run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -86,6 +86,7 @@ class TrainStep:
         teacher: Called on every batch; None where no term needs one.
         seed: The run's.
         steps_per_epoch: Steps of the optimizer.
+        frozen: Modules of the student that stay in eval mode.
         accumulate: Batches of a step; the last one of an epoch may have fewer.
     """
 
@@ -96,6 +97,7 @@ class TrainStep:
     steps_per_epoch: int
     device: torch.device
     dtype: torch.dtype
+    frozen: Sequence[nn.Module] = ()
     accumulate: int = 1
     rank: int = 0
 
@@ -152,10 +154,21 @@ class TrainStep:
         """Seed the generators that dropout draws from."""
         seed_generators(step_seed(self.seed, step, self.rank, micro.number), self.device)
 
+    def set_train_mode(self) -> None:
+        self.student.train()
+        for module in self.frozen:
+            module.eval()
+
     @property
     def parameters(self) -> list[nn.Parameter]:
         """All that are trained: the student's, then the objective's."""
         return [p for module in (self.student, self.objective) for p in module.parameters() if p.requires_grad]
+
+    @property
+    def buffers(self) -> list[Tensor]:
+        """All that forward passes change, likewise."""
+        frozen = {id(buffer) for module in self.frozen for buffer in module.buffers()}
+        return [b for module in (self.student, self.objective) for b in module.buffers() if id(b) not in frozen]
 
 
 def seed_generators(seed: int, device: torch.device) -> None:

@@ -112,7 +112,7 @@ class Trainer:
         clock = Clock(self.seconds)
         self._prepare_teacher(epoch, logger)
         last_saved, start = time.monotonic(), self.step
-        self.student.train()
+        self.train_step.set_train_mode()
         with logger.progress(epoch + 1, self.step):
             for batches in batched(self.train_batches(epoch, first_step), self.accumulate):
                 self.take_step(*batches)

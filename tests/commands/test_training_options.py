@@ -14,13 +14,30 @@ from torch import Tensor
 import train
 from model.build.experiment import Experiment
 from model.build.runtime import Runtime
+from model.build.trainer import build_trainer
+from model.commands.preflight import preflight
 from model.config.folder import Folder
 from model.training.checkpoint import load_checkpoint
 from model.training.trainer import Trainer
 from tests.conftest import Call, MakeFolder
 
 # 200 training images in batches of 16: 13 batches an epoch.
-OPTIONS: dict[str, dict[str, Any]] = {"accumulate": {"accumulate": 3}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "accumulate": {"accumulate": 3},
+    "freeze": {"freeze": ["conv1", "bn1"]},
+    "rates": {
+        "optimizer": {
+            "name": "adamw",
+            "learning_rate": 0.01,
+            "weight_decay": 0.1,
+            "layer_decay": 0.8,
+            "classifier_learning_rate": 0.05,
+            "decay_norms_and_biases": False,
+        },
+    },
+}
+PARAMETERS = 112 + 8 + 296 + 16 + 1168 + 32 + 272 + 32 + 170  # of the CNN: see test_train.py
+REST = ["conv2", "bn2", "conv3", "bn3", "fc1", "fcbn1", "fc2"]
 
 
 def state_of(folder: Folder, key: str = "state_dict") -> dict[str, Any]:
@@ -84,3 +101,80 @@ def test_steps_of_accumulated_batches_are_shown(make_folder: MakeFolder, tmp_pat
     assert call(train.main, "--model_dir", folder.path).status == 0
     assert "2 epochs of 4 steps, batch size 4 x 16, " in folder.log.read_text()
     assert load_checkpoint(folder.checkpoint("last"))["step"] == 8
+
+
+# Frozen modules -------------------------------------------------------------------------------------------------------
+
+
+def test_frozen_modules_keep_weights_and_statistics(
+    make_folder: MakeFolder, runtime: Runtime, tmp_path: Path, call: Call
+) -> None:
+    first = make_folder(tmp_path / "first", num_epochs=1)
+    folder = make_folder(tmp_path / "run", init="../first", freeze=["conv1", "bn1"])
+    line = call(train.main, "--model_dir", folder.path, "--dry_run").out
+    assert f"trained   {PARAMETERS - 112 - 8:,} of {PARAMETERS:,} parameters" in line
+    Experiment(folder.path, runtime).train()
+    before, after = state_of(first), state_of(folder)
+    unchanged = {name for name in before if torch.equal(before[name], after[name])}
+    assert unchanged == {name for name in before if name.startswith(("conv1.", "bn1."))}
+    assert f"{PARAMETERS - 112 - 8:,} of {PARAMETERS:,} parameters are trained" in folder.log.read_text()
+
+
+def test_only_the_classifier_is_trained(make_folder: MakeFolder, runtime: Runtime, tmp_path: Path) -> None:
+    first = make_folder(tmp_path / "first", num_epochs=1)
+    folder = make_folder(tmp_path / "run", init="../first", freeze="all_but_classifier")
+    Experiment(folder.path, runtime).train()
+    before, after = state_of(first), state_of(folder)
+    assert {name for name in before if not torch.equal(before[name], after[name])} == {"fc2.weight", "fc2.bias"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"freeze": ["conf1"]}, 'freeze: the student has no module "conf1", did you mean "conv1"?; it has conv1, '),
+        ({"freeze": ["conv1", "bn1", *REST]}, "freeze: leaves no parameter of the student to train"),
+        ({"freeze": "conv1"}, "freeze: should be a valid list or 'all_but_classifier', got \"conv1\""),
+        ({"accumulate": 0}, "accumulate: should be greater than or equal to 1, got 0"),
+        ({"optimizer": {"name": "sgd", "layer_decay": 0}}, "optimizer: layer_decay must be above 0 and at most 1, got"),
+        (
+            {"optimizer": {"name": "sgd", "classifier_learning_rate": 0.1}, "freeze": ["fc2"]},
+            "optimizer: classifier_learning_rate is for a classifier that is one linear layer, and trained",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line(
+    changes: dict[str, Any], message: str, make_folder: MakeFolder, tmp_path: Path, call: Call
+) -> None:
+    folder = make_folder(tmp_path / "run", **changes)
+    result = call(train.main, "--model_dir", folder.path)
+    assert (result.status, len(result.err.splitlines())) == (2, 1)
+    assert message in result.err
+    assert [path.name for path in folder.path.iterdir()] == ["params.json"]
+
+
+def test_terms_that_read_only_frozen_modules_are_a_mistake(make_folder: MakeFolder, tmp_path: Path, call: Call) -> None:
+    teacher = make_folder(tmp_path / "teacher", num_epochs=1)
+    changes = {"teacher": str(teacher.path), "loss": {"at": {}}, "freeze": "all_but_classifier"}
+    result = call(train.main, "--model_dir", make_folder(tmp_path / "run", **changes).path)
+    assert result.status == 2
+    assert "freeze: no loss term depends on what is left to train" in result.err.splitlines()[-1]
+
+
+# Learning rates -------------------------------------------------------------------------------------------------------
+
+
+def test_layers_have_rates_by_depth_and_the_classifier_its_own(make_folder: MakeFolder, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "run", **OPTIONS["rates"])
+    trainer = build_trainer(preflight(Experiment(folder.path)), None)
+    names = {id(parameter): name for name, parameter in trainer.student.named_parameters()}
+    found = {
+        names[id(parameter)]: (group["lr"], group["weight_decay"])
+        for group in trainer.optimizer.param_groups
+        for parameter in group["params"]
+    }
+    assert found["conv1.weight"] == (pytest.approx(0.01 * 0.8**4), 0.1)
+    assert found["bn1.weight"] == found["conv1.bias"] == (pytest.approx(0.01 * 0.8**4), 0.0)
+    assert found["fc1.weight"] == (pytest.approx(0.01 * 0.8), 0.1)
+    assert (found["fc2.weight"], found["fc2.bias"]) == ((0.05, 0.1), (0.05, 0.0))
+    assert found.keys() == dict(trainer.student.named_parameters()).keys()
+    assert len(trainer.optimizer.param_groups) == 2 * 5
