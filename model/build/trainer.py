@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..config.params import Component
+from ..config.params import Component, EarlyStoppingParams
 from ..errors import OptionError, option_scope
 from ..evaluation.metrics import metrics_of, predict
 from ..registry import OPTIMIZERS, SCHEDULES
+from ..training.early_stopping import EarlyStopping
 from ..training.parallel import DistributedTrainer, DistributedTrainStep
 from ..training.parameter_groups import parameter_groups, set_rates
 from ..training.precision import to_device
@@ -82,6 +83,7 @@ def build_trainer(
             "describe": describe(experiment, sources) if world.is_rank_zero else {},
             "batch_size": params.batch_size,
             "num_epochs": params.num_epochs,
+            "early_stopping": build_early_stopping(params.early_stopping),
             "gradient_clip": params.gradient_clip,
             "checkpoint_minutes": params.checkpoint_minutes,
             "should_stop": should_stop,
@@ -138,6 +140,10 @@ def build_schedule(schedule: Component, num_epochs: int, steps_per_epoch: int) -
     with option_scope("schedule"):
         factor: Schedule = SCHEDULES.build(schedule.name, num_epochs, steps_per_epoch, **schedule.options)
         return warmed_up(factor, SCHEDULES.common_options(schedule.name, schedule.options))
+
+
+def build_early_stopping(options: EarlyStoppingParams | None) -> EarlyStopping | None:
+    return None if options is None else EarlyStopping(**options.model_dump(), is_maximized=options.is_maximized)
 
 
 def describe(experiment: Experiment, sources: Sequence[WeightsFile] = ()) -> dict[str, Any]:

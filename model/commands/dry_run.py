@@ -113,6 +113,7 @@ def _describe(experiment: Experiment, startup: float) -> str:
         steps = f"{trainer.num_epochs} epochs of {trainer.steps_per_epoch}, {trainer.total_steps} in all{each}"
         lines += [
             f"steps     {steps}",
+            *_early_stopping_lines(experiment),
             f"time      about {format_duration(seconds)} on {device.type}, {dtype}",
         ]
     for needed, estimate in estimates:
@@ -149,6 +150,14 @@ def _init_lines(experiment: Experiment) -> list[str]:
         return []
     state = _weights_state(init)
     return [f"init      the {options.weights} weights of {init.name}, {state}{_seen(experiment, init)}"]
+
+
+def _early_stopping_lines(experiment: Experiment) -> list[str]:
+    options = experiment.params.early_stopping
+    if options is None:
+        return []
+    epochs = "epoch" if options.patience == 1 else f"{options.patience} epochs"
+    return [f"          at most: ends after {epochs} in which {options.metric} does not improve"]
 
 
 def _state(folder: Folder) -> str:

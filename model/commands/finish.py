@@ -25,12 +25,16 @@ def finish(experiment: Experiment, trainer: Trainer, batch: Batch) -> None:
         batch: Training views, to show what the networks predict for them.
     """
     folder, world = experiment.folder, experiment.runtime.world
-    last = trainer.evaluate(trainer.student, "test") | {"epoch": trainer.num_epochs}
+    if trainer.stops_early and trainer.early_stopping is not None:
+        reason = f"epoch {trainer.epoch}: {trainer.early_stopping.reason()}"
+        log.info("%s: stopped early after %s", folder.name, reason)
+        trainer.write(lambda: folder.update_run(stopped_early=reason, progress=1.0))
+    last = trainer.evaluate(trainer.student, "test") | {"epoch": trainer.epoch}
     trainer.check_finite({"test_loss": last["loss"]})
     trainer.write_metrics(folder.metrics("test", "last"), last)
     best = world.on_rank_zero(load_checkpoint, folder.checkpoint("best"))
     metrics = last
-    if best["epoch"] != trainer.num_epochs:
+    if best["epoch"] != trainer.epoch:
         trainer.student.load_state_dict(best["state_dict"])
         metrics = trainer.evaluate(trainer.student, "test") | {"epoch": best["epoch"]}
     trainer.write_metrics(folder.metrics("test", "best"), metrics)
@@ -69,7 +73,7 @@ def write_tensorboard(
         experiment.folder.tensorboard,
         params=flatten(experiment.params.model_dump(mode="json")),
         metrics=values,
-        epoch=trainer.num_epochs,
+        epoch=trainer.epoch,
         samples=samples,
     )
 

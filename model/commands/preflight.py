@@ -15,7 +15,7 @@ from ..build.teacher import teacher_output_shapes
 from ..build.trainer import build_optimizer, build_schedule, groups_of
 from ..config.folder import Folder
 from ..config.generations import first_generation
-from ..errors import OptionError, first_sentence
+from ..errors import OptionError, did_you_mean, first_sentence, preview
 from ..types import PER_IMAGE_NEEDS, Batch, LossContext, Output
 
 
@@ -55,6 +55,7 @@ def check_experiment(experiment: Experiment) -> None:
     ]
     classifier = experiment.teachers[0].classifier(None) if "classifier" in experiment.objective.needs else None
     _try_losses(experiment, output, concat_embeddings(teacher_outputs), classifier)
+    _check_early_stopping(experiment)
     _check_init(experiment)
 
 
@@ -111,6 +112,25 @@ def _check_mixing(experiment: Experiment) -> None:
             raise OptionError(f"loss.{name}", f"needs one label for each image, and {mixing} mixes two: leave one out")
         if teacher is not None and teacher.cache:
             raise OptionError("teacher.cache", f"images that {mixing} mixes are never the same again: leave this out")
+
+
+def _check_early_stopping(experiment: Experiment) -> None:
+    """Refuse a metric that no epoch has."""
+    options = experiment.params.early_stopping
+    if options is None:
+        return
+    known = ["val_accuracy", "val_loss", "train_accuracy", "train_loss"]
+    known += [f"loss_{name}" for name in experiment.objective.value_names]
+    known += ["agreement", "teacher_accuracy"] if experiment.teachers_in_use else []
+    with experiment.naming_params():
+        if options.metric not in known and not options.metric.startswith(("val_exit_", "val_ensemble_")):
+            hint = did_you_mean(options.metric, known)
+            listed = ", ".join(known)
+            raise OptionError(
+                "early_stopping.metric", f"no {preview(options.metric)} is measured{hint}; known: {listed}"
+            )
+        if experiment.split_options.val_size == 0:
+            raise OptionError("early_stopping", "needs val, and dataset.val_size is 0")
 
 
 def _check_generations(experiment: Experiment) -> None:

@@ -129,7 +129,14 @@ def find_task(experiment: Experiment, *, restart: bool, replace_results: bool) -
 def prepare(experiment: Experiment, task: Task) -> WeightsFile | None:
     """Check what needs the opened data; returns the checkpoint to resume from, None to begin at step 0."""
     refuse_small_shards(experiment)
+    refuse_empty_val(experiment)
     return read_last_checkpoint(experiment) if task == "resume" else None
+
+
+def refuse_empty_val(experiment: Experiment) -> None:
+    """Raise UserError where a run that may end early has no image of val."""
+    if experiment.params.early_stopping is not None and not experiment.data.size("val"):
+        raise UserError(f"{experiment.folder.params}: early_stopping: needs val, which has no image")
 
 
 def refuse_small_shards(experiment: Experiment) -> None:

@@ -123,6 +123,29 @@ def _init(value: Any) -> Any:
     return {"model_dir": value} if isinstance(value, str) else value
 
 
+class EarlyStoppingParams(Strict):
+    """When a run ends before `num_epochs`.
+
+    Args:
+        metric: A value of metrics.jsonl; accuracies should rise, all others fall. Not of the test split.
+        patience: Epochs without an improvement after which the run ends.
+        min_improvement: An improvement of at most this is none.
+    """
+
+    metric: Annotated[str, Field(min_length=1)] = "val_accuracy"
+    patience: Annotated[int, Field(ge=1)] = 10
+    min_improvement: Annotated[float, Field(ge=0)] = 0.0
+
+    @property
+    def is_maximized(self) -> bool:
+        return is_maximized(self.metric)
+
+
+def is_maximized(metric: str) -> bool:
+    """Whether a larger value of metrics.jsonl or run.json is the better one."""
+    return metric.endswith("accuracy") or metric == "images_per_second"
+
+
 class Params(Strict):
     """One experiment, with the schema's defaults filled in.
 
@@ -148,6 +171,8 @@ class Params(Strict):
             step of one of 128 with less memory. Batch norm's statistics are those of each batch, and loss terms that
             compare the images of a batch with one another compare those of one of the small ones.
         num_epochs: Passes over the training images.
+        early_stopping: Ends the run, as a finished one, where a metric has not improved for some epochs; needs val.
+            Schedules are those of `num_epochs`.
         gradient_clip: Maximum norm of the gradient; a longer one is scaled down to it.
         seed: Seed of initial weights, the order of images, their augmentation, and dropout.
         precision: Precision of the networks' computations; auto: bfloat16 if the hardware supports it.
@@ -173,6 +198,7 @@ class Params(Strict):
     batch_size: Annotated[int, Field(ge=1)] = 128
     accumulate: Annotated[int, Field(ge=1)] = 1
     num_epochs: Annotated[int, Field(ge=1)] = 30
+    early_stopping: EarlyStoppingParams | None = None
     gradient_clip: Annotated[float, Field(gt=0)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from .. import build  # fills the registries
-from ..config.params import InitParams, Params, TeacherParams
+from ..config.params import EarlyStoppingParams, InitParams, Params, Strict, TeacherParams
 from ..registry import DATASETS, LOSSES, NETS, OPTIMIZERS, SCHEDULES, Registry
 from .docstrings import argument_texts, summary
 from .pages import GeneratedPage
@@ -44,6 +44,8 @@ def params_schema() -> Schema:
         properties[key] = head | {"type": "object", "required": ["name"], "oneOf": component_schemas(registry)}
     properties["teacher"] = {"description": texts["teacher"], "default": None, "anyOf": teacher_schemas()}
     properties["init"] = {"description": texts["init"], "default": None, "anyOf": init_schemas()}
+    early_stopping = [object_schema(EarlyStoppingParams), NULL]
+    properties["early_stopping"] = {"description": texts["early_stopping"], "default": None, "anyOf": early_stopping}
     properties["loss"] = {
         "description": texts["loss"],
         "default": model["properties"]["loss"]["default"],
@@ -109,21 +111,28 @@ def _without_defaults(schema: Any) -> Any:
 
 def teacher_schemas() -> list[Schema]:
     """The forms of `teacher`: a folder, a list of folders, an object, or null."""
-    return [FOLDER, FOLDERS, object_schema(TeacherParams, {"anyOf": [FOLDER, FOLDERS]}), NULL]
+    return [FOLDER, FOLDERS, object_schema(TeacherParams, model_dir={"anyOf": [FOLDER, FOLDERS]}), NULL]
 
 
 def init_schemas() -> list[Schema]:
     """The forms of `init`: a folder, an object, or null."""
-    return [FOLDER, object_schema(InitParams, FOLDER), NULL]
+    return [FOLDER, object_schema(InitParams, model_dir=FOLDER), NULL]
 
 
-def object_schema(model: type[TeacherParams] | type[InitParams], model_dir: Schema) -> Schema:
-    properties = documented_properties(model)
-    properties["model_dir"] = {"description": argument_texts(model)["model_dir"], **model_dir}
-    return {"type": "object", "properties": properties, "required": ["model_dir"], "additionalProperties": False}
+def object_schema(model: type[Strict], **forms: Schema) -> Schema:
+    """An object of the keys of a pydantic model.
+
+    Args:
+        forms: Of keys that may be written in other forms than the model's.
+    """
+    properties, texts = documented_properties(model), argument_texts(model)
+    properties |= {key: {"description": texts[key], **form} for key, form in forms.items()}
+    required = model.model_json_schema().get("required")
+    schema: Schema = {"type": "object", "properties": properties}
+    return schema | ({"required": required} if required else {}) | {"additionalProperties": False}
 
 
-def documented_properties(model: type[Params] | type[TeacherParams] | type[InitParams]) -> dict[str, Schema]:
+def documented_properties(model: type[Strict]) -> dict[str, Schema]:
     """The schema of each key of a pydantic model, with its text."""
     texts = argument_texts(model)
     return {

@@ -30,6 +30,7 @@ class KnowledgeDistillation(DistillLoss):
         alpha: Share of the soft part, in [0, 1]. At 1 no labels are used, at 0 no teacher.
         temperature: Divides the logits of both networks in the soft part; above 0.
         hard_weight: Factor of the cross-entropy with the labels; 1 - alpha if not given.
+        label_smoothing: Share of the cross-entropy's target that is spread evenly over all classes, in [0, 1).
         soft_scale: A further factor of the soft part; 2 in some code.
         reduction: "batchmean" sums the divergence over classes; "mean" averages over them, which divides the soft part
             by the number of classes (the default of PyTorch's KLDivLoss, which many projects used).
@@ -48,6 +49,7 @@ class KnowledgeDistillation(DistillLoss):
         alpha: float = 0.9,
         temperature: float = 4.0,
         hard_weight: float | None = None,
+        label_smoothing: float = 0.0,
         soft_scale: float = 1.0,
         reduction: Literal["batchmean", "mean"] = "batchmean",
         t_squared: bool = True,
@@ -62,6 +64,8 @@ class KnowledgeDistillation(DistillLoss):
             raise ValueError(f"temperature must be positive, got {temperature}")
         if hard_weight is not None and hard_weight < 0:
             raise ValueError(f"hard_weight must be 0 or more, got {hard_weight}")
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
         if soft_scale <= 0:
             raise ValueError(f"soft_scale must be positive, got {soft_scale}")
         self.temperature = temperature
@@ -69,6 +73,7 @@ class KnowledgeDistillation(DistillLoss):
         self.hard_weight = 1 - alpha if hard_weight is None else hard_weight
         if not self.soft_weight and not self.hard_weight:
             raise ValueError("alpha and hard_weight are both 0: there is nothing to learn from")
+        self.label_smoothing = label_smoothing
         self.reduction, self.divergence, self.standardize = reduction, divergence, standardize
         # Mean and deviation are of all logits: they cannot be computed from the largest probabilities alone.
         self.needs = frozenset({"logits" if standardize else "probabilities"}) if self.soft_weight else frozenset()
@@ -88,7 +93,10 @@ class KnowledgeDistillation(DistillLoss):
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         self.parts = {}
         if self.hard_weight:
-            self.parts["hard"] = self.hard_weight * cross_entropy(student.logits, batch, weight_K=self.class_weight)
+            hard = cross_entropy(
+                student.logits, batch, weight_K=self.class_weight, label_smoothing=self.label_smoothing
+            )
+            self.parts["hard"] = self.hard_weight * hard
         if self.soft_weight:
             self.parts["soft"] = self.soft_weight * self.soft(student.logits, teacher.logits)
         return torch.stack([*self.parts.values()]).sum()

@@ -57,9 +57,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 def training_state(trainer: Trainer) -> dict[str, Any]:
     """What last.pth.tar holds beside the description of the network: all that a resume needs."""
-    return {
+    content = {
         "state_dict": trainer.student.state_dict(),
-        "epoch": trainer.step // trainer.steps_per_epoch,
+        "epoch": trainer.epoch,
         "step": trainer.step,
         "steps_per_epoch": trainer.steps_per_epoch,
         "seconds": trainer.seconds,
@@ -68,6 +68,9 @@ def training_state(trainer: Trainer) -> dict[str, Any]:
         "optimizer": trainer.optimizer.state_dict(),
         "totals": trainer.meters.reduced(),
     }
+    if trainer.early_stopping is not None:
+        content["early_stopping"] = trainer.early_stopping.state_dict()
+    return content
 
 
 def restore(trainer: Trainer, content: dict[str, Any]) -> None:
@@ -84,5 +87,7 @@ def restore(trainer: Trainer, content: dict[str, Any]) -> None:
     trainer.objective.load_state_dict(content["objective"])
     trainer.optimizer.load_state_dict(content["optimizer"])
     trainer.step, trainer.seconds, trainer.best = content["step"], content["seconds"], content["best"]
+    if trainer.early_stopping is not None:
+        trainer.early_stopping.load_state_dict(content["early_stopping"])
     if not is_other:
         trainer.load_meters(content["totals"])

@@ -22,6 +22,7 @@ from ..errors import RunFailed, Stopped
 from ..files import write_json
 from ..types import Batch, Pipeline, Split, Teacher
 from .checkpoint import save_checkpoint, training_state
+from .early_stopping import EarlyStopping
 from .meters import Clock, Meters
 from .run_logger import RunLogger, SilentRunLogger
 from .schedules import Schedule
@@ -56,6 +57,7 @@ class Trainer:
     batch_size: int
     num_epochs: int
     gradient_clip: float | None = None
+    early_stopping: EarlyStopping | None = None
     checkpoint_minutes: float = 5.0
     should_stop: Callable[[], bool] = lambda: False
 
@@ -93,6 +95,21 @@ class Trainer:
     def total_steps(self) -> int:
         return self.num_epochs * self.steps_per_epoch
 
+    @property
+    def epoch(self) -> int:
+        """Finished epochs."""
+        return self.step // self.steps_per_epoch
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether the run ends here, before its last epoch."""
+        is_between = self.step % self.steps_per_epoch == 0 and self.step < self.total_steps
+        return is_between and self.early_stopping is not None and self.early_stopping.is_due(self.epoch)
+
+    @property
+    def is_done(self) -> bool:
+        return self.step >= self.total_steps or self.stops_early
+
     def fit(self) -> None:
         """Train from where the run stands to its end.
 
@@ -102,7 +119,7 @@ class Trainer:
         """
         logger = self.open_logger()
         try:
-            while self.step < self.total_steps:
+            while not self.is_done:
                 self._train_epoch(logger)
         finally:
             logger.close()
@@ -129,7 +146,7 @@ class Trainer:
                         raise Stopped(f"{self.folder.name}: saved at step {self.step} of {self.total_steps}")
         self._finish_epoch(epoch + 1, logger, clock, self._num_images_since(start) / clock.elapsed())
         (stop,) = self.any_process(self.should_stop())
-        if stop and self.step < self.total_steps:
+        if stop and not self.is_done:
             raise Stopped(f"{self.folder.name}: saved after epoch {epoch + 1} of {self.num_epochs}")
 
     def _num_images_since(self, step: int) -> int:
@@ -197,6 +214,8 @@ class Trainer:
         row["seconds"] = round(self.seconds, 3)
         row["images_per_second"] = round(images_per_second, 1)
         self.meters.reset()
+        if self.early_stopping is not None:
+            self.early_stopping.update(row)
         self.write(lambda: logger.log_epoch(row, self.step))
         self.save()
         values = {name: row[name] for name in ("epoch", "seconds", "images_per_second")}

@@ -17,6 +17,7 @@ from model.build.runtime import Runtime
 from model.build.trainer import build_trainer
 from model.commands.preflight import preflight
 from model.config.folder import Folder
+from model.files import read_json
 from model.training.checkpoint import load_checkpoint
 from model.training.trainer import Trainer
 from tests.conftest import Call, MakeFolder
@@ -24,6 +25,10 @@ from tests.conftest import Call, MakeFolder
 # 200 training images in batches of 16: 13 batches an epoch.
 OPTIONS: dict[str, dict[str, Any]] = {
     "accumulate": {"accumulate": 3},
+    "early_stopping": {
+        "early_stopping": {"metric": "loss_ce", "patience": 2, "min_improvement": 10.0},
+        "num_epochs": 8,
+    },
     "freeze": {"freeze": ["conv1", "bn1"]},
     "rates": {
         "optimizer": {
@@ -134,6 +139,11 @@ def test_only_the_classifier_is_trained(make_folder: MakeFolder, runtime: Runtim
         ({"freeze": ["conf1"]}, 'freeze: the student has no module "conf1", did you mean "conv1"?; it has conv1, '),
         ({"freeze": ["conv1", "bn1", *REST]}, "freeze: leaves no parameter of the student to train"),
         ({"freeze": "conv1"}, "freeze: should be a valid list or 'all_but_classifier', got \"conv1\""),
+        (
+            {"early_stopping": {"metric": "val_acuracy"}},
+            'early_stopping.metric: no "val_acuracy" is measured, did you mean "val_accuracy"?; known: val_accuracy, ',
+        ),
+        ({"early_stopping": {"patience": 0}}, "early_stopping.patience: should be greater than or equal to 1, got 0"),
         ({"accumulate": 0}, "accumulate: should be greater than or equal to 1, got 0"),
         ({"optimizer": {"name": "sgd", "layer_decay": 0}}, "optimizer: layer_decay must be above 0 and at most 1, got"),
         (
@@ -178,3 +188,29 @@ def test_layers_have_rates_by_depth_and_the_classifier_its_own(make_folder: Make
     assert (found["fc2.weight"], found["fc2.bias"]) == ((0.05, 0.1), (0.05, 0.0))
     assert found.keys() == dict(trainer.student.named_parameters()).keys()
     assert len(trainer.optimizer.param_groups) == 2 * 5
+
+
+# Early stopping -------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_stops_early_is_finished(
+    make_folder: MakeFolder, runtime: Runtime, tmp_path: Path, call: Call
+) -> None:
+    folder = make_folder(tmp_path / "run", **OPTIONS["early_stopping"])
+    plan = call(train.main, "--model_dir", folder.path, "--dry_run").out
+    assert "at most: ends after 2 epochs in which loss_ce does not improve" in plan
+    Experiment(folder.path, runtime).train()
+    run = folder.read_run()
+    assert (folder.state(), run["epoch"], run["num_epochs"], run["progress"]) == ("finished", 3, 8, 1.0)
+    assert run["stopped_early"].startswith("epoch 3: loss_ce has not improved since epoch 1, where it was ")
+    assert "stopped early after epoch 3: loss_ce has not improved since epoch 1" in folder.log.read_text()
+    assert read_json(folder.metrics("test", "last"))["epoch"] == 3
+    assert len(folder.read_history()) == 3
+    assert "is finished: val accuracy" in call(train.main, "--model_dir", folder.path).err
+
+
+def test_early_stopping_needs_val(make_folder: MakeFolder, tiny_data: Path, tmp_path: Path, call: Call) -> None:
+    dataset = {"name": "arrays", "path": str(tiny_data), "val_size": 0}
+    result = call(train.main, "--model_dir", make_folder(tmp_path / "run", dataset=dataset, early_stopping={}).path)
+    assert (result.status, len(result.err.splitlines())) == (2, 1)
+    assert "early_stopping: needs val, and dataset.val_size is 0" in result.err

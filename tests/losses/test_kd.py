@@ -113,3 +113,20 @@ def test_alpha_0_needs_no_teacher() -> None:
 def test_nothing_to_learn_from_is_refused() -> None:
     with pytest.raises(ValueError, match="nothing to learn from"):
         KnowledgeDistillation(alpha=0.0, hard_weight=0.0)
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1, 0.5])
+def test_label_smoothing_is_that_of_the_hard_part(label_smoothing: float) -> None:
+    student_NK, teacher_NK = logits(0), logits(1)
+    options = {"alpha": 0.3, "temperature": 2.0, "label_smoothing": label_smoothing}
+    log_p_NK = student_NK.numpy() - np.log(np.exp(student_NK.numpy()).sum(axis=1, keepdims=True))
+    target_NK = (1 - label_smoothing) * np.eye(NUM_CLASSES)[LABELS] + label_smoothing / NUM_CLASSES
+    expected = -0.7 * (target_NK * log_p_NK).sum(axis=1).mean()
+    soft = value({"alpha": 0.3, "temperature": 2.0, "hard_weight": 0.0}, student_NK, teacher_NK, LABELS)
+    assert value(options, student_NK, teacher_NK, LABELS).item() == pytest.approx(expected + soft.item())
+
+
+@pytest.mark.parametrize("label_smoothing", [-0.1, 1.0])
+def test_label_smoothing_is_a_share(label_smoothing: float) -> None:
+    with pytest.raises(ValueError, match=r"label_smoothing must be in \[0, 1\), got"):
+        KnowledgeDistillation(label_smoothing=label_smoothing)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from ...config.params import Strict
+from ...config.params import Strict, is_maximized
 
 COST_METRICS = ("parameters", "macs", "latency_ms", "seconds", "peak_memory_bytes", "images_per_second")  # of run.json
 
@@ -34,7 +34,7 @@ class Metric(Strict):
     def is_maximized(self) -> bool:
         if self.goal is not None:
             return self.goal == "maximize"
-        return self.name.endswith("accuracy") or self.name == "images_per_second"
+        return is_maximized(self.name)
 
     @property
     def is_cost(self) -> bool:
