@@ -227,7 +227,7 @@ def _expanded(name: str) -> Path:
 
 
 def siblings(path: Path, kind: Callable[[Path], bool] = Path.exists) -> set[str]:
-    """The names in the folder of a missing path, for a hint; none where that cannot be listed."""
+    """The names in the folder of a path, which may be missing; none where that cannot be listed."""
     try:
         return {entry.name for entry in path.parent.iterdir() if kind(entry)}
     except (OSError, ValueError):

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..config.references import find_folder
 from ..errors import OptionError, UserError, did_you_mean
-from ..files import is_number, parse_rows
+from ..files import is_number, parse_rows, siblings
 from .collect import collect_runs
 from .dataframe import to_dataframe
 from .evaluations import read_evaluation
 from .filter import matching
-from .seeds import group_by_seed, param_columns
+from .seeds import group_by_seed, group_names, param_columns, without_seed
 from .statistics import Difference, difference
 
 if TYPE_CHECKING:
@@ -64,12 +64,17 @@ class Runs:
         return self.only(paths)
 
     def compared_with(self, folder: Path) -> Runs:
-        """The same runs, with the runs of a folder as their baseline.
+        """The same runs, with the runs of a folder as their baseline. A run of several seeds stands for all of them.
 
         Raises:
             UserError: The folder does not exist, or has no runs that have been evaluated on test, or several kinds.
         """
-        other = Runs.read(folder).tested
+        other, seeds = Runs.read(folder).tested, _seeds_beside(folder)
+        if other.index.to_list() == ["."] and len(seeds) > 1:
+            folder = folder.resolve().parent
+            beside = Runs.read(folder).only(seeds).tested
+            groups = group_names(beside)
+            other = beside[groups == groups[seeds[0]]]
         if other.empty:
             raise UserError(f"{folder}: no run in it has been evaluated on test")
         refuse_several_kinds(other, folder)
@@ -150,6 +155,13 @@ def refuse_several_kinds(runs: DataFrame, folder: Path) -> None:
     names = [str(name) for name, _ in group_by_seed(runs)]
     if len(names) > 1:
         raise UserError(f"{folder}: holds {len(names)} kinds of runs ({', '.join(names[:3])}, ...): name one of them")
+
+
+def _seeds_beside(folder: Path) -> list[str]:
+    """The name of a folder, and of those beside it that a search has made for other seeds."""
+    path = folder.resolve()
+    names = siblings(path, lambda other: without_seed(other.name) == without_seed(path.name))
+    return [path.name, *sorted(names - {path.name})]
 
 
 def compare_on(split: str, runs: DataFrame, baseline: DataFrame) -> Difference | None:

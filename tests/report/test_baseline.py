@@ -50,6 +50,13 @@ def test_rows_have_difference_interval_and_verdict(compared: Path) -> None:
     assert rows(table, "seeds needed")["distilled"] == "2"
 
 
+def test_a_run_of_several_seeds_stands_for_all_of_them(compared: Path) -> None:
+    one, all_of_them = (
+        write_results(Runs.read(compared).compared_with(compared / folder)) for folder in ("alone/seed_1", "alone")
+    )
+    assert one == all_of_them
+
+
 def test_without_a_baseline_there_are_no_such_columns(compared: Path) -> None:
     assert "verdict" not in headers(write_results(Runs.read(compared), group_by_seed=True))
 
