@@ -1,6 +1,7 @@
 """Every image is decoded once before the first epoch. What was found is remembered: later runs do not repeat it.
 
-The index of a data set has a row for each image that could be read: size and times of the file, a hash of its content.
+The index of a data set has a row for each image that could be read: size and times of the file, a hash of its content,
+and the shorter side of a JPEG image.
 An image whose size and times are as remembered is not read again. As a hint can be wrong, some images are read again at
 every start, and all of them if one of these has changed.
 """
@@ -28,11 +29,13 @@ from ..cpus import usable_cpus
 from ..files import atomic_write
 from ..fingerprint import content_hash, digest
 from ..logs import ProgressBar, log
-from .pixels import decode, printable, why_broken
+from .pixels import decode, jpeg_side, open_image, printable, why_broken
 
-ROW = np.dtype([("name", "u8"), ("size", "i8"), ("modified", "i8"), ("changed", "i8"), ("content", "u8")])
+ROW = np.dtype(
+    [("name", "u8"), ("size", "i8"), ("modified", "i8"), ("changed", "i8"), ("content", "u8"), ("side", "u4")]
+)
 UNKNOWN = -1  # the size of a file that has to be read
-VERSION = 1  # of the index and of what counts as readable
+VERSION = 2  # of the index and of what counts as readable
 NUM_SAMPLED = 64  # images that are read again at every start
 CHUNK = 64  # images, the unit of work of a thread
 # A file that changed this shortly before it was read may change again without a new time: these clocks are coarse.
@@ -110,6 +113,7 @@ class CheckedImages(NamedTuple):
     """What is known about some images after all of them have been opened."""
 
     content: NDArray[np.uint64]  # (M,), a hash of each file
+    sides: NDArray[np.uint32]  # (M,), the shorter side of an image that can be decoded at a smaller size; 0 for others
     broken: dict[int, str]  # index of an image that cannot be read -> why
 
 
@@ -130,7 +134,7 @@ def check_images(images: Images, keys: NDArray[np.uint64], index_file: Path, nam
         finally:  # what an interrupted check has read is remembered, too
             if is_writable and not np.array_equal(rows, remembered):
                 _write_index(index_file, rows)
-    return CheckedImages(rows["content"], broken)
+    return CheckedImages(rows["content"], rows["side"], broken)
 
 
 def index_name(identity: str) -> str:
@@ -179,6 +183,8 @@ def _read(images: Images, index: int, row: np.void) -> str | None:
     try:
         stamps, content = images.read(index)
         row["content"] = content_hash(content)
+        with open_image(images.path(index), io.BytesIO(content)) as image:
+            row["side"] = jpeg_side(image)
         decode(images.path(index), "RGB", io.BytesIO(content))
     except Exception as error:  # Pillow raises almost anything on damaged files
         return why_broken(error)

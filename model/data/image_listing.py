@@ -77,6 +77,7 @@ class ReadableImages(NamedTuple):
     images: Images
     labels: NDArray[np.int64]
     content: NDArray[np.uint64]  # (M,), a hash of each image's bytes
+    sides: NDArray[np.uint32]  # (M,), see CheckedImages
     is_val: NDArray[np.bool_]
     keys: NDArray[np.uint64]
     groups: NDArray[np.uint64] | None  # which are drawn together; None where each is drawn for itself
@@ -100,11 +101,11 @@ def read_listing(
     """
     _refuse_empty(listing, class_names)
     checked = check_images(listing.images, listing.index_keys, index_folder / listing.index_name, listing.root)
-    content, skipped = checked.content, tuple[str, ...]()
+    content, sides, skipped = checked.content, checked.sides, tuple[str, ...]()
     if checked.broken:
         skipped = _handle_broken(listing, checked.broken, on_error)
         readable = np.setdiff1d(np.arange(len(listing.labels)), list(checked.broken))
-        listing, content = listing.select(readable), content[readable]
+        listing, content, sides = listing.select(readable), content[readable], sides[readable]
         _refuse_empty(listing, class_names)
     keys, groups = content if listing.keys is None else listing.keys, listing.groups
     if listing.keeps_copies_together:
@@ -120,6 +121,7 @@ def read_listing(
             images=listing.images.select(rows),
             labels=listing.labels[rows],
             content=content[rows],
+            sides=sides[rows],
             is_val=splits[rows] == VAL,
             keys=keys[rows],
             groups=None if groups is None else groups[rows],

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from ..randomness import CUTOUT
 from ..types import UNSHARDED, Batch, Normalisation, Shard, Split, SplitOptions, Views
 from .base import BasePipeline
 from .image_listing import ImageListing, OnError, read_listing
 from .image_loader import default_workers, read_batches
-from .preprocess import Preprocess, as_pil, on_device
+from .pixels import Photo, naming_image, open_image
+from .preprocess import PIL_MODES, Preprocess, as_pil, on_device
 from .split import Indices
 
 if TYPE_CHECKING:
@@ -44,12 +46,14 @@ class ImageSource:
         index_folder: Where it is remembered which images can be read.
         image_size: Height and width of the network's input.
         num_workers: Processes that read images; None for as many as fit the machine.
+        draft: Whether large JPEG files are decoded at a smaller size.
     """
 
     form: ImageForm
     class_names: tuple[str, ...]
     image_size: int
     num_workers: int | None
+    draft: bool
     on_error: OnError
     index_folder: Path
     normalisation: Normalisation = IMAGENET_NORMALISATION
@@ -66,21 +70,25 @@ class ImageSource:
 
     @property
     def preprocess(self) -> Preprocess:
-        return Preprocess(image_shape=self.image_shape, normalisation=self.normalisation, fit=center_crop)
+        return Preprocess(image_shape=self.image_shape, normalisation=self.normalisation, fit=self.center_crop)
+
+    def center_crop(self, image: ImageInput, image_shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+        """The pixels (H, W, C) of an image's unaugmented view."""
+        from .image_reader import resized_center_crop
+
+        (num_channels, size, _), mode = image_shape, PIL_MODES[image_shape[0]]
+        if isinstance(image, np.ndarray):
+            image = as_pil(image, num_channels)
+        if isinstance(image, Image.Image):  # which stays as large as the caller has it
+            return np.asarray(resized_center_crop(Photo(image, mode, draft=False), size))
+        with naming_image(image), open_image(image) as opened:
+            return np.asarray(resized_center_crop(Photo(opened, mode, draft=self.draft), size))
 
     def is_ready(self) -> bool:
         return True
 
     def open(self, options: SplitOptions, *, seed: int, device: torch.device) -> ImagePipeline:
         return ImagePipeline(self, options, seed=seed, device=device)
-
-
-def center_crop(image: ImageInput, image_shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """The pixels (H, W, C) of an image's unaugmented view."""
-    from .image_reader import resized_center_crop
-
-    num_channels, size, _ = image_shape
-    return np.asarray(resized_center_crop(as_pil(image, num_channels), size))
 
 
 class ImagePipeline(BasePipeline):
@@ -95,7 +103,7 @@ class ImagePipeline(BasePipeline):
     in_memory = False
 
     def __init__(self, source: ImageSource, options: SplitOptions, *, seed: int, device: torch.device) -> None:
-        from .image_reader import BatchReader
+        from .image_reader import GAP, BatchReader
 
         if options.alternating_flip:
             raise ValueError("alternating_flip is for data sets in memory: it must be false here")
@@ -107,6 +115,8 @@ class ImagePipeline(BasePipeline):
         )
         train, test, self.skipped = images
         self._content = {"train": train.content, "test": test.content}
+        # Whether a view may be of an image that is decoded at half its size: that leaves GAP times the network's input.
+        self._is_drafted = source.draft and train.sides.max() >= 2 * GAP * source.image_size
         super().__init__(
             train.labels,
             test.labels,
@@ -124,10 +134,13 @@ class ImagePipeline(BasePipeline):
             key: value for key in ("crop_scale", "crop_ratio") if (value := getattr(options, key)) is not None
         }
         training = (
-            BatchReader(train.images, size, self._view_seed, **self._crop),
+            BatchReader(train.images, size, self._view_seed, draft=source.draft, **self._crop),
             torch.from_numpy(train.labels).to(device),
         )
-        testing = (BatchReader(test.images, size, self._view_seed), torch.from_numpy(test.labels).to(device))
+        testing = (
+            BatchReader(test.images, size, self._view_seed, draft=source.draft),
+            torch.from_numpy(test.labels).to(device),
+        )
         self._readers: dict[Split, BatchReader] = {"train": training[0], "val": training[0], "test": testing[0]}
         self._labels = {"train": training[1], "val": training[1], "test": testing[1]}
 
@@ -148,6 +161,8 @@ class ImagePipeline(BasePipeline):
         config |= self._augmentations | self._crop
         if self.views_shown == 2:
             config["strong_views"] = True
+        if self._is_drafted:
+            config["draft"] = True
         unbounded = self.augment and self.views_per_image is None
         per_image = (self.views_per_image or num_epochs) * self.views_shown if self.augment else 1
         return Views(

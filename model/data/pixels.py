@@ -7,6 +7,8 @@ under transparent pixels.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import IO
@@ -29,6 +31,7 @@ TRANSPOSED = {  # the value of EXIF's Orientation -> what turns the image uprigh
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+QUARTER_TURNS, MIRRORED_ACROSS, MIRRORED_DOWN = {5, 6, 7, 8}, {2, 3, 6, 7}, {3, 4, 7, 8}
 EXIF_ORIENTATION, UPRIGHT = 274, 1
 TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_WHITE_IS_ZERO = 258, 262, 0
 
@@ -39,8 +42,15 @@ def read_image(path: str | os.PathLike[str], mode: str) -> Image.Image:
     Raises:
         UserError: The file cannot be read as an image.
     """
-    try:
+    with naming_image(path):
         return decode(path, mode)
+
+
+@contextmanager
+def naming_image(path: str | os.PathLike[str]) -> Iterator[None]:
+    """A block that reads an image: whatever it raises is a UserError that names the file."""
+    try:
+        yield
     except Exception as error:  # Pillow raises almost anything on damaged files
         raise UserError(f"{printable(path)} cannot be read as an image ({why_broken(error)})") from None
 
@@ -54,6 +64,57 @@ def decode(path: str | os.PathLike[str], mode: str, content: IO[bytes] | None = 
 def open_image(path: str | os.PathLike[str], content: IO[bytes] | None = None) -> Image.Image:
     """An image of one of the formats above, of which only the header has been read."""
     return Image.open(path if content is None else content, formats=_formats(Path(path).suffix.lower()))
+
+
+class Photo:
+    """An image that has been opened, and is decoded when it is known how large it has to be.
+
+    Args:
+        image: What `open_image` returned, or an image that has been decoded already.
+        mode: "L" or "RGB".
+        draft: Whether JPEG files may be decoded at a half, a quarter or an eighth of their size: the decoder leaves out
+            the high frequencies of each block of 8 x 8 pixels, which takes a fraction of the time.
+
+    Attributes:
+        size: Width and height of the whole image as it looks.
+    """
+
+    def __init__(self, image: Image.Image, mode: str = "RGB", *, draft: bool = True) -> None:
+        self._image, self._mode, self._draft = image, mode, draft
+        self._orientation = _orientation(image)
+        self.size: tuple[int, int] = image.size[::-1] if self._orientation in QUARTER_TURNS else image.size
+
+    def decode(self, least_width: float, least_height: float) -> tuple[Image.Image, int]:
+        """The whole image as it looks, and how many times it is smaller than `size`: still at least as large as asked.
+
+        It is smaller for JPEG files only, by 2, 4 or 8.
+        """
+        largest = min(self.size[0] / least_width, self.size[1] / least_height)
+        scale = 1
+        if self._draft and largest >= 2:
+            scale = 8 if largest >= 8 else 4 if largest >= 4 else 2
+            # None for other formats, and for images that have been decoded.
+            if self._image.draft(None, (self._image.width // scale, self._image.height // scale)) is None:
+                scale = 1
+        return as_displayed(self._image, self._mode), scale
+
+    def crop_box(
+        self, decoded: Image.Image, scale: int, left: float, top: float, width: float, height: float
+    ) -> tuple[float, float, float, float]:
+        """Where a part of the image lies in what was decoded `scale` times smaller: left, top, right, bottom.
+
+        A last block that the image fills in part gives a whole pixel, which lies before the first where it is mirrored.
+        """
+        if self._orientation in MIRRORED_ACROSS:
+            left += decoded.width * scale - self.size[0]
+        if self._orientation in MIRRORED_DOWN:
+            top += decoded.height * scale - self.size[1]
+        return left / scale, top / scale, (left + width) / scale, (top + height) / scale
+
+
+def jpeg_side(image: Image.Image) -> int:
+    """The shorter side of an image that can be decoded at a smaller size; 0 for others."""
+    return min(image.size) if image.format in ("JPEG", "MPO") else 0
 
 
 def why_broken(error: Exception) -> str:

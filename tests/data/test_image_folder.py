@@ -16,6 +16,7 @@ from model.data.image_folder import folder
 from model.data.image_listing import OnError
 from model.data.image_pipeline import CENTRE_CROP, ImagePipeline
 from model.data.image_reader import random_resized_crop
+from model.data.pixels import Photo
 from model.errors import OptionError, UserError
 from model.fingerprint import content_hash
 from model.randomness import VIEW, random_bits
@@ -145,7 +146,7 @@ def test_the_image_is_a_function_of_index_and_view(image_folder: Path) -> None:
     assert batch.view.tolist() == [3, 3, 3, 3]
     for image, index in zip(batch.images, batch.index, strict=True):
         crop_seed = int(random_bits(0, VIEW, 3, index=int(index))) >> 1
-        pixels = np.asarray(random_resized_crop(Image.open(files[index]), crop_seed, SIZE))
+        pixels = np.asarray(random_resized_crop(Photo(Image.open(files[index])), crop_seed, SIZE))
         expected = (pixels / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
         assert np.allclose(image.permute(1, 2, 0).numpy(), expected, atol=1e-5)
 
@@ -230,7 +231,7 @@ def test_half_of_the_views_are_flipped_and_crops_have_at_least_8_percent_of_the_
     rising = Image.fromarray(np.tile(np.arange(0, 200, 2, dtype=np.uint8), (100, 1)))
     slopes = []
     for crop_seed in range(300):
-        row = np.asarray(random_resized_crop(rising.convert("RGB"), crop_seed, 50))[25, :, 0].astype(float)
+        row = np.asarray(random_resized_crop(Photo(rising), crop_seed, 50))[25, :, 0].astype(float)
         slopes.append((row[45] - row[5]) / 40)
     widths = np.abs(slopes) * 50 / 2
     assert 110 < (np.array(slopes) < 0).sum() < 190
