@@ -1,5 +1,6 @@
 """Batches of images, read by worker processes, which hand them on in pieces that fit into shared memory.
 
+The processes live as long as the loader, through all epochs and splits. They have no state: a piece says what to read.
 In a container, shared memory often has 64 MB. What does not fit there is an error of the thread that fills a worker's
 queue, which nobody gets: the batch would never come. So pieces are small, and they are shared before they are queued.
 """
@@ -10,7 +11,7 @@ import functools
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from ..cpus import chosen_threads, usable_cpus
 from ..errors import READ_WITHOUT_WORKERS, RunFailed, UserError
 from ..logs import format_bytes, log
+from ..types import Split
 
 if TYPE_CHECKING:
     from .image_reader import BatchReader
@@ -33,6 +35,7 @@ PREFETCHED = 2  # pieces of each worker that are read ahead
 SHARE_OF_FREE = 0.25  # of shared memory; other runs may look for free memory at the same time
 SHARED_MEMORY = Path("/dev/shm")
 Samples = tuple[NDArray[np.integer], NDArray[np.integer]]  # index and view of the images of a batch
+Piece = tuple[Split, NDArray[np.integer], NDArray[np.integer]]
 
 
 def default_workers(device: torch.device) -> int:
@@ -43,62 +46,92 @@ def default_workers(device: torch.device) -> int:
     return min(MAX_WORKERS, cpus) if cpus > 1 else 0
 
 
-def read_batches(
-    reader: BatchReader, batches: Sequence[Samples], *, num_workers: int, device: torch.device
-) -> Iterator[Tensor]:
-    """The pixels of each batch, uint8 (N, size, size, 3), on the device.
+class ImageLoader:
+    """Reads batches of the splits of a data set.
 
     Args:
-        num_workers: At most; fewer where shared memory is too small for more.
-
-    Raises:
-        UserError: An image cannot be read.
-        RunFailed: Shared memory is full.
+        readers: What reads the images of each split.
+        num_workers: Number of processes that read at most: fewer where shared memory is too small for more.
+        device: Where the pixels are wanted.
     """
-    num_workers, images_per_piece = fit_into_shared_memory(3 * reader.size**2, num_workers)
-    pieces = [
-        (index[start : start + images_per_piece], view[start : start + images_per_piece])
-        for index, view in batches
-        for start in range(0, max(1, len(index)), images_per_piece)
-    ]
-    loader = DataLoader(
-        PieceReader(reader),
-        sampler=pieces,
-        batch_size=None,  # an item of the reader is a piece already
-        num_workers=num_workers,
-        prefetch_factor=PREFETCHED if num_workers else None,
-        pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # the loader draws a number from it: the run's generator must not advance
-    )
-    received = _on_device(loader, device)
-    for index, _ in batches:
-        pixels_NHWC = next(received)
-        if (filled := len(pixels_NHWC)) < len(index):
-            first, pixels_NHWC = pixels_NHWC, pixels_NHWC.new_empty(len(index), *pixels_NHWC.shape[1:])
-            pixels_NHWC[:filled] = first
-            del first  # its shared memory is needed for others
-        while filled < len(index):
-            piece_NHWC = next(received)
-            pixels_NHWC[filled : filled + len(piece_NHWC)] = piece_NHWC
-            filled += len(piece_NHWC)
-        yield pixels_NHWC
 
+    def __init__(self, readers: Mapping[Split, BatchReader], *, num_workers: int, device: torch.device) -> None:
+        self.readers, self.num_workers, self.device = readers, num_workers, device
+        self._pieces: list[Piece] = []  # of the epoch that the lasting workers read
+        self._lasting: DataLoader[tuple[Tensor, Exception | None]] | None = None
+        self._is_reading = False
 
-def _on_device(loader: DataLoader[tuple[Tensor, Exception | None]], device: torch.device) -> Iterator[Tensor]:
-    for pixels_NHWC, error in loader:
-        if error is not None:
-            raise error
-        yield pixels_NHWC.to(device, non_blocking=device.type == "cuda")  # from pinned memory
+    def read(self, split: Split, batches: Sequence[Samples], *, num_workers: int | None = None) -> Iterator[Tensor]:
+        """The pixels of each batch, uint8 (N, size, size, 3), on the device.
+
+        Raises:
+            UserError: An image cannot be read.
+            RunFailed: Shared memory is full.
+        """
+        image_bytes = 3 * self.readers[split].size ** 2
+        most_workers = self.num_workers if num_workers is None else num_workers
+        workers, images_per_piece = fit_into_shared_memory(image_bytes, most_workers)
+        pieces = [
+            (split, index[start : start + images_per_piece], view[start : start + images_per_piece])
+            for index, view in batches
+            for start in range(0, max(1, len(index)), images_per_piece)
+        ]
+        received = self._receive(pieces, workers)
+        for index, _ in batches:
+            pixels_NHWC = next(received)
+            if (filled := len(pixels_NHWC)) < len(index):
+                first, pixels_NHWC = pixels_NHWC, pixels_NHWC.new_empty(len(index), *pixels_NHWC.shape[1:])
+                pixels_NHWC[:filled] = first
+                del first  # its shared memory is needed for others
+            while filled < len(index):
+                piece_NHWC = next(received)
+                pixels_NHWC[filled : filled + len(piece_NHWC)] = piece_NHWC
+                filled += len(piece_NHWC)
+            yield pixels_NHWC
+
+    def _receive(self, pieces: list[Piece], num_workers: int) -> Iterator[Tensor]:
+        if not num_workers or self._is_reading:  # as the lasting workers read one epoch at a time
+            yield from self._on_device(self._loader(pieces, num_workers))
+            return
+        if self._lasting is None or self._lasting.num_workers != num_workers:
+            self._lasting = self._loader(self._pieces, num_workers, persistent_workers=True)
+        self._pieces[:] = pieces
+        self._is_reading = True
+        try:
+            yield from self._on_device(self._lasting)
+        finally:
+            self._is_reading = False
+
+    def _loader(
+        self, pieces: list[Piece], num_workers: int, *, persistent_workers: bool = False
+    ) -> DataLoader[tuple[Tensor, Exception | None]]:
+        return DataLoader(
+            PieceReader(self.readers),
+            sampler=pieces,
+            batch_size=None,  # an item of the reader is a piece already
+            num_workers=num_workers,
+            prefetch_factor=PREFETCHED if num_workers else None,
+            persistent_workers=persistent_workers,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # the loader draws a number from it: the run's generator must not advance
+        )
+
+    def _on_device(self, loader: DataLoader[tuple[Tensor, Exception | None]]) -> Iterator[Tensor]:
+        for pixels_NHWC, error in loader:
+            if error is not None:
+                raise error
+            yield pixels_NHWC.to(self.device, non_blocking=self.device.type == "cuda")  # from pinned memory
 
 
 class PieceReader(Dataset[tuple[Tensor, "Exception | None"]]):
     """Reads a piece of a batch; a worker puts it into shared memory. An item is the pixels, and what went wrong."""
 
-    def __init__(self, reader: BatchReader) -> None:
-        self.reader = reader
+    def __init__(self, readers: Mapping[Split, BatchReader]) -> None:
+        self.readers = readers
 
-    def __getitem__(self, piece: Samples) -> tuple[Tensor, Exception | None]:
-        pixels_NHWC, message = self.reader[piece]
+    def __getitem__(self, piece: Piece) -> tuple[Tensor, Exception | None]:
+        split, index, view = piece
+        pixels_NHWC, message = self.readers[split][index, view]
         if message:
             return pixels_NHWC, UserError(message)
         try:

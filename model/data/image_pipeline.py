@@ -19,7 +19,7 @@ from ..randomness import CUTOUT
 from ..types import UNSHARDED, Batch, Normalisation, Shard, Split, SplitOptions, Views
 from .base import BasePipeline
 from .image_listing import ImageListing, OnError, read_listing
-from .image_loader import default_workers, read_batches
+from .image_loader import ImageLoader, default_workers
 from .pixels import Photo, naming_image, open_image
 from .preprocess import PIL_MODES, Preprocess, as_pil, on_device
 from .split import Indices
@@ -128,21 +128,18 @@ class ImagePipeline(BasePipeline):
             split_groups=train.groups,
             is_val=train.is_val if train.is_val.any() else None,
         )
-        size = source.image_shape[1]
         # The bounds of random crops, where they are given.
         self._crop = {
             key: value for key in ("crop_scale", "crop_ratio") if (value := getattr(options, key)) is not None
         }
-        training = (
-            BatchReader(train.images, size, self._view_seed, draft=source.draft, **self._crop),
-            torch.from_numpy(train.labels).to(device),
+        training, testing = (
+            BatchReader(part.images, source.image_size, self._view_seed, draft=source.draft, **self._crop)
+            for part in (train, test)
         )
-        testing = (
-            BatchReader(test.images, size, self._view_seed, draft=source.draft),
-            torch.from_numpy(test.labels).to(device),
-        )
-        self._readers: dict[Split, BatchReader] = {"train": training[0], "val": training[0], "test": testing[0]}
-        self._labels = {"train": training[1], "val": training[1], "test": testing[1]}
+        train_labels, test_labels = (torch.from_numpy(part.labels).to(device) for part in (train, test))
+        readers: dict[Split, BatchReader] = {"train": training, "val": training, "test": testing}
+        self._loader = ImageLoader(readers, num_workers=self.num_workers, device=device)
+        self._labels = {"train": train_labels, "val": train_labels, "test": test_labels}
 
     def _augmented_batches(
         self, index: Indices, view: Indices, parts: Sequence[slice] | Sequence[Indices]
@@ -155,7 +152,7 @@ class ImagePipeline(BasePipeline):
         return self._batches(split, indices, np.full(len(indices), CENTRE_CROP), parts)
 
     def views(self, num_epochs: int) -> Views:
-        config: dict[str, Any] = {"size": self._readers["train"].size, "augment": self.augment}
+        config: dict[str, Any] = {"size": self._loader.readers["train"].size, "augment": self.augment}
         if self.augment:
             config["seed"] = self._view_seed
         config |= self._augmentations | self._crop
@@ -199,8 +196,7 @@ class ImagePipeline(BasePipeline):
         num_workers: int | None = None,
     ) -> Iterator[Batch]:
         batches = [(index[part], view[part]) for part in parts]
-        workers = self.num_workers if num_workers is None else num_workers
-        pixels = read_batches(self._readers[split], batches, num_workers=workers, device=self.device)
+        pixels = self._loader.read(split, batches, num_workers=num_workers)
         for (indices, views), pixels_NHWC in zip(batches, pixels, strict=True):
             if CENTRE_CROP in views:
                 images = self.normalise(pixels_NHWC)

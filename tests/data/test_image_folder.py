@@ -1,5 +1,6 @@
 """The user's own folder of images: layout, views, workers."""
 
+import gc
 import itertools
 import multiprocessing
 import os
@@ -271,7 +272,7 @@ def test_crops_have_the_bounds_that_are_given() -> None:
     rising = Image.fromarray(np.tile(np.arange(0, 200, 2, dtype=np.uint8), (100, 1))).convert("RGB")
     widths = []
     for crop_seed in range(200):
-        crop = random_resized_crop(rising, crop_seed, 50, scale=[0.25, 0.49], ratio=[1.0, 1.0])
+        crop = random_resized_crop(Photo(rising), crop_seed, 50, scale=[0.25, 0.49], ratio=[1.0, 1.0])
         row = np.asarray(crop)[25, :, 0].astype(float)
         widths.append(abs(row[45] - row[5]) / 40 * 50 / 2)
     assert min(widths) == pytest.approx(50, abs=2)
@@ -296,13 +297,18 @@ def test_the_global_generator_does_not_advance(image_folder: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_workers_end_with_the_epoch_also_when_it_is_aborted(image_folder: Path) -> None:
+def test_workers_live_from_epoch_to_epoch_and_end_with_the_pipeline(image_folder: Path) -> None:
     pipeline = opened(image_folder, num_workers=2)
     list(pipeline.train_batches(0, 4))
+    processes = {process.pid for process in multiprocessing.active_children()}
+    list(pipeline.eval_batches("val", 4))
     batches = pipeline.train_batches(1, 4)
     next(batches)
-    assert multiprocessing.active_children()
+    assert {process.pid for process in multiprocessing.active_children()} == processes
+    assert len(processes) == 2
     batches.close()  # type: ignore[attr-defined]
+    del batches, pipeline
+    gc.collect()
     assert not multiprocessing.active_children()
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import multiprocessing
 import os
 import signal
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from torch import Tensor
 from model.commands.signals import one_line_errors
 from model.config.folder import Folder
 from model.data import image_loader
-from model.data.image_loader import default_workers, fit_into_shared_memory, read_batches
+from model.data.image_loader import ImageLoader, default_workers, fit_into_shared_memory
 from model.errors import RunFailed
 from model.logs import logging_to
 
@@ -50,7 +53,14 @@ def batches_of(*sizes: int) -> list[Any]:
 
 def read(reader: Reader, batches: list[Any], num_workers: int) -> list[list[int]]:
     """The value of each image of each batch."""
-    pixels = read_batches(reader, batches, num_workers=num_workers, device=CPU)  # type: ignore[arg-type]
+    return values(loader_of(reader, num_workers).read("train", batches))
+
+
+def loader_of(reader: Reader, num_workers: int) -> ImageLoader:
+    return ImageLoader({"train": reader, "test": reader}, num_workers=num_workers, device=CPU)  # type: ignore[dict-item]
+
+
+def values(pixels: Iterator[Tensor]) -> list[list[int]]:
     return [batch_NHWC[:, 0, 0, 0].tolist() for batch_NHWC in pixels]
 
 
@@ -83,6 +93,49 @@ def test_pieces_of_all_workers_fit_into_a_quarter_of_the_free_shared_memory(
     workers, images_per_piece = fit_into_shared_memory(image_bytes, num_workers)
     assert workers == expected[0]
     assert expected[1] is None or images_per_piece == expected[1]
+
+
+class ReaderWithProcess(Reader):
+    """Images whose pixels are all the number of the process that reads them, its last digits."""
+
+    def __getitem__(self, batch: Any) -> tuple[Tensor, str]:
+        return torch.full((len(batch[0]), SIZE, SIZE, 3), os.getpid() % 251, dtype=torch.uint8), ""
+
+
+def test_workers_live_from_epoch_to_epoch_and_read_all_splits() -> None:
+    loader = loader_of(ReaderWithProcess(), num_workers=2)
+    epochs = [values(loader.read(split, batches_of(3, 3, 3, 3))) for split in ("train", "test", "train")]
+    processes = {value for epoch in epochs for batch in epoch for value in batch}
+    assert len(processes) <= 2
+    assert os.getpid() % 251 not in processes
+    assert len(multiprocessing.active_children()) == 2
+
+
+def test_workers_end_with_their_loader() -> None:
+    loader = loader_of(Reader(), num_workers=2)
+    values(loader.read("train", batches_of(3)))
+    unfinished = loader.read("train", batches_of(3, 3, 3))
+    next(unfinished)
+    assert multiprocessing.active_children()
+    del loader, unfinished
+    gc.collect()
+    assert not multiprocessing.active_children()
+
+
+def test_after_an_epoch_that_was_broken_off_the_next_is_whole() -> None:
+    loader = loader_of(Reader(), num_workers=2)
+    for _ in range(3):
+        unfinished = loader.read("train", batches_of(*[2] * 10))
+        assert next(unfinished)[:, 0, 0, 0].tolist() == [0, 1]
+        unfinished.close()  # type: ignore[attr-defined]
+        assert values(loader.read("test", batches_of(1, 2))) == [[0], [1, 2]]
+
+
+def test_two_epochs_may_be_read_at_once() -> None:
+    loader = loader_of(Reader(), num_workers=1)
+    one, other = loader.read("train", batches_of(2, 2, 2)), loader.read("test", batches_of(1, 1, 1))
+    batches = [[batch[:, 0, 0, 0].tolist() for batch in pair] for pair in zip(one, other, strict=True)]
+    assert batches == [[[0, 1], [0]], [[2, 3], [1]], [[4, 5], [2]]]
 
 
 def test_too_little_shared_memory_is_logged_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
