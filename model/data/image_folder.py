@@ -34,6 +34,7 @@ def folder(
     test_fraction: float | None = None,
     num_workers: int | None = None,
     draft: bool = True,
+    cache_size: int | None = None,
     on_error: OnError = "refuse",
 ) -> ImageSource:
     """Your own images in class sub-folders: PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg, or PATH/CLASS/*.jpg.
@@ -52,6 +53,8 @@ def folder(
             training process.
         draft: Decode a JPEG file that is much larger than needed at a half, a quarter or an eighth of its size, where
             that leaves at least twice the network's input in each direction: several times as fast on large photos.
+        cache_size: Store a copy of every larger image, with this shorter side, when it is first read, and read the
+            copies from then on. They are JPEG files of high quality under `image_folders/` in the data folder.
         on_error: What is done about images that cannot be read: "refuse" to train, or "skip" them. All images are
             opened before the first epoch.
     """
@@ -64,6 +67,7 @@ def folder(
         image_size=image_size,
         num_workers=num_workers,
         draft=draft,
+        cache_size=cache_size,
         on_error=on_error,
         index_folder=data_dir / "image_folders",
     )

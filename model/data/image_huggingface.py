@@ -43,6 +43,7 @@ def huggingface(
     test_fraction: float | None = None,
     num_workers: int | None = None,
     draft: bool = True,
+    cache_size: int | None = None,
     on_error: OnError = "refuse",
 ) -> ImageSource:
     """An image data set of Hugging Face, by its name on the hub or from a local folder (`pip install datasets`).
@@ -69,6 +70,8 @@ def huggingface(
             training process.
         draft: Decode a JPEG file that is much larger than needed at a half, a quarter or an eighth of its size, where
             that leaves at least twice the network's input in each direction: several times as fast on large photos.
+        cache_size: Store a copy of every larger image, with this shorter side, when it is first read, and read the
+            copies from then on. They are JPEG files of high quality under `image_folders/` in the data folder.
         on_error: What is done about images that cannot be read: "refuse" to train, or "skip" them. All images are
             opened before the first epoch.
     """
@@ -96,6 +99,7 @@ def huggingface(
         image_size=image_size,
         num_workers=num_workers,
         draft=draft,
+        cache_size=cache_size,
         on_error=on_error,
         index_folder=data_dir / "image_folders",
     )

@@ -5,6 +5,7 @@ What a user may want to know is in docs/images.md.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from .image_listing import ImageListing, OnError, read_listing
 from .image_loader import ImageLoader, default_workers
 from .pixels import Photo, naming_image, open_image
 from .preprocess import PIL_MODES, Preprocess, as_pil, on_device
+from .smaller_images import SmallerImages, smaller_copy
 from .split import Indices
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ class ImageSource:
         image_size: Height and width of the network's input.
         num_workers: Processes that read images; None for as many as fit the machine.
         draft: Whether large JPEG files are decoded at a smaller size.
+        cache_size: The shorter side of copies of larger images, which are read instead of them; None for no copies.
     """
 
     form: ImageForm
@@ -54,6 +57,7 @@ class ImageSource:
     image_size: int
     num_workers: int | None
     draft: bool
+    cache_size: int | None
     on_error: OnError
     index_folder: Path
     normalisation: Normalisation = IMAGENET_NORMALISATION
@@ -64,6 +68,10 @@ class ImageSource:
         if self.num_workers is not None and self.num_workers < 0:
             raise ValueError(f"num_workers must be 0 or more, got {self.num_workers}")
 
+        least = round(self.image_size * 256 / 224)  # the shorter side of which the unaugmented view is cut out
+        if self.cache_size is not None and self.cache_size < least:
+            raise ValueError(f"cache_size must be at least {least} for this image_size, got {self.cache_size}")
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         return 3, self.image_size, self.image_size
@@ -72,17 +80,30 @@ class ImageSource:
     def preprocess(self) -> Preprocess:
         return Preprocess(image_shape=self.image_shape, normalisation=self.normalisation, fit=self.center_crop)
 
+    @property
+    def smaller_images(self) -> SmallerImages | None:
+        """Where the copies of large images are; None without them."""
+        if self.cache_size is None:
+            return None
+        name = f"copies_{self.cache_size}{'' if self.draft else '_without_draft'}"
+        return SmallerImages(self.index_folder / name, self.cache_size, draft=self.draft)
+
     def center_crop(self, image: ImageInput, image_shape: tuple[int, int, int]) -> NDArray[np.uint8]:
         """The pixels (H, W, C) of an image's unaugmented view."""
+        if isinstance(image, np.ndarray):
+            image = as_pil(image, image_shape[0])
+        if isinstance(image, Image.Image):  # which stays as large as the caller has it
+            return self._center_crop(image, image_shape, draft=False)
+        with naming_image(image), open_image(image) as opened:
+            return self._center_crop(opened, image_shape, draft=self.draft)
+
+    def _center_crop(self, image: Image.Image, image_shape: tuple[int, int, int], *, draft: bool) -> NDArray[np.uint8]:
         from .image_reader import resized_center_crop
 
-        (num_channels, size, _), mode = image_shape, PIL_MODES[image_shape[0]]
-        if isinstance(image, np.ndarray):
-            image = as_pil(image, num_channels)
-        if isinstance(image, Image.Image):  # which stays as large as the caller has it
-            return np.asarray(resized_center_crop(Photo(image, mode, draft=False), size))
-        with naming_image(image), open_image(image) as opened:
-            return np.asarray(resized_center_crop(Photo(opened, mode, draft=self.draft), size))
+        if self.cache_size is not None and (copy := smaller_copy(image, self.cache_size, draft=draft)) is not None:
+            image = Image.open(io.BytesIO(copy))
+        photo = Photo(image, PIL_MODES[image_shape[0]], draft=draft)
+        return np.asarray(resized_center_crop(photo, image_shape[1]))
 
     def is_ready(self) -> bool:
         return True
@@ -132,8 +153,17 @@ class ImagePipeline(BasePipeline):
         self._crop = {
             key: value for key in ("crop_scale", "crop_ratio") if (value := getattr(options, key)) is not None
         }
+        self.cache_size = source.cache_size
         training, testing = (
-            BatchReader(part.images, source.image_size, self._view_seed, draft=source.draft, **self._crop)
+            BatchReader(
+                part.images,
+                source.image_size,
+                self._view_seed,
+                draft=source.draft,
+                smaller=source.smaller_images,
+                content=part.content,
+                **self._crop,
+            )
             for part in (train, test)
         )
         train_labels, test_labels = (torch.from_numpy(part.labels).to(device) for part in (train, test))
@@ -160,6 +190,8 @@ class ImagePipeline(BasePipeline):
             config["strong_views"] = True
         if self._is_drafted:
             config["draft"] = True
+        if self.cache_size is not None:
+            config["cache_size"] = self.cache_size
         unbounded = self.augment and self.views_per_image is None
         per_image = (self.views_per_image or num_epochs) * self.views_shown if self.augment else 1
         return Views(

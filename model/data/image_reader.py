@@ -25,6 +25,7 @@ from ..errors import UserError
 from ..randomness import VIEW, random_bits
 from .image_index import Images
 from .pixels import Photo, naming_image, open_image
+from .smaller_images import SmallerImages
 
 CROP_SCALE, CROP_RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 GAP = 2  # Pillow's own for thumbnails: what is left out is then hardly more than what resizing leaves out
@@ -37,6 +38,9 @@ class BatchReader(Dataset[tuple[Tensor, str]]):
     A view below 0 is the centre crop; others are random crops, f(seed, view, index).
     An item is the pixels, uint8 (N, size, size, 3), and an error message, empty without an error: an exception raised
     in a worker process would arrive with the whole traceback as its message.
+
+    Args:
+        smaller: Copies of large images that are read instead, found by `content`, a hash of each image.
     """
 
     def __init__(
@@ -48,9 +52,12 @@ class BatchReader(Dataset[tuple[Tensor, str]]):
         draft: bool = True,
         crop_scale: Sequence[float] = CROP_SCALE,
         crop_ratio: Sequence[float] = CROP_RATIO,
+        smaller: SmallerImages | None = None,
+        content: NDArray[np.uint64] | None = None,
     ) -> None:
         self.images, self.size, self.seed, self.draft = images, size, seed, draft
         self.crop_scale, self.crop_ratio = crop_scale, crop_ratio
+        self.smaller, self.content = smaller, content
 
     def __getitem__(self, batch: tuple[NDArray[np.integer], NDArray[np.integer]]) -> tuple[Tensor, str]:
         index_N, view_N = batch
@@ -58,11 +65,19 @@ class BatchReader(Dataset[tuple[Tensor, str]]):
         for row, (index, view) in enumerate(zip(index_N, view_N, strict=True)):
             path = self.images.path(int(index))
             try:
-                with naming_image(path), open_image(path, io.BytesIO(self.images.read(int(index))[1])) as image:
+                with naming_image(path), self._open(path, int(index)) as image:
                     pixels_NHWC[row] = np.asarray(self._crop(Photo(image, draft=self.draft), int(index), int(view)))
             except UserError as error:
                 return torch.empty(0), str(error)
         return torch.from_numpy(pixels_NHWC), ""
+
+    def _open(self, path: str, index: int) -> Image.Image:
+        def read() -> bytes:
+            return self.images.read(index)[1]
+
+        if self.smaller is None or self.content is None:
+            return open_image(path, io.BytesIO(read()))
+        return self.smaller.open(path, int(self.content[index]), read)
 
     def _crop(self, image: Photo, index: int, view: int) -> Image.Image:
         if view < 0:

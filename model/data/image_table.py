@@ -49,6 +49,7 @@ def table(
     test_fraction: float | None = None,
     num_workers: int | None = None,
     draft: bool = True,
+    cache_size: int | None = None,
     on_error: OnError = "refuse",
 ) -> ImageSource:
     """Your own images, listed in a CSV or Parquet file: a row an image, with columns for its path and its label.
@@ -74,6 +75,8 @@ def table(
             training process.
         draft: Decode a JPEG file that is much larger than needed at a half, a quarter or an eighth of its size, where
             that leaves at least twice the network's input in each direction: several times as fast on large photos.
+        cache_size: Store a copy of every larger image, with this shorter side, when it is first read, and read the
+            copies from then on. They are JPEG files of high quality under `image_folders/` in the data folder.
         on_error: What is done about images that cannot be read: "refuse" to train, or "skip" them. All images are
             opened before the first epoch.
     """
@@ -93,6 +96,7 @@ def table(
         image_size=image_size,
         num_workers=num_workers,
         draft=draft,
+        cache_size=cache_size,
         on_error=on_error,
         index_folder=data_dir / "image_folders",
     )

@@ -20,6 +20,7 @@ from model.errors import Stopped, UserError
 from model.fingerprint import content_hash
 from model.training.checkpoint import load_checkpoint
 from model.training.trainer import Trainer
+from tests.commands.test_distributed_runs import torchrun
 from tests.conftest import MakeFolder
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -171,7 +172,7 @@ def test_a_run_on_a_table_of_groups_resumes_bit_for_bit(
     tmp_path: Path,
     stop_after: Callable[[int], None],
 ) -> None:
-    dataset = grouped_table(unsplit, tmp_path / "data") | {"num_workers": num_workers}
+    dataset = grouped_table(unsplit, tmp_path / "data") | {"num_workers": num_workers, "cache_size": 18}
     whole, resumed = (make_folder(tmp_path / name, dataset=dataset, batch_size=8) for name in ("whole", "resumed"))
     Experiment(whole.path, runtime).train()
     stop_after(4)
@@ -179,6 +180,20 @@ def test_a_run_on_a_table_of_groups_resumes_bit_for_bit(
         Experiment(resumed.path, runtime).train()
     Experiment(resumed.path, runtime).train()
     assert_equal_weights(resumed, whole)
+
+
+def test_two_processes_reach_the_weights_of_one(
+    unsplit: Path, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path
+) -> None:
+    dataset = grouped_table(unsplit, tmp_path / "data") | {"cache_size": 18}
+    parts = {"dataset": dataset, "student": {"name": "lenet"}, "optimizer": {"name": "sgd"}, "batch_size": 8}
+    single, distributed = (make_folder(tmp_path / name, **parts) for name in ("single", "distributed"))
+    result = torchrun("train.py", "--model_dir", distributed.path, "--device", "cpu", "--data_dir", runtime.data_dir)
+    assert result.statuses == [0], result.out
+    Experiment(single.path, runtime).train()
+    expected, trained = weights(single), weights(distributed)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(trained[name], tensor, rtol=1e-4, atol=2e-6)
 
 
 def test_a_run_is_not_resumed_with_other_groups(
