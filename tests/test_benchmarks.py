@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu
+from benchmarks import gpu, images
 from benchmarks.loops import BenchmarkRuns
 from model.build.runtime import Runtime
 
@@ -37,3 +37,12 @@ def test_gpu_benchmark_compares_cached_with_live_teachers(
     gpu.teacher_table(BenchmarkRuns(tmp_path, runtime), times, summary)
     assert "| cnn " in capsys.readouterr().out
     assert summary[0].startswith("cnn from cnn: cached outputs are ")
+
+
+def test_image_benchmark_times_every_option_beside_the_plain_loader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "PHOTOS", {"small": (300, 280, 4)})
+    rows = list(images.compare(tmp_path, "small", worker_counts=[0], rounds=1))
+    assert [row[:3] for row in rows] == [["small", "0", options] for options in images.OURS]
+    assert all(float(row[4]) > 0 for row in rows)
