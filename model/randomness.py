@@ -13,11 +13,14 @@ from torch import Tensor
 
 # The purpose of a random number is a part of its key, so that numbers of two purposes have nothing in common.
 ORDER, VIEW, STEP, SPLIT, CHECK, CUTOUT, NEGATIVE, STRONG, FLIP, FIRST_VIEW, TEST = range(11)
-AUTO_AUGMENT, COLOUR, ERASE, MIX = range(11, 15)
+AUTO_AUGMENT, COLOUR, ERASE, MIX, BALANCE = range(11, 16)
 
 
-def random_bits(*key: int, index: NDArray[np.integer] | int = 0) -> NDArray[np.uint64]:
-    """64 random bits for every element of `index`, a function of the key and the element alone."""
+def random_bits(*key: int | NDArray[np.integer], index: NDArray[np.integer] | int = 0) -> NDArray[np.uint64]:
+    """64 random bits for every element of `index`, a function of the key and the element alone.
+
+    A word of the key may be an array with a number for each element.
+    """
     return np.asarray(_mix(_state(*key) ^ np.asarray(index).astype(np.uint64)))
 
 
@@ -55,10 +58,10 @@ def step_seed(seed: int, step: int, rank: int = 0, micro_batch: int = 0) -> int:
 GAMMA, MULTIPLIER_1, MULTIPLIER_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # SplitMix64's
 
 
-def _state(*key: int) -> NDArray[np.uint64]:
+def _state(*key: int | NDArray[np.integer]) -> NDArray[np.uint64]:
     state = np.zeros((), np.uint64)
     for word in key:
-        state = _mix(state ^ np.uint64(word))
+        state = _mix(state ^ np.asarray(word).astype(np.uint64))
     return state
 
 

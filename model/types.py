@@ -135,6 +135,9 @@ class SplitOptions:
         views_per_image: Show every training image in this number of augmented views, the same in all runs with this
             `split_seed`: a teacher is run on each of them once, for all seeds, students and searches. A run shows the
             views of an image one after another, from one that its seed draws. By default every epoch draws new views.
+        sampler: "shuffled" shows each training image once in an epoch; "balanced" shows every class equally often, in
+            epochs of the same length: images of rare classes come several times, in a new view each time, and of
+            frequent ones each epoch shows another part.
         class_map: Other names of classes, `{"house_cat": "cat"}`: classes are compared by name with those of teachers
             and of weights files.
     """
@@ -154,6 +157,7 @@ class SplitOptions:
     cutmix: float = 0.0
     alternating_flip: bool = False
     views_per_image: int | None = None
+    sampler: Literal["shuffled", "balanced"] = "shuffled"
     class_map: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

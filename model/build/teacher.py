@@ -126,6 +126,8 @@ def num_views_shown(experiment: Experiment) -> int:
 def _num_epochs_of_new_views(experiment: Experiment) -> int:
     """After how many epochs a run has shown all its views."""
     num_epochs = experiment.params.num_epochs
+    if experiment.split_options.sampler == "balanced":  # each epoch shows other images
+        return num_epochs
     return min(num_epochs, experiment.data.views_per_image or num_epochs)
 
 

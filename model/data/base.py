@@ -19,6 +19,7 @@ from ..types import UNSHARDED, Batch, Normalisation, Shard, Split, SplitOptions
 from .erasing import cut_out, erase, random_rectangles
 from .mixing import Mixing, Step
 from .preprocess import normalise, on_device, scale_and_shift
+from .sampler import BalancedSampler, Sample
 from .split import Indices, batch_bounds, split_indices
 
 CROP, OPERATIONS, SQUARE_CENTRE, SQUARE_SIDE = range(4)  # the random numbers of a strong view
@@ -66,6 +67,8 @@ class BasePipeline(ABC):
         self.indices: dict[Split, Indices] = {"train": train, "val": val, "test": np.arange(len(test_labels))}
         self._all_labels = (train_labels, test_labels)
         self._split_keys = [keys for keys in (split_keys, split_groups, is_val) if keys is not None]
+        is_balanced = options.sampler == "balanced"
+        self._sampler = BalancedSampler(train, train_labels[train], seed) if is_balanced else None
         self._labels_M = np.full(self.num_images, -1)
         self._labels_M[train] = train_labels[train]
         self._scale_C, self._shift_C = scale_and_shift(normalisation, device)
@@ -121,18 +124,22 @@ class BasePipeline(ABC):
         return len(batch_bounds(self.size("train"), batch_size)) - 1
 
     def epoch_views(self, epoch: int) -> tuple[Indices, Indices]:
-        index = self.indices["train"]
+        index, repeat = self._sample(epoch)
+        number = self._showing(epoch, repeat)
         if self.views_shown == 1:
-            return index, self._weak_views(epoch, index)
-        return np.tile(index, 2), np.concatenate([self._weak_views(epoch, index), self._strong_views(epoch, index)])
+            return index, self._weak_views(number, index)
+        return np.tile(index, 2), np.concatenate([self._weak_views(number, index), self._strong_views(number, index)])
 
     def _epoch_samples(self, epoch: int, batch_size: int) -> tuple[Indices, Indices, list[int]]:
         """Index and view of all samples of an epoch, batch after batch, and the bounds of the batches."""
-        index = permutation(self.seed, ORDER, epoch, index=self.indices["train"])
-        view, bounds = self._weak_views(epoch, index), batch_bounds(len(index), batch_size)
+        index, repeat = self._sample(epoch)
+        keys = (repeat * self.num_images + index).astype(np.uint64)
+        order = permutation(self.seed, ORDER, epoch, index=np.arange(len(index)), keys=keys)
+        index, number = index[order], self._showing(epoch, repeat[order])
+        view, bounds = self._weak_views(number, index), batch_bounds(len(index), batch_size)
         if self.views_shown == 1:
             return index, view, bounds
-        strong = self._strong_views(epoch, index)
+        strong = self._strong_views(number, index)
         batches = [slice(start, stop) for start, stop in pairwise(bounds)]
         return (
             np.concatenate([part for batch in batches for part in (index[batch], index[batch])]),
@@ -140,24 +147,39 @@ class BasePipeline(ABC):
             [2 * bound for bound in bounds],
         )
 
-    @abstractmethod
-    def _weak_views(self, epoch: int, index: Indices) -> Indices:
-        """The weakly augmented views of these images in an epoch."""
+    def _sample(self, epoch: int) -> Sample:
+        """The images of an epoch, in no particular order."""
+        if self._sampler is not None:
+            return self._sampler.sample(epoch)
+        index = self.indices["train"]
+        return Sample(index, np.zeros_like(index))
+
+    def _showing(self, epoch: int, repeat: Indices) -> Indices:
+        """The number of an image's showing, by which its view is drawn: the epoch where an epoch shows it once."""
+        return self._num_showings(epoch) + repeat
+
+    def _num_showings(self, num_epochs: int) -> int:
+        """The number of showings in some epochs, at most."""
+        return num_epochs * (1 if self._sampler is None else self._sampler.most_repeats)
 
     @abstractmethod
-    def _strong_views(self, epoch: int, index: Indices) -> Indices:
+    def _weak_views(self, number: Indices, index: Indices) -> Indices:
+        """The weakly augmented views of these images in their showings of these numbers."""
+
+    @abstractmethod
+    def _strong_views(self, number: Indices, index: Indices) -> Indices:
         """The strongly augmented ones, with the option `strong_view`."""
 
     @abstractmethod
     def _is_strong(self, view: Indices) -> NDArray[np.bool_]:
         """Which of the views are strong."""
 
-    def _shown_views(self, epoch: int, index: Indices) -> Indices:
-        """Which of its `views_per_image` views an image shows in an epoch; the epoch's number without this option."""
+    def _shown_views(self, number: Indices, index: Indices) -> Indices:
+        """Which of its `views_per_image` views an image shows; the showing's number without this option."""
         if self.views_per_image is None:
-            return np.full(len(index), epoch)
+            return number
         first = random_bits(self.seed, FIRST_VIEW, index=index) % np.uint64(self.views_per_image)
-        shown: Indices = (first.astype(np.int64) + epoch) % self.views_per_image
+        shown: Indices = (first.astype(np.int64) + number) % self.views_per_image
         return shown
 
     @cached_property

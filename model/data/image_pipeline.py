@@ -193,7 +193,8 @@ class ImagePipeline(BasePipeline):
         if self.cache_size is not None:
             config["cache_size"] = self.cache_size
         unbounded = self.augment and self.views_per_image is None
-        per_image = (self.views_per_image or num_epochs) * self.views_shown if self.augment else 1
+        num_views = self.views_per_image or self._num_showings(num_epochs)
+        per_image = num_views * self.views_shown if self.augment else 1
         return Views(
             num_images=self.num_images,
             per_image=per_image,
@@ -210,11 +211,11 @@ class ImagePipeline(BasePipeline):
     def _hash_images(self, split: Literal["train", "test"]) -> NDArray[np.uint64]:
         return self._content[split]
 
-    def _weak_views(self, epoch: int, index: Indices) -> Indices:
-        return self._shown_views(epoch, index) * self.views_shown if self.augment else np.full(len(index), CENTRE_CROP)
+    def _weak_views(self, number: Indices, index: Indices) -> Indices:
+        return self._shown_views(number, index) * self.views_shown if self.augment else np.full(len(index), CENTRE_CROP)
 
-    def _strong_views(self, epoch: int, index: Indices) -> Indices:
-        return self._weak_views(epoch, index) + 1
+    def _strong_views(self, number: Indices, index: Indices) -> Indices:
+        return self._weak_views(number, index) + 1
 
     def _is_strong(self, view: Indices) -> NDArray[np.bool_]:
         return np.asarray(view % self.views_shown == 1)

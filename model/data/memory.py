@@ -158,7 +158,7 @@ class MemoryPipeline(BasePipeline):
             is_fixed = self.views_per_image is not None
             config["drawn_by_split_seed" if is_fixed else "drawn_by_seed"] = self._view_seed
             config |= {"alternating_flip": self.alternating_flip, "strong_views": self.views_shown == 2}
-            per_image = (self.views_per_image or num_epochs) * self.views_shown
+            per_image = (self.views_per_image or self._num_showings(num_epochs)) * self.views_shown
             return Views(
                 num_images=self.num_images, per_image=per_image, config=config, unbounded=not is_fixed, can_grow=True
             )
@@ -166,7 +166,7 @@ class MemoryPipeline(BasePipeline):
             config["strong_views_of_seed"] = self.seed
         return Views(
             num_images=self.num_images,
-            per_image=self._num_views + (num_epochs if self.views_shown == 2 else 0),
+            per_image=self._num_views + (self._num_showings(num_epochs) if self.views_shown == 2 else 0),
             config=config,
             unbounded=self.cutout > 0 or self.views_shown > 1,  # with cutout: finite, but too many to be shared
             can_grow=self.views_shown > 1,
@@ -196,23 +196,23 @@ class MemoryPipeline(BasePipeline):
         """Number of weak views: crop, flip and cutout. Strong views are numbered from here on."""
         return self.augmentation.num_views * self._num_centres
 
-    def _weak_views(self, epoch: int, index: Indices) -> Indices:
+    def _weak_views(self, number: Indices, index: Indices) -> Indices:
         if self._is_drawn:
-            return self._shown_views(epoch, index) * self.views_shown
-        drawn = random_bits(self.seed, VIEW, epoch, index=index) % np.uint64(self._num_views)
-        return self._with_alternating_flip(drawn.astype(np.int64), index, epoch)
+            return self._shown_views(number, index) * self.views_shown
+        drawn = random_bits(self.seed, VIEW, number, index=index) % np.uint64(self._num_views)
+        return self._with_alternating_flip(drawn.astype(np.int64), index, number)
 
-    def _with_alternating_flip(self, views: Indices, index: Indices, number: Indices | int) -> Indices:
+    def _with_alternating_flip(self, views: Indices, index: Indices, number: Indices) -> Indices:
         """The same views, flipped by their number among those of their image, where the option asks for that."""
         if not self.alternating_flip:
             return views
         flipped = (random_bits(self._view_seed, FLIP, index=index).astype(np.int64) + number) % 2
         return views - views % self.augmentation.flips + flipped
 
-    def _strong_views(self, epoch: int, index: Indices) -> Indices:
+    def _strong_views(self, number: Indices, index: Indices) -> Indices:
         if self._is_drawn:
-            return self._weak_views(epoch, index) + 1
-        return np.full(len(index), self._num_views + epoch)
+            return self._weak_views(number, index) + 1
+        return self._num_views + number
 
     def _is_strong(self, view: Indices) -> NDArray[np.bool_]:
         if self._is_drawn:

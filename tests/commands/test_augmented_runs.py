@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pytest
 
 import train
@@ -56,6 +57,17 @@ def make_student(teacher: Folder, make_folder: MakeFolder, tiny_data: Path, tmp_
         return make_folder(tmp_path / name, **parts | changes)
 
     return make
+
+
+@pytest.fixture
+def unequal(tiny_data: Path, tmp_path: Path) -> dict[str, Any]:
+    """Options of a data set with 24 images of five classes each, and 6 of five others, shown equally often."""
+    with np.load(tiny_data) as arrays:
+        content = dict(arrays)
+    kept = np.flatnonzero((content["train_labels"] < 5) | (np.arange(240) // 10 % 4 == 0))
+    part = {name: content[name][kept] for name in ("train_images", "train_labels")}
+    np.savez(tmp_path / "unequal.npz", **content | part)
+    return {"path": str(tmp_path / "unequal.npz"), "val_size": 20, "sampler": "balanced"}
 
 
 def trained(folder: Folder, runtime: Runtime) -> Folder:
@@ -126,6 +138,35 @@ def test_a_resumed_run_equals_one_that_was_not_interrupted(
 def test_two_processes_reach_the_weights_of_one(make_student: MakeStudent, runtime: Runtime) -> None:
     options = MIXED | CHANGED
     single, distributed = (make_student(name, options, batch_size=15) for name in ("single", "distributed"))
+    result = torchrun("train.py", "--model_dir", distributed.path, "--device", "cpu")
+    assert result.statuses == [0], result.out
+    one, two = weights(trained(single, runtime)), weights(distributed)
+    for name, tensor in one.items():
+        assert two[name].sub(tensor).abs().max() < 1e-5, name
+
+
+@pytest.mark.parametrize("views", [{}, {"views_per_image": 3}], ids=["crops", "fixed views"])
+def test_the_outputs_for_balanced_epochs_are_cached(
+    views: dict[str, Any], unequal: dict[str, Any], make_student: MakeStudent, runtime: Runtime
+) -> None:
+    options = unequal | views
+    cold, warm = (trained(make_student(name, options, num_epochs=5), runtime) for name in ("cold", "warm"))
+    assert cold.read_run()["teacher_images"]["run"] > 0
+    assert warm.read_run()["teacher_images"]["run"] == 0
+    assert weights_digest(weights(cold)) == weights_digest(weights(warm))
+    rows = [row["train_loss"] for row in warm.read_history()]
+    assert rows == [row["train_loss"] for row in cold.read_history()]
+
+
+def test_balanced_and_weighted_runs_resume_in_two_processes(
+    unequal: dict[str, Any], make_student: MakeStudent, runtime: Runtime
+) -> None:
+    parts = {"loss": {"kd": {"alpha": 0.5, "class_weights": "balanced"}}, "batch_size": 15}
+    single, distributed = (make_student(name, unequal | MIXED, **parts) for name in ("single", "distributed"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "take_step", signal_at_step(5))
+        with pytest.raises(Stopped):
+            Experiment(distributed.path, runtime).train()
     result = torchrun("train.py", "--model_dir", distributed.path, "--device", "cpu")
     assert result.statuses == [0], result.out
     one, two = weights(trained(single, runtime)), weights(distributed)
