@@ -16,7 +16,7 @@ from ..build.trainer import build_optimizer, build_schedule, groups_of
 from ..config.folder import Folder
 from ..config.generations import first_generation
 from ..errors import OptionError, did_you_mean, first_sentence, preview
-from ..types import PER_IMAGE_NEEDS, Batch, LossContext, Output
+from ..types import PER_IMAGE_NEEDS, RATES, Batch, LossContext, Output
 
 
 def preflight(experiment: Experiment) -> Experiment:
@@ -119,7 +119,7 @@ def _check_early_stopping(experiment: Experiment) -> None:
     options = experiment.params.early_stopping
     if options is None:
         return
-    known = ["val_accuracy", "val_loss", "train_accuracy", "train_loss"]
+    known = [*(f"val_{name}" for name in RATES), "val_loss", "train_accuracy", "train_loss"]
     known += [f"loss_{name}" for name in experiment.objective.value_names]
     known += ["agreement", "teacher_accuracy"] if experiment.teachers_in_use else []
     with experiment.naming_params():

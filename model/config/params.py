@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from ..errors import OptionError, UserError, option_error, preview
 from ..files import is_there, read_json
+from ..types import RATES
 from .legacy import is_flat, nested_from_flat
 from .references import did_you_mean_folder
 
@@ -143,7 +144,7 @@ class EarlyStoppingParams(Strict):
 
 def is_maximized(metric: str) -> bool:
     """Whether a larger value of metrics.jsonl or run.json is the better one."""
-    return metric.endswith("accuracy") or metric == "images_per_second"
+    return metric.endswith(RATES) or metric == "images_per_second"
 
 
 class Params(Strict):

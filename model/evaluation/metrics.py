@@ -46,10 +46,12 @@ def predict(net: nn.Module, batches: Iterable[Batch], *, dtype: torch.dtype, dev
 
 
 def metrics_of(predictions: Predictions) -> dict[str, float]:
-    """Accuracy and top-5 accuracy in [0, 1], mean cross-entropy, number of samples.
+    """Accuracy and top-5 accuracy in [0, 1], mean cross-entropy, number of samples, and means over classes.
 
-    With fewer than six classes there is no top-5 accuracy. A network with early exits also has the accuracy of each
-    exit (`exit_1_accuracy`, ...) and that of the mean probabilities of all exits (`ensemble_accuracy`).
+    `macro_recall` is the mean over classes of their accuracies, `macro_f1` that of their F1 scores, 2 TP / (2 TP + FP +
+    FN): every class counts alike, however many images it has, and classes without images have no part. With fewer than
+    six classes there is no top-5 accuracy. A network with early exits also has the accuracy of each exit
+    (`exit_1_accuracy`, ...) and that of the mean probabilities of all exits (`ensemble_accuracy`).
     """
     logits_NK, labels_N, count = predictions.logits, predictions.labels, len(predictions.labels)
     dtype = widest_float(logits_NK.device)
@@ -58,6 +60,7 @@ def metrics_of(predictions: Predictions) -> dict[str, float]:
     if logits_NK.shape[1] > 5:
         top_N5 = logits_NK.topk(5, dim=1).indices
         metrics["top5_accuracy"] = int((top_N5 == labels_N[:, None]).any(dim=1).sum()) / count
+    metrics |= macro_metrics(confusion_matrix(logits_NK, labels_N))
     for number, exit_NK in enumerate(predictions.exits, start=1):
         metrics[f"exit_{number}_accuracy"] = accuracy(exit_NK, labels_N)
     if predictions.exits:
@@ -69,6 +72,15 @@ def metrics_of(predictions: Predictions) -> dict[str, float]:
 def accuracy(scores_NK: Tensor, labels_N: Tensor) -> float:
     """The fraction of samples whose largest score is that of their label."""
     return int((scores_NK.argmax(dim=1) == labels_N).sum()) / len(labels_N)
+
+
+def macro_metrics(confusion_KK: Tensor) -> dict[str, float]:
+    """Recall and F1 score, the means over all classes that have images."""
+    counts = confusion_KK.cpu().double()
+    correct_K, images_K, predicted_K = counts.diagonal(), counts.sum(dim=1), counts.sum(dim=0)
+    has_images_K = images_K > 0
+    recall_K, f1_K = correct_K / images_K, 2 * correct_K / (images_K + predicted_K)
+    return {"macro_recall": recall_K[has_images_K].mean().item(), "macro_f1": f1_K[has_images_K].mean().item()}
 
 
 def confusion_matrix(logits_NK: Tensor, labels_N: Tensor) -> Tensor:

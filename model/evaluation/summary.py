@@ -68,7 +68,7 @@ def markdown(
         align=("left", "right", "right", "right", "left"),
     )
     further = [
-        f"accuracy over classes {100 * metrics['macro_accuracy']:.2f} %",
+        f"macro recall {100 * metrics['macro_recall']:.2f} %",
         f"macro F1 {100 * metrics['macro_f1']:.2f} %",
         f"calibration error {100 * metrics['calibration_error']:.2f} %",
         f"Brier score {metrics['brier_score']:.4f}",

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ..types import RATES
 from .collect import format_value, natural_order
 from .runs import Runs
 from .seeds import group_by_seed
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from pandas.api.typing import DataFrameGroupBy
 
-HIGHEST_FIRST = ("accuracy", "images_per_second")  # endings of columns that are sorted so
+HIGHEST_FIRST = (*RATES, "images_per_second")  # endings of columns that are sorted so
 
 
 class Rows:

@@ -16,6 +16,7 @@ from ..config.folder import Weights
 from ..errors import OptionError, UserError
 from ..files import write_text
 from ..registry import TABLE_FORMATS
+from ..types import RATES
 from . import formats  # registers them
 from .baseline import comparison_columns
 from .collect import SPLITS, WEIGHTS, format_value, natural_order
@@ -29,7 +30,8 @@ from .table import Column, Table, four_decimals, integer, is_numeric, millions, 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-NOT_PRINTED = ("loss", "top5_accuracy")  # metrics that every run has: the printed table would be too wide
+# Metrics that every run has: the printed table would be too wide.
+NOT_PRINTED = ("loss", "top5_accuracy", "macro_recall", "macro_f1")
 NO_COLUMN = ("accuracy", "epoch", "num_samples")  # keys of a metrics file without a column of that name
 HOW_JUDGED = (
     'All intervals together have 95 % (Holm); "not shown": the interval contains 0. Seeds needed: to show a true '
@@ -177,7 +179,7 @@ def _named_column(name: str, columns: list[Column], rows: Rows) -> Column:
         return Column(
             header=name, values=[None if value is None else format_value(value) for value in rows.first(path)]
         )
-    number_format = percent if path.endswith("accuracy") else four_decimals
+    number_format = percent if path.endswith(RATES) else four_decimals
     return rows.numbers(name, path, number_format, spread=rows.by_seed)
 
 
@@ -224,7 +226,7 @@ def _metrics_columns(rows: Rows) -> list[Column]:
     """Accuracies of the best and the last weights, then all other metrics of the best weights."""
 
     def column(header: str, split: str, weights: Weights, key: str) -> Column:
-        number_format = percent if key.endswith("accuracy") else four_decimals
+        number_format = percent if key.endswith(RATES) else four_decimals
         numbers = rows.numbers(header, f"{split}_{weights}_{key}", number_format, spread=rows.by_seed)
         return replace(numbers, best="highest") if number_format is percent else numbers
 

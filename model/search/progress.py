@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from ..config.folder import Folder
 from ..files import is_number
 from ..logs import ProgressBar, format_duration, log
+from ..types import RATES
 from .plan import ENDED, TrialRun
 from .results import value_in
 from .space.metric import Metric
@@ -175,6 +176,6 @@ def fraction_done(folder: Folder) -> float:
 
 
 def format_metric(name: str, value: float) -> str:
-    if name.endswith("accuracy"):
+    if name.endswith(RATES):
         return f"{100 * value:.2f} %"
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"

@@ -226,7 +226,7 @@ class Trainer:
         val = self.evaluate(self.student, "val")
         self.check_finite({"val_loss": val["loss"]})  # the last update may have been the one that broke it
         row = {"val_loss": val["loss"], "val_accuracy": val["accuracy"]}
-        row |= {f"val_{name}": val[name] for name in val if name.startswith(("exit_", "ensemble_"))}
+        row |= {f"val_{name}": val[name] for name in val if name.startswith(("exit_", "ensemble_", "macro_"))}
         val = {**val, "epoch": epoch}
         self.write_metrics(self.folder.metrics("val", "last"), val)
         if self.best is None or val["accuracy"] > self.best["accuracy"]:

@@ -155,9 +155,17 @@ def test_metrics_files_have_metrics_and_number_of_samples(distilled: Folder) -> 
     for split, num_samples in (("val", 40), ("test", 60)):
         for kind in ("best", "last"):
             metrics = read_json(distilled.path / f"metrics_{split}_{kind}_weights.json")
-            assert set(metrics) == {"accuracy", "top5_accuracy", "loss", "epoch", "num_samples"}
+            means = {"macro_recall", "macro_f1"}
+            assert set(metrics) == {"accuracy", "top5_accuracy", "loss", "epoch", "num_samples", *means}
             assert metrics["num_samples"] == num_samples
             assert (metrics["accuracy"] * num_samples).is_integer()
+
+
+def test_every_epoch_has_the_means_over_classes_on_val(distilled: Folder) -> None:
+    last, rows = read_json(distilled.metrics("val", "last")), distilled.read_history()
+    assert all(0 <= row[name] <= 1 for row in rows for name in ("val_macro_recall", "val_macro_f1"))
+    assert all(rows[-1][f"val_{name}"] == last[name] for name in ("macro_recall", "macro_f1"))
+    assert last["macro_recall"] == pytest.approx(last["accuracy"]), "val has four images of each class"
 
 
 def test_resolved_params_have_every_default(distilled: Folder) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torchmetrics.functional.classification import multiclass_f1_score, multiclass_recall
 
 from model.evaluation.cost import Cost
 from model.evaluation.metrics import Predictions, confusion_matrix, metrics_of, predict
@@ -52,7 +53,28 @@ def test_metrics_are_counts_and_sums_over_samples() -> None:
         "top5_accuracy": among_five / 1000,
         "loss": pytest.approx(loss / 1000, rel=1e-12),
         "num_samples": 1000,
+        "macro_recall": pytest.approx(by_torchmetrics(multiclass_recall), rel=1e-6),
+        "macro_f1": pytest.approx(by_torchmetrics(multiclass_f1_score), rel=1e-6),
     }
+
+
+def by_torchmetrics(metric: Callable[..., Tensor]) -> float:
+    return metric(LOGITS_NK.argmax(dim=1), LABELS_N, num_classes=10, average="macro").item()
+
+
+def test_means_over_classes_of_a_worked_case() -> None:
+    labels, predicted = torch.tensor([0, 0, 0, 0, 1, 1]), torch.tensor([0, 0, 0, 1, 1, 0])
+    metrics = metrics_of(Predictions(torch.eye(2)[predicted], labels, torch.arange(6)))
+    assert metrics["macro_recall"] == pytest.approx((3 / 4 + 1 / 2) / 2)
+    # Class 0: precision 3/4, recall 3/4. Class 1: precision 1/2, recall 1/2.
+    assert metrics["macro_f1"] == pytest.approx((0.75 + 0.5) / 2)
+
+
+def test_classes_without_images_have_no_part_in_the_means() -> None:
+    labels, predicted = torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 2, 1])
+    metrics = metrics_of(Predictions(torch.eye(4)[predicted], labels, torch.arange(4)))
+    assert metrics["macro_recall"] == pytest.approx((2 / 3 + 1) / 2)
+    assert metrics["macro_f1"] == pytest.approx((2 * 2 / (2 + 3) + 1) / 2)
 
 
 @pytest.mark.parametrize("batch_size", [1, 128, 999])
@@ -137,7 +159,7 @@ def test_class_without_a_sample_has_no_accuracy_and_one_never_predicted_no_preci
 DETAILS = {
     "accuracy_low": 0.6912,
     "accuracy_high": 0.8,
-    "macro_accuracy": 0.75,
+    "macro_recall": 0.75,
     "macro_f1": 0.74,
     "calibration_error": 0.031,
     "brier_score": 0.25,
@@ -162,7 +184,7 @@ def test_summary_of_a_network_without_early_exits_has_no_line_for_them() -> None
     page = markdown("title", metrics, {}, str(Cost(1234, 5_600_000)), per_class(torch.eye(2), ["cat", "dog"]))
     assert (
         "accuracy 78.00 % (95 %: 69.12 to 80.00), loss 0.5000, 100 images\n\n"
-        "accuracy over classes 75.00 %, macro F1 74.00 %, calibration error 3.10 %, Brier score 0.2500\n\n"
+        "macro recall 75.00 %, macro F1 74.00 %, calibration error 3.10 %, Brier score 0.2500\n\n"
         "1,234 parameters"
     ) in page
 

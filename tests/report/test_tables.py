@@ -13,7 +13,7 @@ import pytest
 
 from model.errors import UserError
 from model.report.runs import Runs
-from model.report.tables import results_table, write_results
+from model.report.tables import Selection, results_table, write_results
 from tests.report.markdown_tables import cells, column, headers
 
 from .conftest import MakeRun, write
@@ -243,6 +243,19 @@ def test_loss_and_top5_are_in_the_csv_file_only(
     assert not {"val loss", "val top5"} & set(headers(table))
     names, values = csv_rows(tmp_path)
     assert [values[names.index(name)] for name in ("val loss", "val top5")] == ["0.91234", "0.98"]
+
+
+def test_means_over_classes_are_printed_where_they_are_asked_for(
+    tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any], finished: dict[str, Any]
+) -> None:
+    make_run("a", params=cnn, run=finished, val=(0.7, 0.7), more={"macro_recall": 0.61237, "macro_f1": 0.5})
+    make_run("older", params=cnn, run=finished, val=(0.6, 0.6))
+    assert not {"val macro recall", "val macro f1"} & set(headers(write_results(Runs.read(tmp_path))))
+    for name in ("val_macro_recall", "val_best_macro_recall"):
+        selection = Selection(columns=(name,), sort_by="val_best_macro_recall")
+        table = write_results(Runs.read(tmp_path), selection=selection)
+        (header,) = set(headers(table)) - {"path"}
+        assert column(table, header) == ["61.24", "-"]
 
 
 def test_a_loss_that_is_nan_is_missing(tmp_path: Path, make_run: MakeRun, cnn: dict[str, Any]) -> None:

@@ -176,6 +176,8 @@ def test_history_has_the_loss_of_every_term_by_its_name(tmp_path: Path) -> None:
         "loss_ce",
         "val_loss",
         "val_accuracy",
+        "val_macro_recall",
+        "val_macro_f1",
         "learning_rate",
         "seconds",
         "images_per_second",

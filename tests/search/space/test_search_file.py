@@ -300,6 +300,8 @@ def test_cmaes_takes_one_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ({"name": "val_loss"}, 0.1),
         ({"name": "macs"}, 0.1),
         ({"name": "val_accuracy", "goal": "minimize"}, 0.1),
+        ({"name": "val_macro_recall"}, 0.9),
+        ({"name": "val_macro_f1"}, 0.9),
         ({"name": "latency_ms"}, 0.1),
         ({"name": "images_per_second"}, 0.9),
         ({"name": "val_loss", "goal": "maximize"}, 0.9),
