@@ -137,7 +137,7 @@ class SplitOptions:
             `split_seed`: a teacher is run on each of them once, for all seeds, students and searches. A run shows the
             views of an image one after another, from one that its seed draws. By default every epoch draws new views.
         sampler: "shuffled" shows each training image once in an epoch; "balanced" shows every class equally often, in
-            epochs of the same length: images of rare classes come several times, in a new view each time, and of
+            epochs of the same length: images of rare classes come several times, their views drawn anew, and of
             frequent ones each epoch shows another part.
         class_map: Other names of classes, `{"house_cat": "cat"}`: classes are compared by name with those of teachers
             and of weights files.

@@ -76,11 +76,12 @@ def accuracy(scores_NK: Tensor, labels_N: Tensor) -> float:
 
 def macro_metrics(confusion_KK: Tensor) -> dict[str, float]:
     """Recall and F1 score, the means over all classes that have images."""
-    counts = confusion_KK.cpu().double()
-    correct_K, images_K, predicted_K = counts.diagonal(), counts.sum(dim=1), counts.sum(dim=0)
-    has_images_K = images_K > 0
-    recall_K, f1_K = correct_K / images_K, 2 * correct_K / (images_K + predicted_K)
-    return {"macro_recall": recall_K[has_images_K].mean().item(), "macro_f1": f1_K[has_images_K].mean().item()}
+    counts_KK = confusion_KK.cpu().numpy()  # in float64, which not every device has
+    has_images_K = counts_KK.any(axis=1)
+    correct_K, images_K, predicted_K = counts_KK.diagonal(), counts_KK.sum(axis=1), counts_KK.sum(axis=0)
+    recall_K = correct_K[has_images_K] / images_K[has_images_K]
+    f1_K = 2 * correct_K[has_images_K] / (images_K + predicted_K)[has_images_K]
+    return {"macro_recall": float(recall_K.mean()), "macro_f1": float(f1_K.mean())}
 
 
 def confusion_matrix(logits_NK: Tensor, labels_N: Tensor) -> Tensor:
