@@ -119,7 +119,7 @@ def load(path: str | Path, which: Weights = "best", runtime: Runtime | None = No
 
     Args:
         path: An experiment folder.
-        which: Its "best" weights, those of the highest accuracy on val, or its "last".
+        which: Its "best" weights, those of the highest accuracy on val, its "last", or their average, "ema".
         runtime: The network's device, and the folder of the data sets; by default a GPU where there is one, and `data`.
 
     Raises:

@@ -162,7 +162,7 @@ def evaluate_options(parser: ArgumentParser) -> None:
         help="folder with a trained run; several are compared on the same images",
     )
     parser.add_argument("--split", choices=("test", "val", "train"), default="test", help="default: test")
-    parser.add_argument("--restore_file", default="best", help="best (default), last, or the path of a weights file")
+    parser.add_argument("--restore_file", default="best", help="best (default), last, ema, or the path of a file")
     parser.add_argument(
         "--temperature", type=float, default=1.0, help="of the probabilities in the .npz file (default: 1)"
     )

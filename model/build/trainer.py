@@ -14,6 +14,7 @@ from ..errors import OptionError, option_scope
 from ..evaluation.metrics import metrics_of, predict
 from ..registry import OPTIMIZERS, SCHEDULES
 from ..training.early_stopping import EarlyStopping
+from ..training.ema import WeightAverage
 from ..training.parallel import DistributedTrainer, DistributedTrainStep
 from ..training.parameter_groups import parameter_groups, set_rates
 from ..training.precision import to_device
@@ -83,6 +84,7 @@ def build_trainer(
             "describe": describe(experiment, sources) if world.is_rank_zero else {},
             "batch_size": params.batch_size,
             "num_epochs": params.num_epochs,
+            "ema": None if params.ema is None else WeightAverage(student, **params.ema.model_dump()),
             "early_stopping": build_early_stopping(params.early_stopping),
             "gradient_clip": params.gradient_clip,
             "checkpoint_minutes": params.checkpoint_minutes,

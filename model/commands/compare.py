@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 from ..build.experiment import Experiment
 from ..build.restore import restored_network
+from ..config.folder import Weights
 from ..errors import UserError
 from ..evaluation.cost import Cost
 from ..evaluation.details import all_metrics_of
@@ -32,15 +33,15 @@ def compare(experiments: Sequence[Experiment], *, split: Split = "test", restore
     Each is tested against the first by McNemar's test on the images that only one of the two gets right.
 
     Args:
-        restore_file: best or last.
+        restore_file: best, last or ema.
 
     Raises:
         UserError: A folder has nothing to evaluate, or other images or classes than the first.
     """
     keep_freed_memory()
     limit_threads()
-    if restore_file not in ("best", "last"):
-        raise UserError("--restore_file must be best or last where several folders are compared")
+    if restore_file not in get_args(Weights):
+        raise UserError("--restore_file must be best, last or ema where several folders are compared")
     first = experiments[0]
     predictions: dict[str, Predictions] = {}
     costs: dict[str, tuple[Cost, int, list[Latency]]] = {}

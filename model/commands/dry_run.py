@@ -23,6 +23,7 @@ from ..build.teacher import build_untrained_teacher, has_cache, num_views_shown
 from ..build.trainer import build_trainer
 from ..config.folder import Folder
 from ..config.generations import first_generation
+from ..config.params import EmaParams
 from ..data.memory import Arrays, Augmentation, MemoryPipeline
 from ..evaluation.metrics import predict
 from ..logs import format_bytes, format_duration, logging_to
@@ -98,6 +99,7 @@ def _describe(experiment: Experiment, startup: float) -> str:
         json.dumps(params.model_dump(mode="json"), indent=2),
         "",
         f"student   {params.student.name}, {experiment.cost}",
+        *([f"ema       {describe_ema(params.ema)}"] if params.ema else []),
         *([f"trained   {trained_share(trainer.student)}"] if params.freeze else []),
         *_teacher_lines(experiment),
         *_init_lines(experiment),
@@ -150,6 +152,11 @@ def _init_lines(experiment: Experiment) -> list[str]:
         return []
     state = _weights_state(init)
     return [f"init      the {options.weights} weights of {init.name}, {state}{_seen(experiment, init)}"]
+
+
+def describe_ema(ema: EmaParams) -> str:
+    warmup = " after a warm-up" if ema.warmup else ""
+    return f"averaged weights with decay {ema.decay:g}{warmup}, also evaluated after each epoch"
 
 
 def _early_stopping_lines(experiment: Experiment) -> list[str]:

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from ..build.experiment import Experiment
 from ..build.restore import RestoredNetwork, restored_network
 from ..build.teacher import build_live_teacher, read_teacher_weights
 from ..build.weights import WeightsFile
-from ..config.folder import Folder
+from ..config.folder import Folder, Weights
 from ..config.generations import generation_folders
 from ..errors import UserError
 from ..evaluation.calibration import reliability
@@ -56,7 +56,7 @@ def evaluate(
     """Write a folder's evaluation under its evaluation/.
 
     Args:
-        restore_file: best, last, or the path of a weights file.
+        restore_file: best, last, ema, or the path of a weights file.
         temperature: Divides the logits of the probabilities that are written.
         ensemble: How the outputs of generations are averaged.
 
@@ -113,12 +113,12 @@ def _concatenated(outputs: Sequence[Output]) -> Output:
 
 
 def weights_named(experiment: Experiment, restore_file: str) -> WeightsFile:
-    """The weights file that --restore_file names: best, last, or the path of a file.
+    """The weights file that --restore_file names: best, last, ema, or the path of a file.
 
     Raises:
         UserError: It is missing, cut short, or holds more than tensors and plain values.
     """
-    if restore_file in ("best", "last"):
+    if restore_file in get_args(Weights):
         return WeightsFile.read(experiment.folder.checkpoint(restore_file))  # type: ignore[arg-type]
     return WeightsFile.read(Path(restore_file))
 
@@ -159,7 +159,7 @@ def _evaluate_run(experiment: Experiment, split: Split, restore_file: str, tempe
             name: values.tolist() for name, values in reliability(result.logits, result.labels)._asdict().items()
         },
     }
-    is_own, used = restore_file in ("best", "last"), weights.path
+    is_own, used = restore_file in get_args(Weights), weights.path
     suffix = restore_file if is_own else f"{used.parent.name}_{used.name.partition('.')[0]}"
     path = folder.evaluation / f"{split}_{suffix}"
     with writing_evaluation(folder):
@@ -202,8 +202,8 @@ def arrays(result: Predictions, temperature: float) -> dict[str, np.ndarray]:
 
 def _evaluate_generations(experiment: Experiment, split: Split, restore_file: str, ensemble: CombineName) -> Evaluation:
     folder = experiment.folder
-    if restore_file not in ("best", "last"):
-        raise UserError(f"--restore_file of {folder.name}, which holds generations, must be best or last")
+    if restore_file not in get_args(Weights):
+        raise UserError(f"--restore_file of {folder.name}, which holds generations, must be best, last or ema")
     children = generation_folders(folder, experiment.written_params)
     results = []
     for child in children:

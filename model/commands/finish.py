@@ -32,6 +32,11 @@ def finish(experiment: Experiment, trainer: Trainer, batch: Batch) -> None:
     last = trainer.evaluate(trainer.student, "test") | {"epoch": trainer.epoch}
     trainer.check_finite({"test_loss": last["loss"]})
     trainer.write_metrics(folder.metrics("test", "last"), last)
+    if trainer.ema is not None:
+        average = world.on_rank_zero(load_checkpoint, folder.checkpoint("ema"))
+        trainer.ema.net.load_state_dict(average["state_dict"])
+        averaged = trainer.evaluate(trainer.ema.net, "test") | {"epoch": average["epoch"]}
+        trainer.write_metrics(folder.metrics("test", "ema"), averaged)
     best = world.on_rank_zero(load_checkpoint, folder.checkpoint("best"))
     metrics = last
     if best["epoch"] != trainer.epoch:
@@ -90,6 +95,8 @@ def last_lines(experiment: Experiment, metrics: dict[str, float]) -> list[str]:
         f"{folder.name} is finished: {folder.accuracies()}; "
         f"95 % interval on test, for the choice of its images: {100 * low:.2f} to {100 * high:.2f} %"
     ]
+    if experiment.params.ema is not None:
+        lines.append(f"averaged weights: {folder.accuracies('ema')}")
     if experiment.baseline is not None:
         baseline = Folder(experiment.baseline)
         other = read_intact(baseline.metrics("test", "best"))

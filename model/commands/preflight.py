@@ -33,6 +33,10 @@ def preflight(experiment: Experiment) -> Experiment:
         for needed, weights in experiment.dependencies.items():
             if needed.is_trained:
                 needed.weights(weights)
+            elif weights == "ema" and needed.params.ema is None:
+                key = "init" if needed is experiment.init else "teacher"
+                with experiment.naming_params():
+                    raise OptionError(f"{key}.weights", f"{needed.name} averages no weights: it has no ema")
             else:
                 preflight(needed)
     return experiment
@@ -121,6 +125,7 @@ def _check_early_stopping(experiment: Experiment) -> None:
         return
     known = [*(f"val_{name}" for name in RATES), "val_loss", "train_accuracy", "train_loss"]
     known += [f"loss_{name}" for name in experiment.objective.value_names]
+    known += ["ema_val_accuracy", "ema_val_loss"] if experiment.params.ema else []
     known += ["agreement", "teacher_accuracy"] if experiment.teachers_in_use else []
     with experiment.naming_params():
         if options.metric not in known and not options.metric.startswith(("val_exit_", "val_ensemble_")):

@@ -6,12 +6,12 @@ import copy
 import shutil
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, get_args
 
 from ..build.experiment import Experiment
 from ..build.weights import WeightsFile
 from ..config.dotted import differences
-from ..config.folder import Folder
+from ..config.folder import Folder, Weights
 from ..config.params import parse_params
 from ..errors import UserError
 from ..files import read_intact
@@ -24,9 +24,8 @@ RUN_FILES = (
     "tensorboard",
     "evaluation",
     "cache",
-    *(f"metrics_{split}_{weights}_weights.json" for split in ("val", "test") for weights in ("best", "last")),
-    "best.pth.tar",
-    "last.pth.tar",
+    *(f"metrics_{split}_{weights}_weights.json" for split in ("val", "test") for weights in get_args(Weights)),
+    *(f"{weights}.pth.tar" for weights in get_args(Weights)),
 )
 
 

@@ -18,7 +18,7 @@ from ..home import ROOT, TRAIN_COMMAND
 from ..logs import log
 from .params import PARAMS_FILE
 
-Weights = Literal["best", "last"]
+Weights = Literal["best", "last", "ema"]  # "ema" where params.json asks for averaged weights
 State = Literal["new", "running", "stopped", "failed", "finished", "killed", "pruned"]
 
 
@@ -89,11 +89,11 @@ class Folder:
         """Whether there are weights to use: of a finished run, or copied here without any run."""
         return self.checkpoint("best").exists() and self.state() in ("finished", "new")
 
-    def accuracies(self) -> str:
-        """One line: the accuracies of the best weights."""
+    def accuracies(self, weights: Weights = "best") -> str:
+        """One line: the accuracies of the best weights, or of others."""
         parts = []
         for split in ("val", "test"):
-            metrics = read_intact(self.metrics(split, "best"))
+            metrics = read_intact(self.metrics(split, weights))
             if "accuracy" in metrics:
                 parts.append(f"{split} accuracy {100 * metrics['accuracy']:.2f} % (epoch {metrics.get('epoch', '-')})")
         return ", ".join(parts) or "no metrics"

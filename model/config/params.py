@@ -60,7 +60,7 @@ class TeacherParams(Strict):
             what the file or its publisher says, else "0", "1", ...
         expected_accuracy: Its accuracy on data like the student's, in [0, 1]: by default that of its folder. Before
             training it is measured on val; much less ends the run.
-        weights: Which weights of the teacher's run to load.
+        weights: Which weights of the teacher's run to load; "ema" are those of a run with `ema`.
         combine: Whether an ensemble averages the probabilities or the logits of its networks.
         cache: Whether the teacher's outputs are cached in its folder, for this run and later ones. By default they are
             if the data set has finitely many views (all in memory without `cutout`, `strong_view`, `auto_augment`,
@@ -85,7 +85,7 @@ class TeacherParams(Strict):
     std: list[Annotated[float, Field(gt=0)]] | None = None
     class_names: list[str] | str | None = None
     expected_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
-    weights: Literal["best", "last"] = "best"
+    weights: Literal["best", "last", "ema"] = "best"
     combine: Literal["probabilities", "logits"] = "probabilities"
     cache: bool | None = None
     cache_top_k: Annotated[int, Field(ge=1)] | None = None
@@ -108,15 +108,15 @@ class InitParams(Strict):
 
     Args:
         model_dir: The folder; relative to the repository's root, then to this folder, and `../base` to this folder.
-        weights: Which weights of its run to load. The last ones include the learned weights of loss terms, which are
-            loaded for every term that both folders have.
+        weights: Which weights of its run to load, as for `teacher`. The last ones include the learned weights of loss
+            terms, which are loaded for every term that both folders have.
         class_map: This data set's names of classes that the folder calls otherwise, as for `teacher`.
     """
 
     expected_form: ClassVar[str] = 'a folder, or an object with "model_dir"'
 
     model_dir: Annotated[str, Field(min_length=1)]
-    weights: Literal["best", "last"] = "last"
+    weights: Literal["best", "last", "ema"] = "last"
     class_map: ClassMap = {}
 
 
@@ -140,6 +140,25 @@ class EarlyStoppingParams(Strict):
     @property
     def is_maximized(self) -> bool:
         return is_maximized(self.metric)
+
+
+class EmaParams(Strict):
+    """The average of weights that is kept beside them.
+
+    Args:
+        decay: Share that the average keeps in each step of the optimizer; the rest is of the new weights.
+        warmup: Whether the share after t steps is at most (1 + t) / (10 + t), as in TensorFlow: for runs with fewer
+            steps than some times 1 / (1 - decay).
+    """
+
+    expected_form: ClassVar[str] = 'a number, or an object with "decay"'
+
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    warmup: bool = False
+
+
+def _ema(value: Any) -> Any:
+    return {"decay": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 def is_maximized(metric: str) -> bool:
@@ -174,6 +193,8 @@ class Params(Strict):
         num_epochs: Passes over the training images.
         early_stopping: Ends the run, as a finished one, where a metric has not improved for some epochs; needs val.
             Schedules are those of `num_epochs`.
+        ema: Keeps an exponential moving average of the student's weights, with this decay, beside the raw ones:
+            evaluated after each epoch, and saved where it is best on val.
         gradient_clip: Maximum norm of the gradient; a longer one is scaled down to it.
         seed: Seed of initial weights, the order of images, their augmentation, and dropout.
         precision: Precision of the networks' computations; auto: bfloat16 if the hardware supports it.
@@ -200,6 +221,7 @@ class Params(Strict):
     accumulate: Annotated[int, Field(ge=1)] = 1
     num_epochs: Annotated[int, Field(ge=1)] = 30
     early_stopping: EarlyStoppingParams | None = None
+    ema: Annotated[EmaParams | None, BeforeValidator(_ema)] = None
     gradient_clip: Annotated[float, Field(gt=0)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -98,7 +98,7 @@ SECTIONS = (
 def page_text() -> str:
     properties: dict[str, Schema] = params_schema()["properties"]
     lines = [HEAD, "## Keys", "", *property_table("key", properties, link_sections=True), COMPONENTS]
-    for key in ("teacher", "init", "early_stopping"):
+    for key in ("teacher", "init", "early_stopping", "ema"):
         (as_object,) = (form for form in properties[key]["anyOf"] if form.get("type") == "object")
         lines += [f"### {key} as an object", "", *property_table("key", as_object["properties"])]
     for section in SECTIONS:

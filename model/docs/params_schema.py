@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from .. import build  # fills the registries
-from ..config.params import EarlyStoppingParams, InitParams, Params, Strict, TeacherParams
+from ..config.params import EarlyStoppingParams, EmaParams, InitParams, Params, Strict, TeacherParams
 from ..registry import DATASETS, LOSSES, NETS, OPTIMIZERS, SCHEDULES, Registry
 from .docstrings import argument_texts, summary
 from .pages import GeneratedPage
@@ -46,6 +46,8 @@ def params_schema() -> Schema:
     properties["init"] = {"description": texts["init"], "default": None, "anyOf": init_schemas()}
     early_stopping = [object_schema(EarlyStoppingParams), NULL]
     properties["early_stopping"] = {"description": texts["early_stopping"], "default": None, "anyOf": early_stopping}
+    ema = [documented_properties(EmaParams)["decay"], object_schema(EmaParams), NULL]
+    properties["ema"] = {"description": texts["ema"], "default": None, "anyOf": ema}
     properties["loss"] = {
         "description": texts["loss"],
         "default": model["properties"]["loss"]["default"],

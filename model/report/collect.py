@@ -12,7 +12,7 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ..config.dotted import flatten, value_of, with_values
 from ..config.folder import Folder, Weights, state_of
@@ -24,7 +24,7 @@ from ..files import is_number, is_there, parse_object, parse_rows
 from ..search.space.search_file import SEARCH_FILE, read_space_if_valid
 
 SPLITS = ("val", "test")
-WEIGHTS: tuple[Weights, ...] = ("best", "last")
+WEIGHTS: tuple[Weights, ...] = ("best", "last")  # of every run; "ema" of some
 COSTS = ("seconds", "parameters", "macs", "latency_ms", "images_per_second", "peak_memory_bytes")  # of run.json
 SKIPPED_FOLDERS = ("tensorboard", "evaluation", "cache", "figures")
 
@@ -121,7 +121,8 @@ def _read_run(folder: Folder, parent_dir: Path) -> RunRecord:
     metrics = {
         (split, weights): _numbers(_read_object(folder.metrics(split, weights), notes))
         for split in SPLITS
-        for weights in WEIGHTS
+        for weights in get_args(Weights)
+        if weights in WEIGHTS or folder.metrics(split, weights).exists()
     }
     params, written = _read_params(folder, notes)
     choices = _choices(folder)

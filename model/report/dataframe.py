@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from ..config.folder import Weights
 from .collect import COSTS, SPLITS, WEIGHTS, RunRecord, collect_runs, format_value, natural_order, schema_position
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ def results(parent_dir: str | Path) -> DataFrame:
       printed tables, so that rows can be grouped by them.
     - `state`: `finished`, `stopped`, ...; missing if the run has no run.json.
     - every metric as `{split}_{weights}_{name}`: `val_best_accuracy` (in [0, 1]), `test_last_loss`,
-      `test_best_exit_1_accuracy`. The four accuracies are there even if no run has them.
+      `test_best_exit_1_accuracy`, and `test_ema_accuracy` where a run has averaged weights. The four accuracies of best
+      and last weights are there even if no run has them.
     - `epochs` completed, `seconds`; `parameters`, `macs` and `latency_ms` (of one image) of the student;
       `images_per_second` and `peak_memory_bytes` of its training.
     - `data` and `teacher_weights`: the same text for equal data, and for equal weights of the teachers.
@@ -72,7 +74,9 @@ def _row(run: RunRecord) -> dict[str, Any]:
 def _metric_columns(runs: list[RunRecord]) -> list[str]:
     columns = []
     for split in SPLITS:
-        for weights in WEIGHTS:
-            keys = {key for run in runs for key in run.metrics[split, weights]} - {"accuracy"}
+        for weights in get_args(Weights):
+            if weights not in WEIGHTS and not any((split, weights) in run.metrics for run in runs):
+                continue
+            keys = {key for run in runs for key in run.metrics.get((split, weights), {})} - {"accuracy"}
             columns += [f"{split}_{weights}_{key}" for key in ("accuracy", *sorted(keys, key=natural_order))]
     return columns

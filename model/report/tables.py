@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from ..config.folder import Weights
 from ..errors import OptionError, UserError
@@ -19,7 +19,7 @@ from ..registry import TABLE_FORMATS
 from ..types import RATES
 from . import formats  # registers them
 from .baseline import comparison_columns
-from .collect import SPLITS, WEIGHTS, format_value, natural_order
+from .collect import SPLITS, format_value, natural_order
 from .comparability import incomparable
 from .published import published_columns
 from .rows import Rows
@@ -230,7 +230,12 @@ def _metrics_columns(rows: Rows) -> list[Column]:
         numbers = rows.numbers(header, f"{split}_{weights}_{key}", number_format, spread=rows.by_seed)
         return replace(numbers, best="highest") if number_format is percent else numbers
 
-    columns = [column(f"{split} {weights}", split, weights, "accuracy") for split in SPLITS for weights in WEIGHTS]
+    columns = [
+        column(f"{split} {weights}", split, weights, "accuracy")
+        for split in SPLITS
+        for weights in get_args(Weights)
+        if f"{split}_{weights}_accuracy" in rows.runs.table
+    ]
     for split in SPLITS:
         prefix = f"{split}_best_"
         keys = {name.removeprefix(prefix) for name in rows.runs.table.columns if name.startswith(prefix)}

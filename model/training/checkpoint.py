@@ -70,6 +70,8 @@ def training_state(trainer: Trainer) -> dict[str, Any]:
     }
     if trainer.early_stopping is not None:
         content["early_stopping"] = trainer.early_stopping.state_dict()
+    if trainer.ema is not None:
+        content["averaging"] = trainer.ema.state_dict()  # a key that is no name of weights: see build/state_dicts.py
     return content
 
 
@@ -89,5 +91,7 @@ def restore(trainer: Trainer, content: dict[str, Any]) -> None:
     trainer.step, trainer.seconds, trainer.best = content["step"], content["seconds"], content["best"]
     if trainer.early_stopping is not None:
         trainer.early_stopping.load_state_dict(content["early_stopping"])
+    if trainer.ema is not None:
+        trainer.ema.load_state_dict(content["averaging"])
     if not is_other:
         trainer.load_meters(content["totals"])

@@ -117,4 +117,9 @@ class DistributedTrainer(Trainer):
         self.world.on_rank_zero(action)
 
     def sync_buffers(self) -> None:
-        self.world.sync_buffers(self.train_step.buffers)
+        buffers = self.train_step.buffers
+        if self.ema is not None:  # linear in the student's
+            trained = {id(buffer) for buffer in buffers}
+            pairs = zip(self.student.buffers(), self.ema.net.buffers(), strict=True)
+            buffers += [average for buffer, average in pairs if id(buffer) in trained]
+        self.world.sync_buffers(buffers)

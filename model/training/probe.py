@@ -61,11 +61,12 @@ def estimate_time(trainer: Trainer, batch: Batch, *, num_processes: int = 1) -> 
 
 
 def remaining_seconds(trainer: Trainer, pace: Pace, num_processes: int = 1) -> float:
-    """The rest of a run at a pace: its steps, val after each epoch, and test twice at its end."""
+    """The rest of a run at a pace: its steps, val after each epoch, and test at its end for each kind of weights."""
     steps, data = trainer.total_steps - trainer.step, trainer.data
     epochs = steps / trainer.steps_per_epoch
-    evaluated = (epochs * data.size("val") + 2 * data.size("test")) / num_processes
-    num_starts = epochs * (2 if data.size("val") else 1) + 2
+    num_nets = 1 if trainer.ema is None else 2  # that are evaluated
+    evaluated = (num_nets * epochs * data.size("val") + (1 + num_nets) * data.size("test")) / num_processes
+    num_starts = epochs * (1 + num_nets if data.size("val") else 1) + 1 + num_nets
     num_batches = epochs * data.steps_per_epoch(trainer.batch_size)
     return num_batches * pace.batch + evaluated * pace.evaluated_image + num_starts * pace.epoch_start
 

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..config.folder import Folder
+from ..config.folder import Folder, Weights
 from ..errors import RunFailed, Stopped
 from ..files import write_json
 from ..types import Batch, Pipeline, Split, Teacher
 from .checkpoint import save_checkpoint, training_state
 from .early_stopping import EarlyStopping
+from .ema import WeightAverage
 from .meters import Clock, Meters
 from .run_logger import RunLogger, SilentRunLogger
 from .schedules import Schedule
@@ -58,6 +59,7 @@ class Trainer:
     num_epochs: int
     gradient_clip: float | None = None
     early_stopping: EarlyStopping | None = None
+    ema: WeightAverage | None = None
     checkpoint_minutes: float = 5.0
     should_stop: Callable[[], bool] = lambda: False
 
@@ -168,6 +170,8 @@ class Trainer:
             nn.utils.clip_grad_norm_(self._parameters, self.gradient_clip)
         self.optimizer.step()
         self.step += 1
+        if self.ema is not None:
+            self.ema.update(self.student)
         if result.gradient_norms:
             self.gradient_norms = {name: norm.item() for name, norm in result.gradient_norms.items()}
 
@@ -207,8 +211,12 @@ class Trainer:
         self.gradient_norms = {}
         if self.data.size("val"):
             row |= self._validate(epoch)
+            if self.ema is not None:
+                row |= self._validate_average(self.ema, epoch)
         elif epoch == self.num_epochs:
             self.save_weights()
+            if self.ema is not None:
+                self.save_average(self.ema)
         self.seconds = clock.total()
         row["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         row["seconds"] = round(self.seconds, 3)
@@ -235,6 +243,16 @@ class Trainer:
             self.save_weights()
         return row
 
+    def _validate_average(self, ema: WeightAverage, epoch: int) -> dict[str, float]:
+        """The same of the averaged weights."""
+        val = self.evaluate(ema.net, "val") | {"epoch": epoch}
+        self.check_finite({"ema_val_loss": val["loss"]})
+        if ema.best is None or val["accuracy"] > ema.best["accuracy"]:
+            ema.best = val
+            self.write_metrics(self.folder.metrics("val", "ema"), val)
+            self.save_average(ema)
+        return {"ema_val_loss": val["loss"], "ema_val_accuracy": val["accuracy"]}
+
     def check_finite(self, means: dict[str, float]) -> None:
         """Raise RunFailed, naming the learning rate, where a mean is not finite."""
         broken = [name for name, value in means.items() if not math.isfinite(value)]
@@ -250,8 +268,15 @@ class Trainer:
 
     def save_weights(self) -> None:
         """Write best.pth.tar: the student's weights and what is needed to build it again."""
-        content = {"state_dict": self.student.state_dict(), "epoch": -(-self.step // self.steps_per_epoch)}
-        self.write(lambda: save_checkpoint(self.folder.checkpoint("best"), content | self.describe))
+        self._save_weights_of(self.student, "best")
+
+    def save_average(self, ema: WeightAverage) -> None:
+        """Write ema.pth.tar: the same with the averaged weights."""
+        self._save_weights_of(ema.net, "ema")
+
+    def _save_weights_of(self, net: nn.Module, weights: Weights) -> None:
+        content = {"state_dict": net.state_dict(), "epoch": -(-self.step // self.steps_per_epoch)}
+        self.write(lambda: save_checkpoint(self.folder.checkpoint(weights), content | self.describe))
 
     def save(self) -> None:
         """Write last.pth.tar: all that a resume needs."""

@@ -113,7 +113,19 @@ def students(teachers: Runs, make: MakeFolder, runtime: Runtime) -> Runs:
     return Runs(single, distributed)
 
 
-@pytest.fixture(scope="module", params=["teachers", "students"])
+@pytest.fixture(scope="module")
+def options(make: MakeFolder, runtime: Runtime) -> Runs:
+    """Options of training together: 7 batches an epoch make steps of 3, 3 and 1."""
+    optimizer = SGD | {"layer_decay": 0.9, "classifier_learning_rate": 0.01, "decay_norms_and_biases": False}
+    parts = {"optimizer": optimizer, "accumulate": 3, "freeze": ["conv1"], "ema": 0.8, "early_stopping": {}}
+    single, distributed = (make(Path(name), **parts) for name in ("options_single", "options"))
+    result = torchrun("train.py", "--model_dir", distributed.path, "--device", "cpu")
+    assert result.statuses == [0], result.out
+    Experiment(single.path, runtime).train()
+    return Runs(single, distributed)
+
+
+@pytest.fixture(scope="module", params=["teachers", "students", "options"])
 def runs(request: pytest.FixtureRequest, students: Runs) -> Runs:
     runs: Runs = request.getfixturevalue(request.param)
     return runs
@@ -132,6 +144,13 @@ def assert_close(runs: Runs, part: str) -> None:
 
 def test_two_processes_reach_the_weights_of_one(runs: Runs) -> None:
     assert_close(runs, "state_dict")
+
+
+def test_two_processes_reach_the_averaged_weights_of_one(options: Runs) -> None:
+    single, distributed = (load_checkpoint(folder.checkpoint("ema")) for folder in options)
+    assert single["epoch"] == distributed["epoch"]
+    for name, tensor in single["state_dict"].items():
+        torch.testing.assert_close(distributed["state_dict"][name], tensor, rtol=1e-4, atol=2e-6)
 
 
 def test_two_processes_reach_the_loss_parameters_of_one(students: Runs) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,16 @@ import pytest
 import torch
 from torch import Tensor
 
+import evaluate
 import train
 from model.build.experiment import Experiment
 from model.build.runtime import Runtime
 from model.build.trainer import build_trainer
+from model.build.weights import weights_digest
 from model.commands.preflight import preflight
 from model.config.folder import Folder
 from model.files import read_json
+from model.report.dataframe import results
 from model.training.checkpoint import load_checkpoint
 from model.training.trainer import Trainer
 from tests.conftest import Call, MakeFolder
@@ -25,6 +29,7 @@ from tests.conftest import Call, MakeFolder
 # 200 training images in batches of 16: 13 batches an epoch.
 OPTIONS: dict[str, dict[str, Any]] = {
     "accumulate": {"accumulate": 3},
+    "ema": {"ema": {"decay": 0.9, "warmup": True}, "accumulate": 2, "freeze": ["conv1"]},
     "early_stopping": {
         "early_stopping": {"metric": "loss_ce", "patience": 2, "min_improvement": 10.0},
         "num_epochs": 8,
@@ -89,7 +94,7 @@ def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     train_with_signal_at(7, folders[1], call)
     for folder in folders:
         Experiment(folder.path, runtime).train()
-    for weights in ("best", "last"):
+    for weights in ("best", "last", *(["ema"] if "ema" in OPTIONS[name] else [])):
         one, other = (load_checkpoint(folder.path / f"{weights}.pth.tar") for folder in folders)
         assert_equal({**one, "seconds": 0}, {**other, "seconds": 0})
 
@@ -144,6 +149,8 @@ def test_only_the_classifier_is_trained(make_folder: MakeFolder, runtime: Runtim
             'early_stopping.metric: no "val_acuracy" is measured, did you mean "val_accuracy"?; known: val_accuracy, ',
         ),
         ({"early_stopping": {"patience": 0}}, "early_stopping.patience: should be greater than or equal to 1, got 0"),
+        ({"ema": 1.0}, "ema: should be less than 1, got 1.0"),
+        ({"ema": "yes"}, 'ema: should be a number, or an object with "decay", got "yes"'),
         ({"accumulate": 0}, "accumulate: should be greater than or equal to 1, got 0"),
         ({"optimizer": {"name": "sgd", "layer_decay": 0}}, "optimizer: layer_decay must be above 0 and at most 1, got"),
         (
@@ -214,3 +221,63 @@ def test_early_stopping_needs_val(make_folder: MakeFolder, tiny_data: Path, tmp_
     result = call(train.main, "--model_dir", make_folder(tmp_path / "run", dataset=dataset, early_stopping={}).path)
     assert (result.status, len(result.err.splitlines())) == (2, 1)
     assert "early_stopping: needs val, and dataset.val_size is 0" in result.err
+
+
+# Averaged weights -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory: pytest.TempPathFactory, make_folder: MakeFolder, runtime: Runtime) -> Folder:
+    """A finished run with averaged weights."""
+    folder = make_folder(tmp_path_factory.mktemp("averaged") / "run", ema=0.9)
+    Experiment(folder.path, runtime).train()
+    return folder
+
+
+def test_averaged_weights_are_a_third_kind(averaged: Folder, runtime: Runtime, call: Call) -> None:
+    state = load_checkpoint(averaged.checkpoint("ema"))["state_dict"]
+    assert_equal(state, Experiment(averaged.path, runtime).load("ema").state_dict())
+    assert {path.name for path in averaged.path.iterdir() if "ema" in path.name} == {
+        "ema.pth.tar",
+        "metrics_val_ema_weights.json",
+        "metrics_test_ema_weights.json",
+    }
+    assert "averaged weights: val accuracy" in averaged.log.read_text()
+    test = read_json(averaged.metrics("test", "ema"))
+    assert call(evaluate.main, "--model_dir", averaged.path, "--restore_file", "ema", "--device", "cpu").status == 0
+    assert read_json(averaged.evaluation / "test_ema.json")["accuracy"] == test["accuracy"]
+    assert test["epoch"] == read_json(averaged.metrics("val", "ema"))["epoch"]
+
+
+def test_averaged_weights_teach_and_initialize(averaged: Folder, make_folder: MakeFolder, runtime: Runtime) -> None:
+    named = {"model_dir": str(averaged.path), "weights": "ema"}
+    digest = weights_digest(load_checkpoint(averaged.checkpoint("ema"))["state_dict"])
+    changes = {"teacher": named, "init": named, "loss": {"kd": {}}, "num_epochs": 1}
+    folder = make_folder(averaged.path.parent / "student", **changes)
+    Experiment(folder.path, runtime).train()
+    assert folder.read_run()["teacher"] == folder.read_run()["init"] == {averaged.name: digest}
+
+
+def test_tables_have_averaged_weights_where_a_run_has_them(averaged: Folder, make_folder: MakeFolder) -> None:
+    other = make_folder(averaged.path.parent.parent / "other" / "run")
+    other.metrics("test", "best").write_text('{"accuracy": 0.5}')
+    columns = results(averaged.path).columns
+    assert [name for name in columns if "_ema_accuracy" in name] == ["val_ema_accuracy", "test_ema_accuracy"]
+    assert not [name for name in results(other.path).columns if "_ema_" in name]
+
+
+def test_restart_removes_averaged_weights(averaged: Folder, runtime: Runtime, tmp_path: Path) -> None:
+    folder = Folder(shutil.copytree(averaged.path, tmp_path / "copy"))
+    folder.params.write_text(folder.params.read_text().replace('"ema": 0.9', '"seed": 1'))
+    Experiment(folder.path, runtime).train(restart=True)
+    assert not [path.name for path in folder.path.iterdir() if "ema" in path.name]
+
+
+def test_averaged_weights_of_a_folder_that_averages_none_are_a_mistake(
+    make_folder: MakeFolder, tmp_path: Path, call: Call
+) -> None:
+    teacher = make_folder(tmp_path / "teacher")
+    named = {"model_dir": str(teacher.path), "weights": "ema"}
+    result = call(train.main, "--model_dir", make_folder(tmp_path / "run", teacher=named, loss={"kd": {}}).path)
+    assert (result.status, len(result.err.splitlines())) == (2, 1)
+    assert f"teacher.weights: {teacher.name} averages no weights: it has no ema" in result.err
