@@ -27,7 +27,7 @@ def match_classes(theirs: Sequence[str], ours: Sequence[str], class_map: ClassMa
     renamed = _renamed(theirs, class_map)
     if renamed == [*ours]:
         return None
-    if sorted(renamed) != sorted(ours):
+    if not have_equal_names(renamed, ours):
         raise ValueError(f"{_difference(renamed, ours)}; class_map can tell which is which")
     column_of = {name: column for column, name in enumerate(renamed)}
     return [column_of[name] for name in ours]
@@ -94,6 +94,11 @@ def _renamed(theirs: Sequence[str], class_map: ClassMap) -> list[str]:
 def _difference(theirs: Sequence[str], ours: Sequence[str]) -> str:
     only_theirs, only_ours = _without(theirs, ours), _without(ours, theirs)
     return f"its classes differ from the data's: {_shown(only_theirs)} there, {_shown(only_ours)} here"
+
+
+def have_equal_names(theirs: Sequence[str], ours: Sequence[str]) -> bool:
+    """Whether two lists of classes are the same but for their order."""
+    return sorted(theirs) == sorted(ours)
 
 
 def _without(names: Sequence[str], others: Sequence[str]) -> list[str]:

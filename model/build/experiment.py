@@ -14,7 +14,7 @@ from torch import nn
 
 from ..config.folder import Folder, Weights
 from ..config.params import Component, Params, TeacherParams, load_params
-from ..config.references import find_folder
+from ..config.references import find_folder, find_weights_file, is_foreign
 from ..errors import OptionError, UserError, option_scope, preview
 from ..evaluation.cost import Cost, cost
 from ..files import FileStamp, file_stamp
@@ -29,6 +29,7 @@ from .objective import build_loss_context, build_objective
 from .plugins import load_plugins
 from .resolve import resolve_params
 from .runtime import Runtime
+from .start import Source, load_start, other_classes
 from .weights import TrainedSource, WeightsFile
 
 # Options of a teacher that its folder answers where it has one.
@@ -132,7 +133,7 @@ class Experiment:
     @cached_property
     def teachers(self) -> list[Experiment]:
         """The folders that teach, whether a loss term uses them or not, and networks that were trained elsewhere."""
-        from .foreign import is_foreign, open_foreign  # builds on this class
+        from .foreign import open_foreign  # builds on this class
 
         teacher = self.written_params.teacher
         if teacher is None:
@@ -152,7 +153,26 @@ class Experiment:
         """The folder whose weights the run starts from; None for fresh weights."""
         init = self.written_params.init
         with self.naming_params():
-            return None if init is None else self._other(init.model_dir, "init")
+            return None if init is None or self.init_file else self._other(init.model_dir, "init")
+
+    @cached_property
+    def init_file(self) -> Path | None:
+        """The weights file that the run starts from; None for a folder, or for fresh weights."""
+        init = self.written_params.init
+        with self.naming_params():
+            return None if init is None else find_weights_file(init.model_dir, self.folder.path, key="init")
+
+    @cached_property
+    def pretrained_file(self) -> Path | None:
+        """The weights file that the student's option `pretrained` names."""
+        name = self.params.student.options.get("pretrained")
+        if not isinstance(name, str):
+            return None
+        with self.naming_params():
+            path = find_weights_file(name, self.folder.path, key="student.pretrained")
+            if path is None:
+                raise OptionError("student.pretrained", f"{preview(name)} is no weights file: true, false, or a file")
+            return path
 
     @cached_property
     def baseline(self) -> Path | None:
@@ -271,14 +291,41 @@ class Experiment:
 
     def student(self) -> nn.Module:
         """A network to be trained: fresh weights, drawn by torch's generator, or published ones with `pretrained`."""
-        return self._build_network(self.params.student)
+        if self.pretrained_file is None:
+            return self._build_network(self.params.student)
+        net = self.network()
+        load_start(self, net, self.pretrained_source, None)
+        return net
+
+    @property
+    def pretrained_source(self) -> Source:
+        """The weights of the file that `pretrained` names."""
+        assert self.pretrained_file is not None
+        file = WeightsFile.read(self.pretrained_file)
+        return Source(str(self.params.student.options["pretrained"]), file, file.class_names)
+
+    def init_source(self) -> Source | None:
+        """The weights that the run starts from; None for fresh ones.
+
+        Raises:
+            UserError: The file is missing or broken.
+        """
+        options = self.params.init
+        if options is None:
+            return None
+        if self.init_file is not None:
+            file = WeightsFile.read(self.init_file)
+            return Source(options.model_dir, file, file.class_names, bool(options.class_map))
+        assert self.init is not None
+        own = self.init.read_weights(options.weights) if self.init.is_trained else None
+        return Source(self.init.name, own, self.init.class_names, bool(options.class_map))
 
     def network(self) -> nn.Module:
         """The same network to load weights into, or for its shapes alone: no published weights are fetched."""
-        return self._build_network(self._without_pretrained)
+        return self._build_network(self.without_pretrained)
 
     @cached_property
-    def _without_pretrained(self) -> Component:
+    def without_pretrained(self) -> Component:
         student = self.params.student
         return Component(name=student.name, **without_pretrained(student.options))
 
@@ -299,7 +346,7 @@ class Experiment:
         """
         source = self.source
         try:
-            return output_shapes(self._without_pretrained, len(source.class_names), source.image_shape, num_images)
+            return output_shapes(self.without_pretrained, len(source.class_names), source.image_shape, num_images)
         except (OptionError, RuntimeError, AssertionError) as error:  # networks of other libraries assert
             raise UserError(f"{self.folder.params}: {error}") from None
 
@@ -365,15 +412,16 @@ class Experiment:
             with self.naming_params():
                 raise OptionError("teacher", f"{teacher.name}: {error}") from None
 
-    def columns_of_init(self) -> list[int] | None:
-        """The same for the folder that the run starts from."""
-        if self.init is None or self.params.init is None:
+    def columns_of_init(self, source: Source) -> list[int] | None:
+        """The same for the weights that the run starts from; None also where the classifier is not loaded."""
+        options = self.params.init
+        if options is None or source.class_names is None or other_classes(self, source) is not None:
             return None
         try:
-            return match_classes(self.init.class_names, self.class_names, self.params.init.class_map)
+            return match_classes(source.class_names, self.class_names, options.class_map)
         except ValueError as error:
             with self.naming_params():
-                raise OptionError("init", f"{self.init.name}: {error}") from None
+                raise OptionError("init", f"{source.name}: {error}") from None
 
     def classifier(self, which: Weights | None) -> nn.Linear | None:
         """The layer that computes the network's logits, frozen; random without weights; None where it has none."""

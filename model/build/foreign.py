@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 from typing import cast
@@ -12,7 +13,7 @@ from torch import nn
 
 from ..config.folder import Folder, Weights
 from ..config.params import Component, Params
-from ..config.references import find_file
+from ..config.references import ONNX_SUFFIX, RUNS_CODE, find_file, is_published
 from ..errors import OptionError, preview
 from ..logs import log
 from ..nets.construct import classifier_name
@@ -23,26 +24,6 @@ from ..types import DataSource, Normalisation, Output
 from .experiment import Experiment
 from .network import ImageShape, build_network
 from .weights import TrainedSource, WeightsFile
-
-WEIGHTS_SUFFIXES = (".pth", ".pt", ".tar", ".ckpt", ".bin", ".safetensors")
-ONNX_SUFFIX = ".onnx"
-RUNS_CODE = {
-    ".pkl": "a pickle",
-    ".pickle": "a pickle",
-    ".h5": "a Keras model",
-    ".keras": "a Keras model",
-    ".pb": "a TensorFlow graph",
-    ".joblib": "a pickle",
-}
-
-
-def is_foreign(name: str) -> bool:
-    """Whether a name of params.json is that of a published network or of a file."""
-    return is_published(name) or Path(name).suffix.lower() in (*WEIGHTS_SUFFIXES, ONNX_SUFFIX, *RUNS_CODE)
-
-
-def is_published(name: str) -> bool:
-    return name.partition("/")[0] in NETS.families()
 
 
 def open_foreign(name: str, student: Experiment) -> ForeignNetwork:
@@ -301,5 +282,5 @@ class OnnxFile(WeightsFile):
     def check(self, net: nn.Module) -> None:
         """Nothing can differ."""
 
-    def load_into(self, net: nn.Module) -> None:
+    def load_into(self, net: nn.Module, *, as_built: nn.Module | None = None, without: Collection[str] = ()) -> None:
         """They are there."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -147,20 +147,25 @@ class WeightsFile:
         """
         self.state_dict_for(net)
 
-    def load_into(self, net: nn.Module) -> None:
+    def load_into(self, net: nn.Module, *, as_built: nn.Module | None = None, without: Collection[str] = ()) -> None:
         """Load the weights into a network, strictly, and log what was chosen or converted.
+
+        Args:
+            as_built: The network that the weights must be of, where that is another one; on the meta device.
+            without: Names that are not loaded.
 
         Raises:
             UserError: They are another network's, or not finite.
         """
-        selection = self._select(net)
-        state = self._converted(selection.state, net)
+        selection = self._select(as_built or net)
+        state = self._converted(selection.state, as_built or net)
         if selection.left_out:
             log.warning("%s: %s", self.path, selection.summary)
         formats = {value.dtype for name, value in selection.state.items() if state[name].dtype != value.dtype}
         for dtype in formats - {torch.float32}:
             log.info("%s: weights in %s are loaded as float32", self.path, str(dtype).removeprefix("torch."))
-        net.load_state_dict(state)
+        own = {name: net.state_dict()[name] for name in without}
+        net.load_state_dict(state | own)
 
     def state_dict_for(self, net: nn.Module) -> dict[str, Tensor]:
         """The weights of a network with its names and number formats, on the CPU.

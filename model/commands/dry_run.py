@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..build.experiment import Experiment
 from ..build.freeze import trained_share
 from ..build.seen import describe_seen, held_out_seen, seen_by
+from ..build.start import other_classes
 from ..build.teacher import build_untrained_teacher, has_cache, num_views_shown
 from ..build.trainer import build_trainer
 from ..config.folder import Folder
@@ -147,11 +148,15 @@ def _teacher_lines(experiment: Experiment) -> list[str]:
 
 
 def _init_lines(experiment: Experiment) -> list[str]:
-    init, options = experiment.init, experiment.params.init
-    if init is None or options is None:
+    init, options, source = experiment.init, experiment.params.init, experiment.init_source()
+    if options is None or source is None:
         return []
+    fresh = other_classes(experiment, source)
+    lines = [f"          without the classifier: {fresh}"] if fresh else []
+    if init is None:
+        return [f"init      the weights in {source.name}", *lines]
     state = _weights_state(init)
-    return [f"init      the {options.weights} weights of {init.name}, {state}{_seen(experiment, init)}"]
+    return [f"init      the {options.weights} weights of {init.name}, {state}{_seen(experiment, init)}", *lines]
 
 
 def describe_ema(ema: EmaParams) -> str:

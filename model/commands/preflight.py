@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from ..build.experiment import Experiment
 from ..build.freeze import freeze
 from ..build.network import concat_embeddings, output_shapes
-from ..build.state_dicts import mismatch
+from ..build.start import Source, check_start
 from ..build.teacher import teacher_output_shapes
 from ..build.trainer import build_optimizer, build_schedule, groups_of
 from ..config.folder import Folder
 from ..config.generations import first_generation
-from ..errors import OptionError, did_you_mean, first_sentence, preview
+from ..errors import OptionError, UserError, did_you_mean, first_sentence, preview
 from ..types import PER_IMAGE_NEEDS, RATES, Batch, LossContext, Output
 
 
@@ -82,7 +82,8 @@ def _try_student(experiment: Experiment) -> Output:
     num_images = min(params.batch_size, 2)
     with experiment.naming_params():
         try:
-            return output_shapes(params.student, len(source.class_names), source.image_shape, num_images, training=True)
+            student = params.student if experiment.pretrained_file is None else experiment.without_pretrained
+            return output_shapes(student, len(source.class_names), source.image_shape, num_images, training=True)
         except (RuntimeError, ValueError, AssertionError) as error:  # networks of other libraries assert
             key, problem = ("batch_size", "1 is too few") if num_images == 1 else ("student", "cannot be used")
             shape = tuple(source.image_shape)
@@ -211,16 +212,25 @@ def _check_teacher(experiment: Experiment, teacher: Experiment, num_images: int)
 
 
 def _check_init(experiment: Experiment) -> None:
-    """Check that the folder that a run starts from has the same network."""
+    """Check that the folder, or the file, that a run starts from has the same network."""
+    if experiment.pretrained_file is not None:
+        check_start(experiment, experiment.pretrained_source)
     if experiment.init is None:
+        source = experiment.init_source()
+        if source is not None:
+            check_start(experiment, source)
+            experiment.columns_of_init(source)
         return
     init = _single_run(experiment, experiment.init, "init")
     _refuse_cycles(experiment, init, [experiment.folder.path.resolve()], "init")
-    expected, state = (each.network_on_meta().state_dict() for each in (experiment, init))
-    if problem := mismatch(expected, state):
+    is_mapped = bool(experiment.params.init and experiment.params.init.class_map)
+    source = Source(init.name, None, init.class_names, is_mapped)
+    experiment.columns_of_init(source)
+    try:
+        check_start(experiment, source, init.network_on_meta().state_dict())
+    except UserError as error:
         with experiment.naming_params():
-            raise OptionError("init", f"{init.folder.params}: {problem}")
-    experiment.columns_of_init()
+            raise OptionError("init", f"{init.folder.params}: {error}") from None
 
 
 def _single_run(experiment: Experiment, other: Experiment, key: str) -> Experiment:

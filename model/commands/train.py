@@ -13,8 +13,8 @@ from torch import nn
 
 from ..build.experiment import Experiment
 from ..build.freeze import trained_share
-from ..build.network import select_classes
 from ..build.seen import describe_seen, held_out_seen, seen_by
+from ..build.start import Source, load_start
 from ..build.teacher import build_teacher, read_teacher_weights
 from ..build.trainer import build_trainer
 from ..build.weights import WeightsFile
@@ -277,8 +277,9 @@ def build(
 ) -> Trainer:
     """The trainer where the run stands: at a checkpoint, at the weights of another folder, or at fresh ones."""
     teacher = build_teacher(experiment, weights)
-    start = checkpoint or read_init_weights(experiment)
-    sources = [*weights, *([] if start is None else [start])]
+    start = None if checkpoint else experiment.init_source()
+    begins_with = checkpoint or (start.file if start else None)
+    sources = [*weights, *([begins_with] if begins_with else [])]
     trainer = build_trainer(experiment, teacher, sources=sources, should_stop=lambda: signals.received)
     if checkpoint is None:
         start_from_init(experiment, trainer, start)
@@ -292,37 +293,21 @@ def build(
     return trainer
 
 
-def read_init_weights(experiment: Experiment) -> WeightsFile | None:
-    """The weights of the folder that the run starts from; None where params.json names none.
-
-    Raises:
-        UserError: The file is missing or broken.
-    """
-    init, options = experiment.init, experiment.params.init
-    return None if init is None or options is None else init.read_weights(options.weights)
-
-
-def start_from_init(experiment: Experiment, trainer: Trainer, file: WeightsFile | None) -> None:
-    """Load the weights of the folder that the run starts from, if params.json names one.
+def start_from_init(experiment: Experiment, trainer: Trainer, source: Source | None) -> None:
+    """Load the weights that the run starts from, if params.json names some.
 
     Raises:
         UserError: They are another network's, or their classes others.
     """
-    init, options = experiment.init, experiment.params.init
-    if file is None or init is None or options is None:
+    options = experiment.params.init
+    if source is None or source.file is None or options is None:
         return
-    file.load_into(trainer.student)
-    file.load_terms_into(trainer.objective)
-    if (columns := experiment.columns_of_init()) is not None:
-        if not select_classes(trainer.student, columns, experiment.source.image_shape):
-            raise UserError(
-                f"{experiment.folder.params}: init: its classes have another order, and the network has no single "
-                "classifier to reorder"
-            )
-        log.info("%s: the classes of %s are put in this data set's order", experiment.name, init.name)
+    load_start(experiment, trainer.student, source, experiment.columns_of_init(source))
+    source.file.load_terms_into(trainer.objective)
     if experiment.runtime.world.is_rank_zero:
-        experiment.folder.update_run(init={init.name: file.digest})
-    log.info("%s: starts from the %s weights of %s", experiment.name, options.weights, init.name)
+        experiment.folder.update_run(init={source.name: source.file.digest})
+    which = "" if experiment.init_file else f"{options.weights} "
+    log.info("%s: starts from the %sweights of %s", experiment.name, which, source.name)
 
 
 def run(experiment: Experiment, trainer: Trainer, signals: StopSignals) -> None:

@@ -104,13 +104,15 @@ def _teacher(value: Any) -> Any:
 
 
 class InitParams(Strict):
-    """The folder with the initial weights of a run.
+    """The folder, or the file, with the initial weights of a run.
 
     Args:
-        model_dir: The folder; relative to the repository's root, then to this folder, and `../base` to this folder.
-        weights: Which weights of its run to load, as for `teacher`. The last ones include the learned weights of loss
-            terms, which are loaded for every term that both folders have.
+        model_dir: The folder, or a weights file (.pth, .pt, .tar, .safetensors); relative to the repository's root,
+            then to this folder, and `../base` to this folder.
+        weights: Which weights of a folder's run to load, as for `teacher`. The last ones include the learned weights of
+            loss terms, which are loaded for every term that both folders have.
         class_map: This data set's names of classes that the folder calls otherwise, as for `teacher`.
+            Without it, a folder of other classes gives all weights but those of the classifier.
     """
 
     expected_form: ClassVar[str] = 'a folder, or an object with "model_dir"'
@@ -176,8 +178,9 @@ class Params(Strict):
         teacher: The folder of the teacher, a list of folders (an ensemble), or an object with `model_dir`; relative to
             the repository's root, then to this folder, and `../base` to this folder. Also a network that was trained
             elsewhere: `timm/convnext_tiny`, an ONNX file, a weights file with its `network`.
-        init: A folder whose network's weights are the student's initial weights, or an object with `model_dir` and
-            `weights`; random weights if left out.
+        init: A folder whose network's weights are the student's initial weights, a weights file, or an object with
+            `model_dir` and `weights`; random weights if left out. Where it has other classes, the classifier begins
+            with random weights.
         baseline: The folder that this run is compared with, such as the same student alone; has no effect on the run.
         generations: Born-again networks: the number of generations to train, in the folders gen_0, gen_1, ... of this
             one; the first learns from labels (or from the teacher, if there is one), each other from the one before.

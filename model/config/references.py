@@ -9,6 +9,19 @@ from ..errors import OptionError, did_you_mean, preview
 from ..files import first_existing, is_there, siblings
 from ..home import ROOT
 
+WEIGHTS_SUFFIXES = (".pth", ".pt", ".tar", ".ckpt", ".bin", ".safetensors")
+ONNX_SUFFIX = ".onnx"
+# Formats that are not read, as a file can run code of its own.
+RUNS_CODE = {
+    ".pkl": "a pickle",
+    ".pickle": "a pickle",
+    ".joblib": "a pickle",
+    ".h5": "a Keras model",
+    ".keras": "a Keras model",
+    ".pb": "a TensorFlow graph",
+}
+PUBLISHERS = ("timm", "torchvision")  # the first part of the names of networks with published weights
+
 
 def find_folder(name: str, relative_to: Path, *, key: str = "teacher") -> Path:
     """Resolve a folder of params.json: relative to the repository's root, then to the experiment folder.
@@ -23,6 +36,16 @@ def find_folder(name: str, relative_to: Path, *, key: str = "teacher") -> Path:
         return found.resolve()
     hint = did_you_mean_folder(ROOT / name, relative_to / name)
     raise OptionError(key, f"no folder {preview(name)} under {ROOT} or {relative_to}{hint}")
+
+
+def is_foreign(name: str) -> bool:
+    """Whether a teacher's name is that of a network that was trained elsewhere, not of a folder."""
+    return is_published(name) or Path(name).suffix.lower() in (*WEIGHTS_SUFFIXES, ONNX_SUFFIX, *RUNS_CODE)
+
+
+def is_published(name: str) -> bool:
+    """Whether it is that of a network with published weights."""
+    return name.partition("/")[0] in PUBLISHERS
 
 
 def find_file(name: str, relative_to: Path, *, key: str) -> Path:
@@ -40,6 +63,26 @@ def find_file(name: str, relative_to: Path, *, key: str) -> Path:
     )
 
 
+def find_weights_file(name: str, relative_to: Path, *, key: str) -> Path | None:
+    """Resolve a weights file of params.json, as `find_folder` does; None where the name is that of a folder.
+
+    Raises:
+        OptionError: There is no such file, or it is of another kind.
+    """
+    folders = (relative_to, ROOT) if _is_explicit(name) else (ROOT, relative_to)
+    path = first_existing(name, folders)
+    if path is not None and path.is_dir():
+        return None
+    known = ", ".join(WEIGHTS_SUFFIXES)
+    if path is not None and path.suffix not in WEIGHTS_SUFFIXES:
+        raise OptionError(key, f"{preview(name)} is neither a folder nor a weights file ({known})")
+    if path is None and Path(name).suffix in WEIGHTS_SUFFIXES:
+        names = {each for folder in folders for each in siblings(folder / name, Path.is_file)}
+        hint = did_you_mean(Path(name).name, names)
+        raise OptionError(key, f"no file {preview(name)} under {ROOT} or {relative_to}{hint}")
+    return None if path is None else path.resolve()
+
+
 def did_you_mean_folder(*paths: Path) -> str:
     """The hint of `did_you_mean` for a missing folder, from the folders beside each of the paths that were tried."""
     return did_you_mean(paths[0].name, {name for path in paths for name in siblings(path, Path.is_dir)})
@@ -54,6 +97,9 @@ def rebase_paths(params: dict[str, Any], parent_dir: Path) -> dict[str, Any]:
             rebased[key] = reference | {"model_dir": _rebase(reference["model_dir"], parent_dir)}
         elif reference:
             rebased[key] = _rebase(reference, parent_dir)
+    student = params.get("student")
+    if isinstance(student, dict) and isinstance(student.get("pretrained"), str):
+        rebased["student"] = student | {"pretrained": _rebase(student["pretrained"], parent_dir)}
     if params.get("plugins"):
         rebased["plugins"] = [_rebase_file(name, parent_dir) for name in params["plugins"]]
     return params | rebased

@@ -37,14 +37,16 @@ MAX_EXTRA_TOKENS = 8  # a class token, a distillation token, registers
 
 @NETS.register_family("torchvision")
 def torchvision_classifier(
-    name: str, num_classes: int, in_channels: int = 3, image_size: int = 224, *, pretrained: bool = False
+    name: str, num_classes: int, in_channels: int = 3, image_size: int = 224, *, pretrained: bool | str = False
 ) -> nn.Module:
     """A classifier of torchvision.
 
     Args:
-        pretrained: Start from torchvision's default weights, downloaded if necessary; the classifier has initial
-            weights where the number of classes differs.
+        pretrained: Start from torchvision's default weights, downloaded if necessary, or from a weights file that
+            somebody saved (.pth, .pt, .tar, .safetensors); the classifier has initial weights where the number of
+            classes differs.
     """
+    _refuse_file(pretrained)
     from torchvision import models
 
     _check_name("torchvision", name, models.list_models(module=models))
@@ -67,14 +69,16 @@ def torchvision_classifier(
 
 @NETS.register_family("timm")
 def timm_classifier(
-    name: str, num_classes: int, in_channels: int = 3, image_size: int = 224, *, pretrained: bool = False
+    name: str, num_classes: int, in_channels: int = 3, image_size: int = 224, *, pretrained: bool | str = False
 ) -> nn.Module:
     """A classifier of timm, which is optional: pip install timm.
 
     Args:
-        pretrained: Start from the weights that timm publishes under this name, downloaded if necessary; the classifier
-            has initial weights where the number of classes differs.
+        pretrained: Start from the weights that timm publishes under this name, downloaded if necessary, or from a
+            weights file (.pth, .pt, .tar, .safetensors); the classifier has initial weights where the number of
+            classes differs.
     """
+    _refuse_file(pretrained)
     timm = _import_timm(name)
     _check_name("timm", name, [*timm.list_models(), *timm.list_pretrained()])
     if pretrained and not timm.models.is_model_pretrained(name):
@@ -158,6 +162,12 @@ def _import_timm(name: str) -> Any:
     except ModuleNotFoundError:
         raise OptionError("name", f"timm/{name} needs timm, which is not installed: pip install timm") from None
     return timm
+
+
+def _refuse_file(pretrained: bool | str) -> None:
+    """A student's file is loaded by the experiment; those of networks inside another one are not."""
+    if isinstance(pretrained, str):
+        raise OptionError("pretrained", "a file is loaded into the student alone, not into a network inside it")
 
 
 def _check_name(family: str, name: str, known: Sequence[str]) -> None:

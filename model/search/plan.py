@@ -14,7 +14,7 @@ from ..config.dotted import differences, value_of, with_values
 from ..config.folder import Folder, State
 from ..config.legacy import is_flat, nested_from_flat
 from ..config.params import PARAMS_FILE, Params, load_params, parse_params
-from ..config.references import find_folder, rebase_paths
+from ..config.references import find_folder, find_weights_file, is_foreign, rebase_paths
 from ..errors import OptionError, UserError
 from ..files import read_intact, read_json, write_json, write_text
 from ..logs import ProgressBar
@@ -214,8 +214,10 @@ def _check_points(plan: Plan, points: list[Point], check: CheckParams | None) ->
 
 def _referenced_folders(params: Params, parent_dir: Path) -> list[Folder]:
     try:
-        paths = [find_folder(name, parent_dir) for name in params.teacher.model_dir] if params.teacher else []
-        paths += [find_folder(params.init.model_dir, parent_dir, key="init")] if params.init else []
+        names = params.teacher.model_dir if params.teacher else []
+        paths = [find_folder(name, parent_dir) for name in names if not is_foreign(name)]
+        if params.init and find_weights_file(params.init.model_dir, parent_dir, key="init") is None:
+            paths.append(find_folder(params.init.model_dir, parent_dir, key="init"))
         return [Folder(path) for path in paths]
     except OptionError as error:
         raise UserError(f"{parent_dir / PARAMS_FILE}: {error}") from None

@@ -17,6 +17,8 @@ from ..files import atomic_write
 if TYPE_CHECKING:
     from .trainer import Trainer
 
+WAY_OUT = "; where the file is trusted, torch.save(net.state_dict(), ...) writes its weights alone"
+
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write tensors and plain values so that a reader never sees half a file."""
@@ -25,7 +27,7 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU without running any code from it.
+    """Read a checkpoint, or a file of safetensors, onto the CPU without running any code from it.
 
     Beside tensors and plain values, NumPy's float64 numbers and command-line arguments are read: published teachers
     come with the state of their optimizer, whose learning rate is such a number, and with the arguments of their run.
@@ -33,6 +35,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         UserError: The file is missing, cut short, or holds more than that.
     """
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path)
     number = np.float64(0).__reduce__()[0]  # what a pickled number is made with again
     allowed: list[Any] = [
         *((number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),  # NumPy 1's name, and NumPy 2's
@@ -46,12 +50,28 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         what = f" ({found[1]})" if found else ", or is no checkpoint"
-        raise UserError(f"{path}: holds more than tensors and plain values{what}: not loaded") from None
+        raise UserError(f"{path}: holds more than tensors and plain values{what}: not loaded{WAY_OUT}") from None
     except Exception as error:  # a broken file makes the reader raise almost anything
         reason = first_sentence(error)
+        if "TorchScript" in str(error):
+            raise UserError(f"{path}: is a TorchScript program, which is code: not loaded{WAY_OUT}") from None
         raise UserError(f"{path}: cannot be read, it may be cut short ({reason})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, not a checkpoint")
+    return content
+
+
+def _load_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        from safetensors.torch import load_file
+    except ModuleNotFoundError:
+        raise UserError(f"{path}: needs safetensors, which is not installed: pip install safetensors") from None
+    try:
+        content: dict[str, Any] = load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except Exception as error:
+        raise UserError(f"{path}: cannot be read, it may be cut short ({first_sentence(error)})") from None
     return content
 
 

@@ -13,12 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import search_hyperparams
 import train
 from model.build.experiment import Experiment
 from model.build.runtime import Runtime
 from model.build.teacher import build_teacher, read_teacher_weights
 from model.config.folder import Folder
+from model.config.references import PUBLISHERS
 from model.errors import UserError
+from model.files import write_json
 from model.registry import NETS
 from model.training.checkpoint import load_checkpoint
 from model.types import Batch
@@ -166,6 +169,22 @@ def test_timms_networks_have_timms_size_normalisation_and_imagenets_names(
     with torch.no_grad():
         logits = net.eval()(as_seen(batch, experiment, 160, (0.5,) * 3, (0.5,) * 3)).logits[:, COLUMNS]
     torch.testing.assert_close(found, logits.double().softmax(dim=1), rtol=0, atol=1e-4)
+
+
+def test_the_publishers_are_the_families_of_networks() -> None:
+    assert sorted(PUBLISHERS) == NETS.families()
+
+
+def test_a_search_has_a_teacher_without_a_folder(
+    weights: Path, images: Path, make_folder: MakeFolder, tmp_path: Path, call: Call
+) -> None:
+    teacher = {"model_dir": "../weights.pth", "network": "resnet8", "class_names": ["lemon", "zebra", "emu", "tench"]}
+    folder = write_student(make_folder, tmp_path / "search", images, teacher | {"classes": "renormalised"})
+    write_json(folder.path / "search.json", {"method": "grid", "parameters": {"alpha": [0.5, 0.9]}})
+    result = call(search_hyperparams.main, "--parent_dir", folder.path, "--device", "cpu")
+    assert result.status == 0, result.err
+    children = [Folder(folder.path / f"alpha_{alpha}") for alpha in ("0.5", "0.9")]
+    assert [child.state() for child in children] == ["finished", "finished"]
 
 
 # Weights files -------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from model.build.teacher import build_teacher, read_teacher_weights
 from model.build.trainer import build_trainer
 from model.build.weights import weights_digest
 from model.commands.preflight import preflight
-from model.commands.train import read_init_weights, start_from_init
+from model.commands.train import start_from_init
 from model.config.folder import Folder
 from model.files import read_json
 from model.training.checkpoint import load_checkpoint
@@ -53,7 +53,7 @@ def state(folder: Folder, weights: Any = "last") -> dict[str, Tensor]:
 def build_initialized_trainer(folder: Folder, runtime: Runtime) -> Trainer:
     experiment = preflight(Experiment(folder.path, runtime))
     trainer = build_trainer(experiment, build_teacher(experiment, read_teacher_weights(experiment)))
-    start_from_init(experiment, trainer, read_init_weights(experiment))
+    start_from_init(experiment, trainer, experiment.init_source())
     return trainer
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from model.errors import UserError
 from model.training.checkpoint import load_checkpoint, save_checkpoint
@@ -35,7 +38,7 @@ class Malicious:
 
 def test_checkpoint_with_code_is_an_error_and_the_code_is_not_run(tmp_path: Path) -> None:
     torch.save({"state_dict": Malicious(tmp_path / "code_ran")}, tmp_path / "best.pth.tar")
-    with pytest.raises(UserError, match=r"holds more than tensors and plain values \(.+\): not loaded$"):
+    with pytest.raises(UserError, match=r"holds more than tensors and plain values \(.+\): not loaded; "):
         load_checkpoint(tmp_path / "best.pth.tar")
     assert not (tmp_path / "code_ran").exists()
 
@@ -46,7 +49,10 @@ def test_checkpoint_with_code_is_an_error_and_the_code_is_not_run(tmp_path: Path
 )
 def test_what_else_a_file_holds_is_named(content: Any, name: str, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "best.pth.tar")
-    with pytest.raises(UserError, match=rf"holds more than tensors and plain values \({name}\): not loaded$"):
+    with pytest.raises(
+        UserError,
+        match=rf"holds more than tensors and plain values \({name}\): not loaded; ",
+    ):
         load_checkpoint(tmp_path / "best.pth.tar")
 
 
@@ -82,3 +88,34 @@ def test_failed_save_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
         save_checkpoint(path, {"step": 2, "wrong": lambda: None})
     assert load_checkpoint(path) == {"step": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_torchscript_program_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's, that it is deprecated
+        torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "net.pt")
+    with pytest.raises(UserError, match=r"is a TorchScript program, which is code: not loaded; .* torch\.save\("):
+        load_checkpoint(tmp_path / "net.pt")
+
+
+def test_safetensors_are_read(tmp_path: Path) -> None:
+    state = {"weight": torch.randn(3, 2), "bias": torch.randn(3)}
+    save_file(state, tmp_path / "net.safetensors")
+    loaded = load_checkpoint(tmp_path / "net.safetensors")
+    assert loaded.keys() == state.keys()
+    assert all(torch.equal(loaded[name], value) for name, value in state.items())
+
+
+@pytest.mark.parametrize("content", [b"", b"no header", b"\xff" * 100])
+def test_broken_safetensors_are_an_error_of_one_line(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "net.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match=r"net\.safetensors: cannot be read"):
+        load_checkpoint(tmp_path / "net.safetensors")
+    with pytest.raises(UserError, match=r"other\.safetensors: no such file"):
+        load_checkpoint(tmp_path / "other.safetensors")
+
+
+def test_missing_safetensors_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(UserError, match="needs safetensors, which is not installed: pip install safetensors"):
+        load_checkpoint(tmp_path / "net.safetensors")
