@@ -42,8 +42,8 @@ def torchvision_classifier(
     """A classifier of torchvision.
 
     Args:
-        pretrained: Start from torchvision's default weights, downloaded if necessary, or from a weights file that
-            somebody saved (.pth, .pt, .tar, .safetensors); the classifier has initial weights where the number of
+        pretrained: Start from torchvision's default weights, downloaded if necessary, or from a weights file
+            (.pth, .pt, .tar, .safetensors); the classifier has initial weights where the number of
             classes differs.
     """
     _refuse_file(pretrained)

@@ -96,7 +96,7 @@ def test_common_options_are_listed_with_a_loss_where_their_defaults_differ() -> 
 
 
 def test_a_library_s_options_are_explained() -> None:
-    assert row(section("### Options of timm/..."), "pretrained")[1:3] == ["boolean", "`false`"]
+    assert row(section("### Options of timm/..."), "pretrained")[1:3] == ["boolean or string", "`false`"]
 
 
 def test_internal_links_lead_to_headings() -> None:
