@@ -121,17 +121,18 @@ def write_photos(root: Path, width: int, height: int, number: int) -> None:
 
 
 def photo(width: int, height: int, seed: int) -> Image.Image:
-    """Noise of every scale, of which each octave has about the same share, as in photographs."""
+    """Noise of every scale down to two pixels, of which each octave has the same share, as in photographs."""
     rng = np.random.default_rng(seed)
-    scale, octaves = 2, []
-    while scale < min(width, height) // 2:
-        coarse = rng.standard_normal((height // scale + 2, width // scale + 2, 3), np.float32)
-        grey = coarse.mean(axis=2, keepdims=True)
-        noise = (128 + 40 * (0.3 * coarse + grey)).clip(0, 255).astype(np.uint8)
-        octaves.append(np.asarray(Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC), np.float32))
-        scale *= 2
-    total = sum(octave - 128 for octave in octaves)
-    return Image.fromarray((128 + np.asarray(total)).clip(0, 255).astype(np.uint8))
+    image = Image.new("RGB", (2, 2), (128, 128, 128))
+    scale = 2 ** int(np.log2(min(width, height) / 4))
+    while scale >= 2:
+        image = image.resize((-(-width // scale), -(-height // scale)), Image.Resampling.BICUBIC)
+        noise = rng.integers(-20, 21, (image.height, image.width, 1)) + rng.integers(
+            -5, 6, (image.height, image.width, 3)
+        )
+        image = Image.fromarray((np.asarray(image) + noise).clip(0, 255).astype(np.uint8))
+        scale //= 2
+    return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
 if __name__ == "__main__":
