@@ -5,7 +5,7 @@ Shapes: N batch, K classes, D embedding, C H W of an image or a map.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
@@ -48,7 +48,7 @@ class Output(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """The data of one step: images, labels, and which images these are. Iterating gives the tensors that it has."""
+    """The data of one step: images, labels, and which images these are. Iterating gives its tensors but `at_size`."""
 
     images: Tensor  # (N, C, H, W) float, normalised, channels-last
     labels: Tensor  # (N,) int64
@@ -57,6 +57,8 @@ class Batch:
     # Of images that are mixed with others of the batch:
     partner_labels: Tensor | None = None  # (N,) int64, the other image's label
     label_share: Tensor | None = None  # (N,) float, the own label's share of the target
+    # Side -> the same views, drawn from the original images at this size, for teachers of another resolution.
+    at_size: Mapping[int, Tensor] = field(default_factory=dict, kw_only=True)
 
     def __iter__(self) -> Iterator[Tensor]:
         tensors = (self.images, self.labels, self.index, self.view, self.partner_labels, self.label_share)
@@ -345,6 +347,7 @@ class Pipeline(Protocol):
     views_shown: int  # views of each image in a training batch of `batch_size` images: see `LossContext`
     views_per_image: int | None  # as in `SplitOptions`
     in_memory: bool  # whether a training image can be had again at little cost
+    other_sizes: tuple[int, ...]  # sides at which image files are drawn, too; see `Batch.at_size`
 
     @property
     def reads_ahead(self) -> bool:
@@ -429,5 +432,11 @@ class DataSource(Protocol):
     def is_ready(self) -> bool:
         """Whether `open` works without a download."""
 
-    def open(self, options: SplitOptions, *, seed: int, device: torch.device) -> Pipeline:
-        """Read the data set; what is missing is downloaded and verified."""
+    def open(
+        self, options: SplitOptions, *, seed: int, device: torch.device, other_sizes: tuple[int, ...] = ()
+    ) -> Pipeline:
+        """Read the data set; what is missing is downloaded and verified.
+
+        Args:
+            other_sizes: Sides at which teachers see the images; see `Batch.at_size`.
+        """

@@ -264,9 +264,11 @@ class Experiment:
             UserError: It cannot be read, or leaves a single training image, while batches of more have been checked.
         """
         source, batch_size = self.source, self.params.batch_size
+        # Given where it is needed only: data sets of plug-ins may do without it.
+        sizes = {"other_sizes": other} if (other := self._sizes_of_teachers()) else {}
         with self.naming_params(), option_scope("dataset"):
             try:
-                data = source.open(self.split_options, seed=self.params.seed, device=self.runtime.device)
+                data = source.open(self.split_options, seed=self.params.seed, device=self.runtime.device, **sizes)
             except ValueError as error:
                 raise OptionError("", str(error)) from None
             if data.size("train") == 1 < batch_size:
@@ -277,6 +279,11 @@ class Experiment:
     def steps_per_epoch(self) -> int:
         """Steps of the optimizer."""
         return math.ceil(self.data.steps_per_epoch(self.params.batch_size) / self.params.accumulate)
+
+    def _sizes_of_teachers(self) -> tuple[int, ...]:
+        """Sides of the square images that teachers see, beside the student's."""
+        sides = {teacher.source.image_shape[1] for teacher in self.teachers_in_use}
+        return tuple(sorted(sides - {self.source.image_shape[1]}))
 
     @property
     def eval_batch_size(self) -> int:

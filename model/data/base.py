@@ -39,6 +39,7 @@ class BasePipeline(ABC):
     skipped: tuple[str, ...] = ()
     reads_ahead: bool = False
     in_memory: bool = True
+    other_sizes: tuple[int, ...] = ()
 
     def __init__(
         self,
@@ -204,14 +205,17 @@ class BasePipeline(ABC):
         """The same in [0, 1)."""
         return self._draw(*key, below=2**53, index=index, view=view) / 2**53
 
-    def _training_images(self, pixels_NHWC: Tensor, index: Indices, view: Indices, centre_N: Indices) -> Tensor:
+    def _training_images(
+        self, pixels_NHWC: Tensor, index: Indices, view: Indices, centre_N: Indices, cutout: int
+    ) -> Tensor:
         """The network's input from cropped uint8 pixels: changes of pixels, normalisation, blank rectangles.
 
         Args:
             centre_N: Centre of the cutout square, a pixel's number; replaced where the view is strong.
+            cutout: Its side in pixels.
         """
         H, W = pixels_NHWC.shape[1:3]
-        side_N, is_strong_N = np.full(len(index), self.cutout), self._is_strong(view)
+        side_N, is_strong_N = np.full(len(index), cutout), self._is_strong(view)
         strong, weak = np.flatnonzero(is_strong_N), np.flatnonzero(~is_strong_N)
         if len(strong):
             from .auto_augment import RAND_AUGMENT, auto_augment

@@ -62,13 +62,13 @@ class ImageLoader:
         self._is_reading = False
 
     def read(self, split: Split, batches: Sequence[Samples], *, num_workers: int | None = None) -> Iterator[Tensor]:
-        """The pixels of each batch, uint8 (N, size, size, 3), on the device.
+        """The pixels of each batch as the readers return them, uint8 (N, P), on the device.
 
         Raises:
             UserError: An image cannot be read.
             RunFailed: Shared memory is full.
         """
-        image_bytes = 3 * self.readers[split].size ** 2
+        image_bytes = self.readers[split].num_values
         most_workers = self.num_workers if num_workers is None else num_workers
         workers, images_per_piece = fit_into_shared_memory(image_bytes, most_workers)
         pieces = [
@@ -78,16 +78,16 @@ class ImageLoader:
         ]
         received = self._receive(pieces, workers)
         for index, _ in batches:
-            pixels_NHWC = next(received)
-            if (filled := len(pixels_NHWC)) < len(index):
-                first, pixels_NHWC = pixels_NHWC, pixels_NHWC.new_empty(len(index), *pixels_NHWC.shape[1:])
-                pixels_NHWC[:filled] = first
+            pixels_NP = next(received)
+            if (filled := len(pixels_NP)) < len(index):
+                first, pixels_NP = pixels_NP, pixels_NP.new_empty(len(index), *pixels_NP.shape[1:])
+                pixels_NP[:filled] = first
                 del first  # its shared memory is needed for others
             while filled < len(index):
-                piece_NHWC = next(received)
-                pixels_NHWC[filled : filled + len(piece_NHWC)] = piece_NHWC
-                filled += len(piece_NHWC)
-            yield pixels_NHWC
+                piece_NP = next(received)
+                pixels_NP[filled : filled + len(piece_NP)] = piece_NP
+                filled += len(piece_NP)
+            yield pixels_NP
 
     def _receive(self, pieces: list[Piece], num_workers: int) -> Iterator[Tensor]:
         if not num_workers or self._is_reading:  # as the lasting workers read one epoch at a time
@@ -117,10 +117,10 @@ class ImageLoader:
         )
 
     def _on_device(self, loader: DataLoader[tuple[Tensor, Exception | None]]) -> Iterator[Tensor]:
-        for pixels_NHWC, error in loader:
+        for pixels_NP, error in loader:
             if error is not None:
                 raise error
-            yield pixels_NHWC.to(self.device, non_blocking=self.device.type == "cuda")  # from pinned memory
+            yield pixels_NP.to(self.device, non_blocking=self.device.type == "cuda")  # from pinned memory
 
 
 class PieceReader(Dataset[tuple[Tensor, "Exception | None"]]):
@@ -131,15 +131,15 @@ class PieceReader(Dataset[tuple[Tensor, "Exception | None"]]):
 
     def __getitem__(self, piece: Piece) -> tuple[Tensor, Exception | None]:
         split, index, view = piece
-        pixels_NHWC, message = self.readers[split][index, view]
+        pixels_NP, message = self.readers[split][index, view]
         if message:
-            return pixels_NHWC, UserError(message)
+            return pixels_NP, UserError(message)
         try:
             if get_worker_info() is not None:
-                pixels_NHWC.share_memory_()  # type: ignore[no-untyped-call]
+                pixels_NP.share_memory_()  # type: ignore[no-untyped-call]
         except RuntimeError:
             return torch.empty(0), RunFailed(f"{SHARED_MEMORY} is full, or cannot be used: {READ_WITHOUT_WORKERS}")
-        return pixels_NHWC, None
+        return pixels_NP, None
 
 
 def fit_into_shared_memory(image_bytes: int, num_workers: int) -> tuple[int, int]:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from ..randomness import CUTOUT
 from ..types import UNSHARDED, Batch, Normalisation, Shard, Split, SplitOptions, Views
@@ -108,8 +109,10 @@ class ImageSource:
     def is_ready(self) -> bool:
         return True
 
-    def open(self, options: SplitOptions, *, seed: int, device: torch.device) -> ImagePipeline:
-        return ImagePipeline(self, options, seed=seed, device=device)
+    def open(
+        self, options: SplitOptions, *, seed: int, device: torch.device, other_sizes: tuple[int, ...] = ()
+    ) -> ImagePipeline:
+        return ImagePipeline(self, options, seed=seed, device=device, other_sizes=other_sizes)
 
 
 class ImagePipeline(BasePipeline):
@@ -123,12 +126,20 @@ class ImagePipeline(BasePipeline):
 
     in_memory = False
 
-    def __init__(self, source: ImageSource, options: SplitOptions, *, seed: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        source: ImageSource,
+        options: SplitOptions,
+        *,
+        seed: int,
+        device: torch.device,
+        other_sizes: tuple[int, ...] = (),
+    ) -> None:
         from .image_reader import GAP, BatchReader
 
         if options.alternating_flip:
             raise ValueError("alternating_flip is for data sets in memory: it must be false here")
-        self.augment = options.augment
+        self.augment, self.other_sizes = options.augment, other_sizes
         self.num_workers = default_workers(device) if source.num_workers is None else source.num_workers
         self.reads_ahead = self.num_workers > 0
         images = read_listing(
@@ -162,6 +173,7 @@ class ImagePipeline(BasePipeline):
                 draft=source.draft,
                 smaller=source.smaller_images,
                 content=part.content,
+                other_sizes=other_sizes,
                 **self._crop,
             )
             for part in (train, test)
@@ -230,12 +242,29 @@ class ImagePipeline(BasePipeline):
     ) -> Iterator[Batch]:
         batches = [(index[part], view[part]) for part in parts]
         pixels = self._loader.read(split, batches, num_workers=num_workers)
-        for (indices, views), pixels_NHWC in zip(batches, pixels, strict=True):
-            if CENTRE_CROP in views:
-                images = self.normalise(pixels_NHWC)
-            else:
-                num_pixels = pixels_NHWC.shape[1] * pixels_NHWC.shape[2]
-                centres = self._draw(CUTOUT, below=num_pixels, index=indices, view=views)
-                images = self._training_images(pixels_NHWC, indices, views, centres)
+        size = self._loader.readers[split].size
+        for (indices, views), pixels_NP in zip(batches, pixels, strict=True):
+            images = {}
+            sides = (size, *self.other_sizes)
+            parts_NP = torch.split(pixels_NP, [3 * side**2 for side in sides], dim=1)
+            for side, part_NP in zip(sides, parts_NP, strict=True):
+                pixels_NHWC = part_NP.reshape(len(indices), side, side, 3)
+                images[side] = self._images(pixels_NHWC, indices, views, side / size)
             index_N, view_N = on_device(indices, self.device), on_device(views, self.device)
-            yield Batch(images, self._labels[split][index_N], index_N, view_N)
+            labels = self._labels[split][index_N]
+            yield Batch(images.pop(size), labels, index_N, view_N, at_size=images)
+
+    def _images(self, pixels_NHWC: Tensor, index: Indices, view: Indices, scale: float) -> Tensor:
+        """The network's input from cropped pixels.
+
+        Args:
+            scale: Of the pixels' size to that of the student's.
+        """
+        if CENTRE_CROP in view:
+            return self.normalise(pixels_NHWC)
+        side = self._loader.readers["train"].size
+        centre_N = self._draw(CUTOUT, below=side**2, index=index, view=view)
+        if scale != 1:
+            row_N, column_N = centre_N // side, centre_N % side
+            centre_N = (row_N * scale).astype(np.int64) * pixels_NHWC.shape[2] + (column_N * scale).astype(np.int64)
+        return self._training_images(pixels_NHWC, index, view, centre_N, round(self.cutout * scale))

@@ -36,10 +36,11 @@ class BatchReader(Dataset[tuple[Tensor, str]]):
     """Reads the batch (index_N, view_N).
 
     A view below 0 is the centre crop; others are random crops, f(seed, view, index).
-    An item is the pixels, uint8 (N, size, size, 3), and an error message, empty without an error: an exception raised
-    in a worker process would arrive with the whole traceback as its message.
+    An item is the pixels, uint8 (N, size * size * 3) followed by those at `other_sizes`, and an error message, empty
+    without an error: an exception raised in a worker process would arrive with the whole traceback as its message.
 
     Args:
+        other_sizes: Sides at which each view is drawn, too.
         smaller: Copies of large images that are read instead, found by `content`, a hash of each image.
     """
 
@@ -54,22 +55,34 @@ class BatchReader(Dataset[tuple[Tensor, str]]):
         crop_ratio: Sequence[float] = CROP_RATIO,
         smaller: SmallerImages | None = None,
         content: NDArray[np.uint64] | None = None,
+        other_sizes: Sequence[int] = (),
     ) -> None:
         self.images, self.size, self.seed, self.draft = images, size, seed, draft
         self.crop_scale, self.crop_ratio = crop_scale, crop_ratio
         self.smaller, self.content = smaller, content
+        self.other_sizes = other_sizes
+
+    @property
+    def num_values(self) -> int:
+        """Of an image at all sizes."""
+        return sum(3 * size**2 for size in (self.size, *self.other_sizes))
 
     def __getitem__(self, batch: tuple[NDArray[np.integer], NDArray[np.integer]]) -> tuple[Tensor, str]:
         index_N, view_N = batch
-        pixels_NHWC = np.empty((len(index_N), self.size, self.size, 3), np.uint8)
+        pixels_NP = np.empty((len(index_N), self.num_values), np.uint8)
         for row, (index, view) in enumerate(zip(index_N, view_N, strict=True)):
             path = self.images.path(int(index))
             try:
                 with naming_image(path), self._open(path, int(index)) as image:
-                    pixels_NHWC[row] = np.asarray(self._crop(Photo(image, draft=self.draft), int(index), int(view)))
+                    photo = Photo(image, draft=self.draft)
+                    crops = [
+                        np.asarray(self._crop(photo, int(index), int(view), size)).reshape(-1)
+                        for size in (self.size, *self.other_sizes)
+                    ]
+                    pixels_NP[row] = np.concatenate(crops)
             except UserError as error:
                 return torch.empty(0), str(error)
-        return torch.from_numpy(pixels_NHWC), ""
+        return torch.from_numpy(pixels_NP), ""
 
     def _open(self, path: str, index: int) -> Image.Image:
         def read() -> bytes:
@@ -79,11 +92,11 @@ class BatchReader(Dataset[tuple[Tensor, str]]):
             return open_image(path, io.BytesIO(read()))
         return self.smaller.open(path, int(self.content[index]), read)
 
-    def _crop(self, image: Photo, index: int, view: int) -> Image.Image:
+    def _crop(self, image: Photo, index: int, view: int, size: int) -> Image.Image:
         if view < 0:
-            return resized_center_crop(image, self.size)
+            return resized_center_crop(image, size)
         crop_seed = int(random_bits(self.seed, VIEW, view, index=index)) >> 1
-        return random_resized_crop(image, crop_seed, self.size, scale=self.crop_scale, ratio=self.crop_ratio)
+        return random_resized_crop(image, crop_seed, size, scale=self.crop_scale, ratio=self.crop_ratio)
 
 
 def resized_center_crop(image: Photo, size: int) -> Image.Image:

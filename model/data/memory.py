@@ -102,7 +102,9 @@ class MemorySource:
     def is_ready(self) -> bool:
         return self.ready()
 
-    def open(self, options: SplitOptions, *, seed: int, device: torch.device) -> MemoryPipeline:
+    def open(
+        self, options: SplitOptions, *, seed: int, device: torch.device, other_sizes: tuple[int, ...] = ()
+    ) -> MemoryPipeline:
         augmentation = self.augmentation.with_options(options)
         arrays = self.load()
         for labels in (arrays.train_labels, arrays.test_labels):
@@ -183,7 +185,8 @@ class MemoryPipeline(BasePipeline):
             weak_view = np.where(strong, drawn, weak_view)
         images_NHWC = self._images["train"].index_select(0, index_N)
         pixels_NHWC = crop_and_flip(images_NHWC, on_device(weak_view, self.device), self.augmentation)
-        images = self._training_images(pixels_NHWC, index, view, weak_view // self.augmentation.num_views)
+        centres = weak_view // self.augmentation.num_views
+        images = self._training_images(pixels_NHWC, index, view, centres, self.cutout)
         return Batch(images, self._labels["train"][index_N], index_N, view_N)
 
     def _hash_images(self, split: Literal["train", "test"]) -> NDArray[np.uint64]:

@@ -272,7 +272,8 @@ def unique_rows(views: Views, epoch_views: Iterable[tuple[Rows, Rows]]) -> Rows:
 def select(batch: Batch, selected_N: Tensor) -> Batch:
     """Some samples of a batch, by a mask or by their positions."""
     part = Batch(*(tensor[selected_N] for tensor in batch))
-    return replace(part, images=part.images.contiguous(memory_format=torch.channels_last))
+    at_size = {side: images[selected_N] for side, images in batch.at_size.items()}
+    return replace(part, images=part.images.contiguous(memory_format=torch.channels_last), at_size=at_size)
 
 
 def _first_values(values_D: Tensor) -> str:

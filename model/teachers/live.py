@@ -75,7 +75,7 @@ class LiveTeacher:
     @torch.no_grad()
     def _run(self, forward: Callable[[Tensor], Output], batch: Batch) -> Output:
         self.num_forwards += len(batch.images)
-        images = self._renormalise(resized(batch.images, self.image_size))
+        images = self._renormalise(at_size(batch, self.image_size))
         with autocast(self.dtype, self.device):
             return forward(images)
 
@@ -86,11 +86,13 @@ class LiveTeacher:
         return 0.0
 
 
-def resized(images_NCHW: Tensor, size: tuple[int, int] | None) -> Tensor:
-    """The images enlarged or reduced to a height and a width, antialiased."""
-    if size is None or images_NCHW.shape[2:] == size:
-        return images_NCHW
-    return F.interpolate(images_NCHW, size, mode="bilinear", antialias=True)
+def at_size(batch: Batch, size: tuple[int, int] | None) -> Tensor:
+    """A batch's images of this height and width: drawn from the originals where it has them, else resized."""
+    if size is None or batch.images.shape[2:] == size:
+        return batch.images
+    if size[0] == size[1] and size[0] in batch.at_size:
+        return batch.at_size[size[0]]
+    return F.interpolate(batch.images, size, mode="bilinear", antialias=True)
 
 
 class Renormalisation:

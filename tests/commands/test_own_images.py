@@ -93,3 +93,11 @@ def test_the_teacher_is_run_at_most_once_on_each_view(outputs: list[str], home: 
     num_images = runs[0]["fingerprint"]["train"]["images"]
     assert len(runs) == 2
     assert 0 < sum(run["teacher_images"]["run"] for run in runs) <= 2 * num_images
+
+
+def test_the_teacher_sees_its_own_size_and_is_measured_first(outputs: list[str], home: Path) -> None:
+    run = read_json(next((home / "experiments/own_images/student").glob("*distilled_seed_0/run.json")))
+    assert run["preprocessing"]["image_shape"] == [3, 32, 32]
+    assert list(run["teacher_accuracy"]) == ["experiments/own_images/teacher"]
+    about = read_json(next((home / "experiments/own_images/teacher/cache").glob("*/about.json")))
+    assert about["image_shape"] == [3, 64, 64]

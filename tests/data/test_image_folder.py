@@ -635,3 +635,36 @@ def test_an_image_in_two_classes_is_told(image_folder: Path, caplog: pytest.LogC
 def test_wrong_options_are_refused(image_folder: Path, options: dict[str, int], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         DATASETS.build("folder", image_folder.parent, path="photos", **options)
+
+
+# The same views at another size ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("options", [{}, {"random_erasing": 0.0, "views_per_image": 2}], ids=["views", "fixed views"])
+def test_other_sizes_are_the_views_of_a_data_set_of_that_size(
+    image_folder: Path, num_workers: int, options: dict[str, Any]
+) -> None:
+    def source(size: int) -> Any:
+        return folder(image_folder.parent, path=image_folder.name, image_size=size, num_workers=num_workers)
+
+    split_options = SplitOptions(**options)
+    both = source(SIZE).open(split_options, seed=3, device=CPU, other_sizes=(20, 9))
+    alone = {size: source(size).open(split_options, seed=3, device=CPU) for size in (SIZE, 20, 9)}
+    for epoch in (0, 1):
+        batches = [list(pipeline.train_batches(epoch, 4)) for pipeline in (both, *alone.values())]
+        for batch, own, large, small in zip(*batches, strict=True):
+            assert torch.equal(batch.images, own.images)
+            assert torch.equal(batch.at_size[20], large.images)
+            assert torch.equal(batch.at_size[9], small.images)
+    for batch, large in zip(both.eval_batches("test", 4), alone[20].eval_batches("test", 4), strict=True):
+        assert torch.equal(batch.at_size[20], large.images)
+
+
+def test_a_cutout_square_covers_the_same_part_at_another_size(image_folder: Path) -> None:
+    source = folder(image_folder.parent, path=image_folder.name, image_size=SIZE, num_workers=0)
+    pipeline = source.open(SplitOptions(cutout=6), seed=0, device=CPU, other_sizes=(3 * SIZE,))
+    batch = next(pipeline.train_batches(0, 18))
+    erased, erased_large = (each.abs().sum(dim=1) == 0 for each in (batch.images, batch.at_size[3 * SIZE]))
+    enlarged = erased.repeat_interleave(3, dim=1).repeat_interleave(3, dim=2)
+    assert torch.equal(enlarged, erased_large)
