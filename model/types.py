@@ -26,7 +26,6 @@ IntegersT = TypeVar("IntegersT", "NDArray[np.integer]", "Tensor")
 
 Split = Literal["train", "val", "test"]
 AutoAugment = Literal["trivial_augment", "rand_augment"]
-RATES = ("accuracy", "macro_recall", "macro_f1")  # endings of metrics in [0, 1] of which the highest is the best
 Part = Literal["logits", "embedding", "maps", "preacts", "exits", "stem"]  # the fields of Output
 # What a loss needs of its teacher: probabilities are logits up to a constant, the classifier is `LossContext`'s.
 Need = Literal["probabilities", "classifier", Part]

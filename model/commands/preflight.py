@@ -15,8 +15,9 @@ from ..build.teacher import teacher_output_shapes
 from ..build.trainer import build_optimizer, build_schedule, groups_of
 from ..config.folder import Folder
 from ..config.generations import first_generation
+from ..config.params import RATES
 from ..errors import OptionError, UserError, did_you_mean, first_sentence, preview
-from ..types import PER_IMAGE_NEEDS, RATES, Batch, LossContext, Output
+from ..types import PER_IMAGE_NEEDS, Batch, LossContext, Output
 
 
 def preflight(experiment: Experiment) -> Experiment:

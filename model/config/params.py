@@ -13,13 +13,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from ..errors import OptionError, UserError, option_error, preview
 from ..files import is_there, read_json
-from ..types import RATES
 from .legacy import is_flat, nested_from_flat
 from .references import did_you_mean_folder
 
 PARAMS_FILE = "params.json"
 
 ClassMap = dict[str, str] | Literal["by_index"]
+RATES = ("accuracy", "macro_recall", "macro_f1")  # endings of metrics in [0, 1] of which the highest is the best
 TeacherClasses = Literal["same", "renormalised", "rest"]
 
 

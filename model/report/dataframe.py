@@ -47,6 +47,16 @@ def to_dataframe(runs: list[RunRecord]) -> DataFrame:
     """One row per run, as described for `results`."""
     import pandas as pd  # here, as the import takes longer than collecting runs
 
+    try:
+        return _make_table(runs)
+    except UnicodeEncodeError:  # pandas keeps texts in pyarrow where that is installed, which has UTF-8 alone
+        pd.set_option("mode.string_storage", "python")
+        return _make_table(runs)
+
+
+def _make_table(runs: list[RunRecord]) -> DataFrame:
+    import pandas as pd
+
     params = sorted(dict.fromkeys(path for run in runs for path in run.params), key=schema_position)
     columns = [*params, "state", *_metric_columns(runs), "epochs", *COSTS, *BASIS, "notes"]
     index = pd.Index([run.path for run in runs], name="path")

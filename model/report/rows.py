@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..types import RATES
+from ..config.params import RATES
 from .collect import format_value, natural_order
 from .runs import Runs
 from .seeds import group_by_seed

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from ..config.folder import Weights
+from ..config.params import RATES
 from ..errors import OptionError, UserError
 from ..files import write_text
 from ..registry import TABLE_FORMATS
-from ..types import RATES
 from . import formats  # registers them
 from .baseline import comparison_columns
 from .collect import SPLITS, format_value, natural_order

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ..config.folder import Folder
+from ..config.params import RATES
 from ..files import is_number
 from ..logs import ProgressBar, format_duration, log
-from ..types import RATES
 from .plan import ENDED, TrialRun
 from .results import value_in
 from .space.metric import Metric

@@ -99,4 +99,4 @@ def test_weights_of_a_path_are_refused_for_several_folders(folders: list[Folder]
     path = folders[0].checkpoint("best")
     result = call(evaluate.main, "--model_dir", *(folder.path for folder in folders), "--restore_file", path)
     assert result.status == 2
-    assert "must be best or last" in result.err
+    assert "must be best, last or ema" in result.err

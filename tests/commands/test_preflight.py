@@ -284,7 +284,7 @@ WRONG_VALUES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "an unknown key of a teacher": (
         {"loss": KD, "teacher": {"model_dri": "../teacher"}},
-        'teacher.model_dri: unknown key, did you mean "model_dir"?; known: model_dir, weights',
+        'teacher.model_dri: unknown key, did you mean "model_dir"?; known: model_dir, network',
     ),
 }
 

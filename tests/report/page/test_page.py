@@ -78,6 +78,7 @@ def test_params_are_shared_or_differ(page: Path) -> None:
         "teacher": "experiments/teacher",
         "teacher.weights": "best",
         "teacher.combine": "probabilities",
+        "teacher.classes": "same",
         "loss": "kd",
         "loss.kd.alpha": "0.9",
         "loss.kd.temperature": "4",
