@@ -93,7 +93,7 @@ class OnnxNetwork(nn.Module):
 def _open(path: Path) -> Any:
     try:
         import onnxruntime  # type: ignore[import-not-found, import-untyped, unused-ignore]
-    except ModuleNotFoundError:
+    except ImportError:
         raise UserError(f"{path}: onnxruntime is not installed: pip install onnxruntime") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()

@@ -160,7 +160,7 @@ def test_an_unknown_network_is_one_line_with_the_nearest_name(
 def test_timms_networks_have_timms_size_normalisation_and_imagenets_names(
     images: Path, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("timm")
+    pytest.importorskip("timm", exc_type=ImportError)
     net = NETS.build("timm/test_resnet", 1000, 3, 160)
     state = {name.removeprefix("net."): value for name, value in net.state_dict().items()}
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_, **__: dict(state))
@@ -292,8 +292,8 @@ def write_onnx(
     path: Path, weight_KD: Tensor, *, softmax: bool = False, batch: int | str = "N", **metadata: str
 ) -> None:
     """A linear classifier of images of 8 x 8 pixels."""
-    onnx = pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx", exc_type=ImportError)
+    pytest.importorskip("onnxruntime", exc_type=ImportError)
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT
     weight = onnx.numpy_helper.from_array(weight_KD.T.contiguous().numpy(), "weight")
     nodes = [
@@ -352,7 +352,7 @@ def test_an_onnx_file_has_no_features(
 def test_a_file_that_is_no_onnx_is_one_line(
     images: Path, make_folder: MakeFolder, runtime: Runtime, tmp_path: Path
 ) -> None:
-    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxruntime", exc_type=ImportError)
     (tmp_path / "teacher.onnx").write_bytes(b"not a graph")
     folder = write_student(make_folder, tmp_path / "student", images, "../teacher.onnx")
     with pytest.raises(UserError, match=r"teacher\.onnx: onnxruntime cannot read it"):

@@ -83,7 +83,7 @@ def as_csv_without_splits(unsplit: Path, root: Path, splits: dict[str, str]) -> 
 
 
 def as_parquet(unsplit: Path, root: Path, splits: dict[str, str]) -> dict[str, Any]:
-    pyarrow = pytest.importorskip("pyarrow")
+    pyarrow = pytest.importorskip("pyarrow", exc_type=ImportError)
     from pyarrow import parquet
 
     rows = [{"image": file, "kind": Path(file).parent.name, "part": split} for file, split in splits.items()]
@@ -94,7 +94,7 @@ def as_parquet(unsplit: Path, root: Path, splits: dict[str, str]) -> dict[str, A
 
 
 def as_huggingface(unsplit: Path, root: Path, splits: dict[str, str]) -> dict[str, Any]:
-    datasets = pytest.importorskip("datasets")
+    datasets = pytest.importorskip("datasets", exc_type=ImportError)
     folders = split_folders(unsplit, root / "folders", splits, val="validation")
     data = datasets.load_dataset(str(folders), cache_dir=str(root / "cache"))
     data.save_to_disk(str(root / "saved"))

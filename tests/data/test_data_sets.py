@@ -70,7 +70,7 @@ def source(name: str, request: pytest.FixtureRequest, tmp_path: Path, small_stor
         path = request.getfixturevalue("flat_folder" if name == "huggingface" else "image_folder")
         options = {"path": path.name, "image_size": 12, "num_workers": 0}
     if name == "huggingface":
-        datasets = pytest.importorskip("datasets")
+        datasets = pytest.importorskip("datasets", exc_type=ImportError)
         request.getfixturevalue("monkeypatch").setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     if name == "table":
         options = {"path": str(request.getfixturevalue("image_table")), "image_size": 12, "num_workers": 0}

@@ -20,7 +20,7 @@ from model.fingerprint import content_hash
 from model.registry import DATASETS
 from model.types import Batch, Split, SplitOptions
 
-datasets = pytest.importorskip("datasets")
+datasets = pytest.importorskip("datasets", exc_type=ImportError)
 
 CPU = torch.device("cpu")
 SIZE = 14

@@ -83,7 +83,7 @@ def test_a_table_without_splits_is_drawn_as_class_folders_are(image_folder: Path
 
 
 def test_a_parquet_file_has_the_batches_of_its_csv_file(image_folder: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
+    pyarrow = pytest.importorskip("pyarrow", exc_type=ImportError)
     from pyarrow import parquet
 
     rows = rows_of(image_folder)
