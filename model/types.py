@@ -346,7 +346,6 @@ class Pipeline(Protocol):
     views_shown: int  # views of each image in a training batch of `batch_size` images: see `LossContext`
     views_per_image: int | None  # as in `SplitOptions`
     in_memory: bool  # whether a training image can be had again at little cost
-    other_sizes: tuple[int, ...]  # sides at which image files are drawn, too; see `Batch.at_size`
 
     @property
     def reads_ahead(self) -> bool:
@@ -368,6 +367,9 @@ class Pipeline(Protocol):
 
     def eval_batches(self, split: Split, batch_size: int, shard: Shard = UNSHARDED) -> Iterator[Batch]:
         """All samples of the split, or of a shard of it, in the data set's order and not augmented."""
+
+    def draw_at(self, sizes: tuple[int, ...]) -> None:
+        """Draw image files at these sides, too, for teachers: called before the first batch; see `Batch.at_size`."""
 
     def views(self, num_epochs: int) -> Views:
         """The views that a run of `num_epochs` epochs can draw."""
@@ -431,11 +433,5 @@ class DataSource(Protocol):
     def is_ready(self) -> bool:
         """Whether `open` works without a download."""
 
-    def open(
-        self, options: SplitOptions, *, seed: int, device: torch.device, other_sizes: tuple[int, ...] = ()
-    ) -> Pipeline:
-        """Read the data set; what is missing is downloaded and verified.
-
-        Args:
-            other_sizes: Sides at which teachers see the images; see `Batch.at_size`.
-        """
+    def open(self, options: SplitOptions, *, seed: int, device: torch.device) -> Pipeline:
+        """Read the data set; what is missing is downloaded and verified."""

@@ -55,14 +55,17 @@ def group_classes(
     renamed = _renamed(theirs, class_map)
     if renamed == [*ours]:
         return None
-    if not set(ours) <= set(renamed):
+    columns_of: dict[str, list[int]] = {}
+    for column, name in enumerate(renamed):
+        columns_of.setdefault(name, []).append(column)
+    if not set(ours) <= columns_of.keys():
         raise ValueError(f"{_difference(renamed, ours)}; class_map can tell which is which")
-    groups = [[column for column, name in enumerate(renamed) if name == own] for own in ours]
+    groups = [columns_of.pop(own) for own in ours]
     for own, group in zip(ours, groups, strict=True):
         names = [theirs[column] for column in group]
         if len(set(names)) < len(names):
             raise ValueError(f"it has {len(names)} classes {preview(own)}: which one is meant cannot be told by name")
-    rest = [column for column, name in enumerate(renamed) if name not in ours]
+    rest = sorted(column for columns in columns_of.values() for column in columns)
     if rest and classes == "same":
         others = _shown([renamed[column] for column in rest])
         raise ValueError(f'the data has no class {others}: "classes" can be "renormalised", or "rest"')

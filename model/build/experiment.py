@@ -264,16 +264,16 @@ class Experiment:
             UserError: It cannot be read, or leaves a single training image, while batches of more have been checked.
         """
         source, batch_size = self.source, self.params.batch_size
-        # Given where it is needed only: data sets of plug-ins may do without it.
-        sizes = {"other_sizes": other} if (other := self._sizes_of_teachers()) else {}
         with self.naming_params(), option_scope("dataset"):
             try:
-                data = source.open(self.split_options, seed=self.params.seed, device=self.runtime.device, **sizes)
+                data = source.open(self.split_options, seed=self.params.seed, device=self.runtime.device)
             except ValueError as error:
                 raise OptionError("", str(error)) from None
             if data.size("train") == 1 < batch_size:
                 raise OptionError("", f"train has 1 image, too few for batches of {batch_size}")
-            return data
+        if not data.in_memory:
+            data.draw_at(self._sizes_of_teachers())
+        return data
 
     @property
     def steps_per_epoch(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
@@ -16,13 +17,13 @@ from ..config.params import Component, Params
 from ..config.references import ONNX_SUFFIX, RUNS_CODE, find_file, is_published
 from ..errors import OptionError, preview
 from ..logs import log
-from ..nets.construct import classifier_name
 from ..nets.external import Published, published
 from ..nets.onnx_file import OnnxNetwork
 from ..registry import NETS
 from ..types import DataSource, Normalisation, Output
 from .experiment import Experiment
 from .network import ImageShape, build_network
+from .start import num_classes_in
 from .weights import TrainedSource, WeightsFile
 
 
@@ -57,7 +58,7 @@ def open_foreign(name: str, student: Experiment) -> ForeignNetwork:
     return NetworkWithWeights(path, network, student)
 
 
-class ForeignNetwork(Experiment):
+class ForeignNetwork(Experiment, ABC):
     """What an experiment is for the student that it teaches, without a folder of its own.
 
     Its outputs are cached in the data folder, below `teachers`.
@@ -102,8 +103,9 @@ class ForeignNetwork(Experiment):
             self._file = self._read_file()
         return self._file
 
+    @abstractmethod
     def _read_file(self) -> WeightsFile:
-        raise NotImplementedError
+        """Its weights, with what the file says of its training data."""
 
     def close(self) -> None:
         """Drop its weights from memory."""
@@ -169,8 +171,9 @@ class ForeignNetwork(Experiment):
             raise OptionError("teacher.class_names", f"{given} cannot be read ({error})") from None
         return tuple(line.strip() for line in lines if line.strip())
 
+    @abstractmethod
     def _num_classes(self) -> int:
-        raise NotImplementedError
+        """Of its output, where their names are unknown."""
 
 
 class PublishedNetwork(ForeignNetwork):
@@ -218,18 +221,15 @@ class NetworkWithWeights(ForeignNetwork):
         return known and known._replace(class_names=None)
 
     def _num_classes(self) -> int:
-        """The rows of its classifier in the file; the student's classes where that cannot be told."""
-        own = len(self.student_experiment.source.class_names)
-        shape = self._image_shape(self.read_weights("best"), self._published)
-        with torch.device("meta"):
-            net = build_network(self.params.student, own, shape).eval()
-            classifier = classifier_name(net, torch.empty(2, *shape))
-        found = [
-            value.shape[0]
-            for name, value in self.read_weights("best").state_dict.items()
-            if classifier is not None and name.endswith(f"{classifier}.weight") and value.ndim == 2
-        ]
-        return found[0] if found else own
+        """As the shapes of its weights tell; the student's classes where they do not."""
+        file, own = self.read_weights("best"), len(self.student_experiment.source.class_names)
+        shape = self._image_shape(file, self._published)
+
+        def build(num_classes: int) -> nn.Module:
+            with torch.device("meta"):
+                return build_network(self.params.student, num_classes, shape)
+
+        return num_classes_in(file.state_dict, build, own) or own
 
 
 class OnnxFileNetwork(ForeignNetwork):

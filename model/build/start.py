@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,7 +42,7 @@ def other_classes(experiment: Experiment, source: Source) -> str | None:
     """Why a student's classifier is not loaded, for the log; None where it is."""
     own, theirs = experiment.class_names, source.class_names
     if theirs is None and source.file is not None:
-        count = num_classes_in(experiment, source.file.state_dict)
+        count = num_classes_in(source.file.state_dict, partial(build_on_meta, experiment), len(own))
         return None if count in (None, len(own)) else f"{count} classes there, {len(own)} here"
     if theirs is None or source.is_mapped or have_equal_names(theirs, own):
         return None
@@ -99,16 +100,21 @@ def _reorder(experiment: Experiment, student: nn.Module, source: Source, columns
 
 def class_parameters(experiment: Experiment) -> set[str]:
     """The names of the weights that depend on the number of classes: those of the classifier, or of several."""
-    one, other = (_shapes(experiment, len(experiment.class_names) + more) for more in (0, 1))
+    own = len(experiment.class_names)
+    one, other = (_shapes(build_on_meta(experiment, count)) for count in (own, own + 1))
     return {name for name, shape in one.items() if other[name] != shape}
 
 
-def num_classes_in(experiment: Experiment, weights: Mapping[str, Any]) -> int | None:
-    """For how many classes a file's weights are, as their shapes tell; None where they do not."""
-    own = len(experiment.class_names)
-    one, other = (_shapes(experiment, own + more) for more in (0, 1))
+def num_classes_in(weights: Mapping[str, Any], build: Callable[[int], nn.Module], own: int) -> int | None:
+    """For how many classes a file's weights are, as their shapes tell; None where they do not.
+
+    Args:
+        build: Makes their network for a number of classes, on the meta device.
+        own: A number of classes that the network can have.
+    """
+    one, other = (_shapes(build(count)) for count in (own, own + 1))
     counts = set()
-    for name in class_parameters(experiment):
+    for name in (name for name, shape in one.items() if other[name] != shape):
         ((axis, step),) = [(k, b - a) for k, (a, b) in enumerate(zip(one[name], other[name], strict=True)) if a != b]
         for key, value in weights.items():
             if f".{key}".endswith(f".{name}") and isinstance(value, Tensor) and value.ndim == len(one[name]):
@@ -116,18 +122,19 @@ def num_classes_in(experiment: Experiment, weights: Mapping[str, Any]) -> int | 
     return counts.pop() if len(counts) == 1 else None
 
 
-def _shapes(experiment: Experiment, num_classes: int) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in _build_on_meta(experiment, num_classes).state_dict().items()}
+def _shapes(net: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in net.state_dict().items()}
 
 
 def _network_of(experiment: Experiment, source: Source) -> nn.Module:
     """The student as it is for the classes that the weights were trained for."""
+    own = len(experiment.class_names)
     count = len(source.class_names) if source.class_names is not None else None
     if count is None and source.file is not None:
-        count = num_classes_in(experiment, source.file.state_dict)
-    return _build_on_meta(experiment, count or len(experiment.class_names))
+        count = num_classes_in(source.file.state_dict, partial(build_on_meta, experiment), own)
+    return build_on_meta(experiment, count or own)
 
 
-def _build_on_meta(experiment: Experiment, num_classes: int) -> nn.Module:
+def build_on_meta(experiment: Experiment, num_classes: int) -> nn.Module:
     with experiment.naming_params(), torch.device("meta"):
         return build_network(experiment.without_pretrained, num_classes, experiment.source.image_shape)

@@ -9,7 +9,7 @@ from ..errors import OptionError, did_you_mean, preview
 from ..files import first_existing, is_there, siblings
 from ..home import ROOT
 
-WEIGHTS_SUFFIXES = (".pth", ".pt", ".tar", ".ckpt", ".bin", ".safetensors")
+WEIGHTS_SUFFIXES = (".pth", ".pt", ".tar", ".safetensors")
 ONNX_SUFFIX = ".onnx"
 # Formats that are not read, as a file can run code of its own.
 RUNS_CODE = {
@@ -31,8 +31,7 @@ def find_folder(name: str, relative_to: Path, *, key: str = "teacher") -> Path:
     Raises:
         OptionError: There is no such folder.
     """
-    folders = (relative_to, ROOT) if _is_explicit(name) else (ROOT, relative_to)
-    if found := first_existing(name, folders, Path.is_dir):
+    if found := first_existing(name, _folders(name, relative_to), Path.is_dir):
         return found.resolve()
     hint = did_you_mean_folder(ROOT / name, relative_to / name)
     raise OptionError(key, f"no folder {preview(name)} under {ROOT} or {relative_to}{hint}")
@@ -54,7 +53,7 @@ def find_file(name: str, relative_to: Path, *, key: str) -> Path:
     Raises:
         OptionError: There is no such file.
     """
-    folders = (relative_to, ROOT) if _is_explicit(name) else (ROOT, relative_to)
+    folders = _folders(name, relative_to)
     if found := first_existing(name, folders, Path.is_file):
         return found.resolve()
     names = {file for folder in folders for file in siblings(folder / name, Path.is_file)}
@@ -69,17 +68,14 @@ def find_weights_file(name: str, relative_to: Path, *, key: str) -> Path | None:
     Raises:
         OptionError: There is no such file, or it is of another kind.
     """
-    folders = (relative_to, ROOT) if _is_explicit(name) else (ROOT, relative_to)
-    path = first_existing(name, folders)
+    path = first_existing(name, _folders(name, relative_to))
     if path is not None and path.is_dir():
         return None
     known = ", ".join(WEIGHTS_SUFFIXES)
     if path is not None and path.suffix not in WEIGHTS_SUFFIXES:
         raise OptionError(key, f"{preview(name)} is neither a folder nor a weights file ({known})")
     if path is None and Path(name).suffix in WEIGHTS_SUFFIXES:
-        names = {each for folder in folders for each in siblings(folder / name, Path.is_file)}
-        hint = did_you_mean(Path(name).name, names)
-        raise OptionError(key, f"no file {preview(name)} under {ROOT} or {relative_to}{hint}")
+        return find_file(name, relative_to, key=key)  # an error with the nearest name
     return None if path is None else path.resolve()
 
 
@@ -113,6 +109,11 @@ def _rebase(path: Any, parent_dir: Path) -> Any:
     if not _is_explicit(path) and is_there(ROOT / path):
         return path  # the repository's root is tried first, and needs no change
     return f"../{path}"
+
+
+def _folders(name: str, relative_to: Path) -> tuple[Path, Path]:
+    """Where a name is looked for, in this order."""
+    return (relative_to, ROOT) if _is_explicit(name) else (ROOT, relative_to)
 
 
 def _is_explicit(path: str) -> bool:

@@ -90,9 +90,7 @@ class ArraysSource:
             raise OptionError("path", f"{self.file}: channel {std.index(0)} of train_images has one value only")
         return Normalisation(mean=mean, std=std)
 
-    def open(
-        self, options: SplitOptions, *, seed: int, device: torch.device, other_sizes: tuple[int, ...] = ()
-    ) -> MemoryPipeline:
+    def open(self, options: SplitOptions, *, seed: int, device: torch.device) -> MemoryPipeline:
         augmentation = self.augmentation.with_options(options)
         return MemoryPipeline(self.arrays, options, self.normalisation, augmentation, seed=seed, device=device)
 

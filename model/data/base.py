@@ -39,7 +39,6 @@ class BasePipeline(ABC):
     skipped: tuple[str, ...] = ()
     reads_ahead: bool = False
     in_memory: bool = True
-    other_sizes: tuple[int, ...] = ()
 
     def __init__(
         self,
@@ -107,7 +106,7 @@ class BasePipeline(ABC):
             yield from self._augmented_batches(index, view, parts)
             return
         pairs = [self._mixing.pairs(step, shard) for step in steps]
-        batches = self._augmented_batches(index, view, [places for places, _ in pairs])
+        batches = self._augmented_batches(index, view, [positions for positions, _ in pairs])
         for step, (_, partner), batch in zip(steps, pairs, batches, strict=True):
             yield self._mixing(batch, partner, step)
 

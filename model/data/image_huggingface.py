@@ -20,7 +20,7 @@ from ..home import ROOT
 from ..logs import log
 from ..registry import DATASETS
 from .image_index import ImagePaths, Images, Stamps, index_name
-from .image_listing import TEST, TRAIN, VAL, ImageListing, OnError, refuse_wrong_fraction
+from .image_listing import TEST, TRAIN, VAL, ImageListing, OnError, refuse_one_class, refuse_wrong_fraction
 from .image_pipeline import ImageSource
 
 VAL_NAMES = ("validation", "val", "valid", "dev")
@@ -82,8 +82,7 @@ def huggingface(
     image = _image_column(splits[TRAIN], image_column)
     label = _label_column(splits[TRAIN], label_column)
     class_names = _class_names(splits, label)
-    if len(class_names) < 2:
-        raise OptionError("path", f"{path} has one class, {class_names[0]}: nothing to tell apart")
+    refuse_one_class(path, class_names)
     form = HuggingFaceImages(
         path=path,
         splits=splits,

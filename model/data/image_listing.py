@@ -153,6 +153,12 @@ def refuse_wrong_fraction(test_fraction: float | None) -> None:
         raise OptionError("test_fraction", f"must be above 0 and below 1, got {test_fraction}")
 
 
+def refuse_one_class(name: str, class_names: Sequence[str]) -> None:
+    """Raise an error of one line where there is nothing to tell apart."""
+    if len(class_names) < 2:
+        raise OptionError("path", f"{name} has one class, {class_names[0]}: nothing to tell apart")
+
+
 def log_class_names(place: str, names: Sequence[str]) -> None:
     """What a user may not expect of classes in the order of their names."""
     if all(name.isdecimal() for name in names) and list(names) != sorted(names, key=int):

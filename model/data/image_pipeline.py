@@ -109,10 +109,8 @@ class ImageSource:
     def is_ready(self) -> bool:
         return True
 
-    def open(
-        self, options: SplitOptions, *, seed: int, device: torch.device, other_sizes: tuple[int, ...] = ()
-    ) -> ImagePipeline:
-        return ImagePipeline(self, options, seed=seed, device=device, other_sizes=other_sizes)
+    def open(self, options: SplitOptions, *, seed: int, device: torch.device) -> ImagePipeline:
+        return ImagePipeline(self, options, seed=seed, device=device)
 
 
 class ImagePipeline(BasePipeline):
@@ -126,20 +124,12 @@ class ImagePipeline(BasePipeline):
 
     in_memory = False
 
-    def __init__(
-        self,
-        source: ImageSource,
-        options: SplitOptions,
-        *,
-        seed: int,
-        device: torch.device,
-        other_sizes: tuple[int, ...] = (),
-    ) -> None:
+    def __init__(self, source: ImageSource, options: SplitOptions, *, seed: int, device: torch.device) -> None:
         from .image_reader import GAP, BatchReader
 
         if options.alternating_flip:
             raise ValueError("alternating_flip is for data sets in memory: it must be false here")
-        self.augment, self.other_sizes = options.augment, other_sizes
+        self.augment, self.image_size = options.augment, source.image_size
         self.num_workers = default_workers(device) if source.num_workers is None else source.num_workers
         self.reads_ahead = self.num_workers > 0
         images = read_listing(
@@ -173,7 +163,6 @@ class ImagePipeline(BasePipeline):
                 draft=source.draft,
                 smaller=source.smaller_images,
                 content=part.content,
-                other_sizes=other_sizes,
                 **self._crop,
             )
             for part in (train, test)
@@ -182,6 +171,10 @@ class ImagePipeline(BasePipeline):
         readers: dict[Split, BatchReader] = {"train": training, "val": training, "test": testing}
         self._loader = ImageLoader(readers, num_workers=self.num_workers, device=device)
         self._labels = {"train": train_labels, "val": train_labels, "test": test_labels}
+
+    def draw_at(self, sizes: tuple[int, ...]) -> None:
+        for reader in self._loader.readers.values():
+            reader.other_sizes = sizes
 
     def _augmented_batches(
         self, index: Indices, view: Indices, parts: Sequence[slice] | Sequence[Indices]
@@ -194,7 +187,7 @@ class ImagePipeline(BasePipeline):
         return self._batches(split, indices, np.full(len(indices), CENTRE_CROP), parts)
 
     def views(self, num_epochs: int) -> Views:
-        config: dict[str, Any] = {"size": self._loader.readers["train"].size, "augment": self.augment}
+        config: dict[str, Any] = {"size": self.image_size, "augment": self.augment}
         if self.augment:
             config["seed"] = self._view_seed
         config |= self._augmentations | self._crop
@@ -242,29 +235,23 @@ class ImagePipeline(BasePipeline):
     ) -> Iterator[Batch]:
         batches = [(index[part], view[part]) for part in parts]
         pixels = self._loader.read(split, batches, num_workers=num_workers)
-        size = self._loader.readers[split].size
+        sides = (self.image_size, *self._loader.readers[split].other_sizes)
         for (indices, views), pixels_NP in zip(batches, pixels, strict=True):
             images = {}
-            sides = (size, *self.other_sizes)
             parts_NP = torch.split(pixels_NP, [3 * side**2 for side in sides], dim=1)
             for side, part_NP in zip(sides, parts_NP, strict=True):
                 pixels_NHWC = part_NP.reshape(len(indices), side, side, 3)
-                images[side] = self._images(pixels_NHWC, indices, views, side / size)
+                images[side] = self._images(pixels_NHWC, indices, views)
             index_N, view_N = on_device(indices, self.device), on_device(views, self.device)
             labels = self._labels[split][index_N]
-            yield Batch(images.pop(size), labels, index_N, view_N, at_size=images)
+            yield Batch(images.pop(self.image_size), labels, index_N, view_N, at_size=images)
 
-    def _images(self, pixels_NHWC: Tensor, index: Indices, view: Indices, scale: float) -> Tensor:
-        """The network's input from cropped pixels.
-
-        Args:
-            scale: Of the pixels' size to that of the student's.
-        """
+    def _images(self, pixels_NHWC: Tensor, index: Indices, view: Indices) -> Tensor:
+        """The network's input from cropped pixels of any size; random squares are scaled with it."""
         if CENTRE_CROP in view:
             return self.normalise(pixels_NHWC)
-        side = self._loader.readers["train"].size
-        centre_N = self._draw(CUTOUT, below=side**2, index=index, view=view)
-        if scale != 1:
-            row_N, column_N = centre_N // side, centre_N % side
-            centre_N = (row_N * scale).astype(np.int64) * pixels_NHWC.shape[2] + (column_N * scale).astype(np.int64)
-        return self._training_images(pixels_NHWC, index, view, centre_N, round(self.cutout * scale))
+        own, size = self.image_size, pixels_NHWC.shape[2]
+        centre_N = self._draw(CUTOUT, below=own**2, index=index, view=view)
+        row_N, column_N = centre_N // own * size // own, centre_N % own * size // own
+        centre_N = row_N * size + column_N
+        return self._training_images(pixels_NHWC, index, view, centre_N, round(self.cutout * size / own))

@@ -40,8 +40,10 @@ class BatchReader(Dataset[tuple[Tensor, str]]):
     without an error: an exception raised in a worker process would arrive with the whole traceback as its message.
 
     Args:
-        other_sizes: Sides at which each view is drawn, too.
         smaller: Copies of large images that are read instead, found by `content`, a hash of each image.
+
+    Attributes:
+        other_sizes: Sides at which each view is drawn, too.
     """
 
     def __init__(
@@ -55,12 +57,11 @@ class BatchReader(Dataset[tuple[Tensor, str]]):
         crop_ratio: Sequence[float] = CROP_RATIO,
         smaller: SmallerImages | None = None,
         content: NDArray[np.uint64] | None = None,
-        other_sizes: Sequence[int] = (),
     ) -> None:
         self.images, self.size, self.seed, self.draft = images, size, seed, draft
         self.crop_scale, self.crop_ratio = crop_scale, crop_ratio
         self.smaller, self.content = smaller, content
-        self.other_sizes = other_sizes
+        self.other_sizes: tuple[int, ...] = ()
 
     @property
     def num_values(self) -> int:

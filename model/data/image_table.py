@@ -24,7 +24,16 @@ from ..errors import OptionError, UserError, did_you_mean, first_sentence, previ
 from ..fingerprint import content_hash
 from ..registry import DATASETS
 from .image_index import ImagePaths, index_name, name_hashes
-from .image_listing import TEST, TRAIN, VAL, ImageListing, OnError, log_class_names, refuse_wrong_fraction
+from .image_listing import (
+    TEST,
+    TRAIN,
+    VAL,
+    ImageListing,
+    OnError,
+    log_class_names,
+    refuse_one_class,
+    refuse_wrong_fraction,
+)
 from .image_pipeline import ImageSource
 from .paths import find_data
 from .pixels import printable
@@ -88,8 +97,7 @@ def table(
     refuse_contradictions(rows, file)
     _refuse_wrong_splits(rows, file, test_fraction)
     class_names = tuple(sorted({row.label for row in rows}))
-    if len(class_names) < 2:
-        raise OptionError("path", f"{file} has one class, {class_names[0]}: nothing to tell apart")
+    refuse_one_class(str(file), class_names)
     return ImageSource(
         form=ImageTable(file=file, folder=folder, rows=rows, test_fraction=test_fraction, on_error=on_error),
         class_names=class_names,

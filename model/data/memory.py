@@ -102,9 +102,7 @@ class MemorySource:
     def is_ready(self) -> bool:
         return self.ready()
 
-    def open(
-        self, options: SplitOptions, *, seed: int, device: torch.device, other_sizes: tuple[int, ...] = ()
-    ) -> MemoryPipeline:
+    def open(self, options: SplitOptions, *, seed: int, device: torch.device) -> MemoryPipeline:
         augmentation = self.augmentation.with_options(options)
         arrays = self.load()
         for labels in (arrays.train_labels, arrays.test_labels):
@@ -153,6 +151,9 @@ class MemoryPipeline(BasePipeline):
             images = self.normalise(self._images[split].index_select(0, index_N))
             identity_N = torch.full_like(index_N, self.augmentation.identity)
             yield Batch(images, self._labels[split][index_N], index_N, identity_N)
+
+    def draw_at(self, sizes: tuple[int, ...]) -> None:
+        """Nothing for images in memory, which a teacher resizes itself."""
 
     def views(self, num_epochs: int) -> Views:
         config: dict[str, Any] = asdict(self.augmentation) | self._augmentations

@@ -5,7 +5,7 @@ https://arxiv.org/abs/1710.09412
 Yun, Han, Oh, Chun, Choe and Yoo, "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable
 Features", ICCV 2019, eq. 1 and 2. https://arxiv.org/abs/1905.04899
 As in torchvision's MixUp and CutMix, a batch has one share and one box, and CutMix's share is the exact one of its box.
-Where they differ: an image's partner is not its neighbour, but the image a random number of places before it. That
+Where they differ: an image's partner is not its neighbour, but the image a random distance before it. That
 number is a multiple of 8 where the batch has more images, so that each of 2, 4 or 8 processes has the partners of its
 own images; a process that does not have them reads them, too.
 """
@@ -25,12 +25,12 @@ from ..types import Batch, Shard
 from .preprocess import on_device
 from .split import Indices
 
-PLACES = 8  # between partners, or a multiple
+DISTANCE = 8  # between partners, or a multiple of it
 SHIFT, KIND, SHARE, COLUMN, ROW = range(5)  # the random numbers of a step
 
 
 class Step(NamedTuple):
-    """A step of an epoch, and its samples' places among those of the epoch."""
+    """A step of an epoch, and its samples' positions among those of the epoch."""
 
     epoch: int
     number: int
@@ -41,8 +41,8 @@ class Step(NamedTuple):
 class Pairs(NamedTuple):
     """The images of a step that a process reads, and how it pairs them."""
 
-    places: Indices  # among the samples of the epoch: own images, then partners that are not among them
-    partner: Indices  # (N,), of each own image, as a position in `places`
+    positions: Indices  # among the samples of the epoch: own images, then partners that are not among them
+    partner: Indices  # (N,), of each own image, as a position in `positions`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +60,13 @@ class Mixing:
     def pairs(self, step: Step, shard: Shard) -> Pairs:
         """What a process reads of a step."""
         size, bits = step.stop - step.start, self._bits(step, SHIFT)
-        unit = PLACES if size > PLACES else 1
+        unit = DISTANCE if size > DISTANCE else 1
         shift = unit * (1 + bits % max(1, (size - 1) // unit))
         own = shard.of(np.arange(size))
         partner = (own - shift) % size
-        places = np.concatenate([own, np.setdiff1d(partner, own)])
-        order = np.argsort(places)
-        return Pairs(step.start + places, order[np.searchsorted(places, partner, sorter=order)])
+        positions = np.concatenate([own, np.setdiff1d(partner, own)])
+        order = np.argsort(positions)
+        return Pairs(step.start + positions, order[np.searchsorted(positions, partner, sorter=order)])
 
     def __call__(self, batch: Batch, partner: Indices, step: Step) -> Batch:
         """The first images of a batch, as many as `partner` has, mixed with their partners in the batch."""

@@ -90,7 +90,7 @@ def timm_classifier(
         net = _build_pretrained(
             f"timm/{name}",
             lambda: timm.create_model(name, pretrained=True, **options),
-            _place_of_timm(timm.get_pretrained_cfg(name)),
+            _cache_path_of_timm(timm.get_pretrained_cfg(name)),
         )
     else:
         net = _build(lambda: timm.create_model(name, **options))
@@ -191,7 +191,7 @@ def _build(build: Callable[[], nn.Module]) -> nn.Module:
         return build().to(device)
 
 
-def _place_of_timm(config: Any) -> Path:
+def _cache_path_of_timm(config: Any) -> Path:
     """Where timm looks for published weights: the cache of Hugging Face's hub, or torch's."""
     if not config.hf_hub_id:
         return Path(torch.hub.get_dir(), "checkpoints", Path(config.url).name)
@@ -200,11 +200,11 @@ def _place_of_timm(config: Any) -> Path:
     return Path(HF_HUB_CACHE, f"models--{config.hf_hub_id.replace('/', '--')}")
 
 
-def _build_pretrained(name: str, build: Callable[[], nn.Module], place: Path) -> nn.Module:
+def _build_pretrained(name: str, build: Callable[[], nn.Module], cache_path: Path) -> nn.Module:
     """A network with published weights; it is built on the CPU even if only shapes are needed, and then moved.
 
     Args:
-        place: Where the weights are once they are downloaded.
+        cache_path: Where the weights are once they are downloaded.
     """
     device = torch.get_default_device()
     try:
@@ -215,7 +215,8 @@ def _build_pretrained(name: str, build: Callable[[], nn.Module], place: Path) ->
     except Exception as error:  # a failing download may raise almost anything
         reason = first_sentence(error)
         raise OptionError(
-            "pretrained", f"the weights of {name} could not be downloaded ({reason}); they are looked for in {place}"
+            "pretrained",
+            f"the weights of {name} could not be downloaded ({reason}); they are looked for in {cache_path}",
         ) from None
     return net.to(device)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import search_hyperparams
 import train
 from model.build.experiment import Experiment
 from model.build.runtime import Runtime
-from model.build.start import class_parameters, num_classes_in
+from model.build.start import build_on_meta, class_parameters, num_classes_in
 from model.build.trainer import build_trainer
 from model.commands.preflight import preflight
 from model.commands.train import start_from_init
@@ -170,10 +171,14 @@ def test_a_weights_file_of_another_class_count_gives_all_but_the_classifier(
 
 
 def test_class_count_of_a_file_follows_from_its_shapes(state: State, make_folder: MakeFolder, tmp_path: Path) -> None:
-    experiment = Experiment(make_folder(tmp_path / "run").path)
-    assert num_classes_in(experiment, {f"module.{name}": value for name, value in state.items()}) == 10
-    assert num_classes_in(experiment, state | {"fc2.weight": torch.zeros(7, 16), "fc2.bias": torch.zeros(7)}) == 7
-    assert num_classes_in(experiment, {"conv1.weight": state["conv1.weight"]}) is None
+    build = partial(build_on_meta, Experiment(make_folder(tmp_path / "run").path))
+
+    def count(weights: State) -> int | None:
+        return num_classes_in(weights, build, 10)
+
+    assert count({f"module.{name}": value for name, value in state.items()}) == 10
+    assert count(state | {"fc2.weight": torch.zeros(7, 16), "fc2.bias": torch.zeros(7)}) == 7
+    assert count({"conv1.weight": state["conv1.weight"]}) is None
 
 
 @pytest.mark.parametrize(

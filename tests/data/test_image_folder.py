@@ -649,7 +649,8 @@ def test_other_sizes_are_the_views_of_a_data_set_of_that_size(
         return folder(image_folder.parent, path=image_folder.name, image_size=size, num_workers=num_workers)
 
     split_options = SplitOptions(**options)
-    both = source(SIZE).open(split_options, seed=3, device=CPU, other_sizes=(20, 9))
+    both = source(SIZE).open(split_options, seed=3, device=CPU)
+    both.draw_at((20, 9))
     alone = {size: source(size).open(split_options, seed=3, device=CPU) for size in (SIZE, 20, 9)}
     for epoch in (0, 1):
         batches = [list(pipeline.train_batches(epoch, 4)) for pipeline in (both, *alone.values())]
@@ -663,7 +664,8 @@ def test_other_sizes_are_the_views_of_a_data_set_of_that_size(
 
 def test_a_cutout_square_covers_the_same_part_at_another_size(image_folder: Path) -> None:
     source = folder(image_folder.parent, path=image_folder.name, image_size=SIZE, num_workers=0)
-    pipeline = source.open(SplitOptions(cutout=6), seed=0, device=CPU, other_sizes=(3 * SIZE,))
+    pipeline = source.open(SplitOptions(cutout=6), seed=0, device=CPU)
+    pipeline.draw_at((3 * SIZE,))
     batch = next(pipeline.train_batches(0, 18))
     erased, erased_large = (each.abs().sum(dim=1) == 0 for each in (batch.images, batch.at_size[3 * SIZE]))
     enlarged = erased.repeat_interleave(3, dim=1).repeat_interleave(3, dim=2)
